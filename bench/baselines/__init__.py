@@ -1,0 +1,1 @@
+"""Reference rows and baselines that are not LLM recommenders."""

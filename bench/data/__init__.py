@@ -1,0 +1,1 @@
+"""Raw files to domains: catalogue, readers, k-core filter, cache."""

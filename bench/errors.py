@@ -1,0 +1,82 @@
+"""The exception tree: one root, one class per cause.
+
+::
+
+    BenchError                 anything this package raises on purpose
+    |-- ConfigError            wrong use: an unknown name, option or value          (exit code 2)
+    |-- MissingExtraError      an optional package or asset is not installed       (exit code 2)
+    |-- DataError              a raw file or a domain is not as expected
+    |-- ProtocolError          a task, a candidate set or a request cannot be built
+    |-- MethodError            a method broke its contract or failed
+    `-- ResultError            a stored run is missing, damaged or not comparable
+
+A message has three parts: what was found and where, what was expected, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BenchError",
+    "ConfigError",
+    "DataError",
+    "MethodError",
+    "MissingExtraError",
+    "ProtocolError",
+    "ResultError",
+    "unknown_name",
+]
+
+
+class BenchError(Exception):
+    """Root of all errors raised on purpose; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(BenchError):
+    """Wrong use: an unknown name, an unknown option or a value out of range."""
+
+    exit_code = 2
+
+
+class MissingExtraError(BenchError):
+    """An optional package or asset is needed and absent; the message names the command."""
+
+    exit_code = 2
+
+
+class DataError(BenchError):
+    """A raw file or a domain is not as expected; the message names file, line and field."""
+
+
+class ProtocolError(BenchError):
+    """A task, a candidate set or a request set cannot be built as asked."""
+
+
+class MethodError(BenchError):
+    """A method broke its contract, or failed while fitting or scoring."""
+
+
+class ResultError(BenchError):
+    """A stored run is missing, damaged, locked or not comparable with another."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Build the error for an unknown name, with the nearest known ones.
+
+    Args:
+        kind: what was looked up, for example ``"method"``.
+        name: what the user typed.
+        known: every accepted name.
+
+    Returns:
+        A :class:`ConfigError` to raise; it lists at most 40 names.
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
+    listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {listed or 'none'}.")

@@ -1,0 +1,203 @@
+"""Leaf utilities for files: atomic writes, locks, content hashes, standard folders.
+
+Nothing here knows about domains, methods or runs. Every writer either leaves a complete file (or
+folder) behind or leaves nothing: data go to a temporary sibling that is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from filelock import FileLock, Timeout
+
+from bench.errors import BenchError, ResultError
+
+__all__ = [
+    "atomic_folder",
+    "cache_root",
+    "canonical_json",
+    "hash_arrays",
+    "hash_json",
+    "lock",
+    "read_json",
+    "require_free_space",
+    "sha256_file",
+    "store_root",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_PARTIAL = ".partial-"
+
+
+def cache_root() -> Path:
+    """Folder for assets, domain caches and adapters: ``BENCH_CACHE`` or the user cache folder."""
+    configured = os.environ.get("BENCH_CACHE")
+    return Path(configured) if configured else Path(platformdirs.user_cache_dir("weavebench"))
+
+
+def store_root() -> Path:
+    """Folder of stored runs: ``BENCH_STORE`` or ``./bench-runs``."""
+    return Path(os.environ.get("BENCH_STORE") or "bench-runs")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically and durably (temporary sibling, fsync, rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; results are meant to be shared under the user's umask.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with LF line ends atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, two blanks of indent and a final newline, atomically."""
+    write_text(
+        path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ResultError: the file is absent or is not JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ResultError(f"{path}: no such file.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(
+            f"{path}: not valid JSON ({error}). Delete it and run the command that wrote it again."
+        ) from error
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes ``path`` when the block ends without error.
+
+    Args:
+        path: the final folder.
+        replace: whether an existing folder is replaced; otherwise it is an error.
+
+    Raises:
+        ResultError: ``path`` exists and ``replace`` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)
+        yield partial
+        if path.exists():
+            if not replace:
+                raise ResultError(f"{path} already exists; remove it first or ask to replace it.")
+            trash = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
+            path.replace(trash / "old")
+            partial.replace(path)
+            shutil.rmtree(trash, ignore_errors=True)
+        else:
+            partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def lock(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold an inter-process lock on ``path`` (a ``.lock`` sibling); released when a process dies.
+
+    Raises:
+        ResultError: another process holds it for longer than ``timeout`` seconds.
+    """
+    target = path.with_name(path.name + ".lock")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    guard = FileLock(target)
+    try:
+        guard.acquire(timeout=timeout)
+    except Timeout as error:
+        raise ResultError(
+            f"{path} is in use by another process (lock {target}); wait for it or stop it."
+        ) from error
+    try:
+        yield
+    finally:
+        guard.release()
+
+
+def require_free_space(folder: Path, n_bytes: int) -> None:
+    """Fail before long work when the disk of ``folder`` has fewer than ``n_bytes`` free.
+
+    Raises:
+        BenchError: too little space; the message gives both numbers.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < n_bytes:
+        raise BenchError(
+            f"{folder}: {free / 1e6:.0f} MB free, about {n_bytes / 1e6:.0f} MB needed. "
+            "Free some space or choose another folder (BENCH_STORE, BENCH_CACHE)."
+        )
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encode a JSON value in one canonical byte form: sorted keys, no blanks, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 (64 hex digits) of :func:`canonical_json`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (64 hex digits) of named arrays: name, dtype, shape and little-endian content.
+
+    The digest depends on content only, not on memory layout, file format or library version.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(canonical_json([name, little.dtype.str, list(array.shape)]))
+        digest.update(b"\n")
+        digest.update(memoryview(little).cast("B") if little.size else b"")
+    return digest.hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes, read in 1 MiB blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

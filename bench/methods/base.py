@@ -1,0 +1,242 @@
+"""The contract of a ranking method."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from bench.protocol.types import Requests, TrainView
+
+__all__ = [
+    "AdapterStore",
+    "Capabilities",
+    "Context",
+    "Family",
+    "Job",
+    "Method",
+    "MethodConfig",
+    "PlanSpec",
+    "Progress",
+    "Scores",
+    "ValidationFigures",
+]
+
+
+class Family(StrEnum):
+    """Group of a method in tables; the order of the members is the order of the paper's rows."""
+
+    REFERENCE = "reference"
+    SINGLE_DOMAIN = "single-domain"
+    CROSS_DOMAIN = "cross-domain"
+    LLM = "llm"
+    MERGING = "merging"
+    ABLATION = "ablation"
+    WEAVEREC = "weaverec"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a configured method needs and may do.
+
+    Attributes:
+        needs_sources: ``fit`` uses source domains.
+        needs_text: uses item titles.
+        trainable: has random training, so that several seeds make sense.
+        may_leave_unranked: may return NaN scores or slots (a generator of lists).
+        transductive: receives the unlabelled test requests in ``fit``; its rows are marked.
+        max_candidates: largest number of candidates it can score, or None for no bound.
+    """
+
+    needs_sources: bool = False
+    needs_text: bool = False
+    trainable: bool = False
+    may_leave_unranked: bool = False
+    transductive: bool = False
+    max_candidates: int | None = None
+
+
+class MethodConfig(BaseModel):
+    """Base of method configurations: unknown keys rejected, immutable, with named profiles.
+
+    ``profiles`` maps a profile name to the values that differ from the defaults.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {}, "paper": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationFigures:
+    """Validation metrics, the only figures a method ever sees.
+
+    Attributes:
+        ndcg: NDCG by cut-off, 1, 3, 5 and 10, in [0, 1].
+        mrr: MRR by cut-off, 5 and 10, in [0, 1].
+        n_users: how many validation requests were scored.
+    """
+
+    ndcg: Mapping[int, float]
+    mrr: Mapping[int, float]
+    n_users: int
+
+
+class Progress(Protocol):
+    """Progress reporting; works in a terminal, in a log and switched off."""
+
+    def track(
+        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+    ) -> Iterable[Any]:
+        """Iterate over ``items`` while showing how far it is and when it ends."""
+        ...
+
+    def stage(self, description: str) -> AbstractContextManager[None]:
+        """Name the current stage for as long as the block runs."""
+        ...
+
+    def status(self, text: str) -> None:
+        """Show one line of state, for example the current validation figure."""
+        ...
+
+
+class AdapterStore(Protocol):
+    """Where LoRA adapters are trained once and shared; the concrete store belongs to ``bench.llm``."""
+
+    def path(self, adapter_id: str) -> Path:
+        """Folder of a stored adapter."""
+        ...
+
+
+class Context(Protocol):
+    """Everything around a method that is not data.
+
+    Attributes:
+        seed: training seed. Use it for a local generator; never seed a global one for good.
+        init_seed: seed of adapter initialisation, fixed per study.
+        device: torch device string, for example ``cpu`` or ``cuda:0``.
+        dtype: ``float32`` or ``bfloat16``.
+        threads: number of CPU threads to use.
+        scratch: private folder, kept until the run is complete, so a checkpoint in it survives a kill.
+        progress: progress reporter.
+        log: logger of the run.
+        adapters: the adapter store, or None where no LLM method runs.
+    """
+
+    seed: int
+    init_seed: int
+    device: str
+    dtype: str
+    threads: int
+    scratch: Path
+    progress: Progress
+    log: logging.Logger
+    adapters: AdapterStore | None
+
+    def validate(self, method: Method) -> ValidationFigures:
+        """Score the validation requests of the fixed nested user subset with ``method.score``."""
+        ...
+
+    def validation_loss(self, method: Method) -> float:
+        """Mean cross-entropy (nats) of the positive under a softmax over ``method.score`` values."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """The answer of a method to n requests of c candidates.
+
+    Attributes:
+        values: float32, shape ``(n, c)``, higher is better; NaN = not ranked (needs
+            ``may_leave_unranked``); infinities are never allowed.
+        slots: int16, shape ``(n, k)``, or None. For generators of lists: the candidate position named
+            in each answer slot; -1 duplicate, -2 not a candidate, -3 empty. When given, ranks come
+            from the slots alone.
+        diagnostics: JSON-serialisable counters.
+    """
+
+    values: NDArray[np.float32]
+    slots: NDArray[np.int16] | None = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSpec:
+    """What a method is asked to plan for: names only, so that planning loads no data."""
+
+    target: str
+    sources: tuple[str, ...]
+    profile: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One step of a run, for ``bench run --plan``.
+
+    Attributes:
+        kind: ``adapter``, ``fit`` or ``score``.
+        label: one line for people.
+        key: identity of the job's result where it is shared (an ``adapter_id``), else "".
+    """
+
+    kind: str
+    label: str
+    key: str = ""
+
+
+class Method(ABC):
+    """One way to rank candidates.
+
+    A subclass sets ``name``, ``version`` and ``family``, may set ``Config``, and implements ``fit``
+    and ``score``. Raise ``version`` whenever its scores can change. After ``fit`` (or ``load``) all
+    state lives on ``self``.
+
+    Rules, checked by ``bench check``: same seed, same scores; a row's scores depend neither on the
+    other rows nor on the order of the candidates; inputs are not changed; no global state (random
+    generators, ``sys.argv``, environment, working directory) is changed; no file outside
+    ``context.scratch`` is written.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    family: ClassVar[Family]
+    Config: ClassVar[type[BaseModel]] = MethodConfig
+
+    def __init__(self, config: BaseModel | None = None) -> None:
+        self.config: Any = self.Config() if config is None else config
+
+    @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        """What this method needs under ``config``."""
+        return Capabilities()
+
+    def plan(self, spec: PlanSpec) -> list[Job]:
+        """The jobs of one run, in order; by default one fit and one score."""
+        return [
+            Job("fit", f"fit {self.name} on {spec.target}"),
+            Job("score", f"score {self.name} on {spec.target}"),
+        ]
+
+    @abstractmethod
+    def fit(self, view: TrainView, context: Context) -> None:
+        """Learn from the view."""
+
+    @abstractmethod
+    def score(self, requests: Requests, context: Context) -> Scores:
+        """Score every candidate of every request: float32, shape ``(len(requests), c)``."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write the fitted state as safetensors, npy or JSON files; nothing by default."""
+
+    def load(self, folder: Path) -> None:  # noqa: B027
+        """Restore what :meth:`save` wrote; nothing by default."""

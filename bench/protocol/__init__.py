@@ -1,0 +1,1 @@
+"""Domains to tasks: leave-one-out split, leak guard, candidate sets, requests."""

@@ -1,0 +1,1 @@
+"""Runs: one run, a matrix of runs, the store."""
