@@ -1,0 +1,95 @@
+# Entry points for people and for CI. `make demo` and `make test` do everything on a fresh machine:
+# each creates $(VENV), installs what it needs once, and runs. CI calls exactly these targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Any Python >= 3.11; 3.11 is what CI uses.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+# Versions are pinned here; another torch build (CUDA, ROCm) is another file:
+#   make install CONSTRAINTS=my-constraints.txt
+CONSTRAINTS ?= constraints.txt
+# Test processes at a time.
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
+KEY := $(subst /,_,$(CONSTRAINTS))
+BASE := $(VENV)/.installed-base-$(KEY)
+DEV := $(VENV)/.installed-dev-$(KEY)
+ASSETS := $(VENV)/.installed-assets-$(KEY)
+
+# The main job on the embedded default: no data to fetch by hand, minutes on two cores.
+DEMO_METHODS := random,popularity,markov,item-knn,ease,gru4rec,sasrec,bert4rec
+DEMO_TARGETS := ml100k-drama ml100k-comedy ml100k-action
+comma := ,
+space := $(subst ,, )
+
+.PHONY: help install install-dev assets demo test slow real lint format clean \
+	bench-candidates bench-evaluator bench-recbole-training
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name another: make install PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing weavebench into $(VENV) (minutes the first time) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(DEV): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing weavebench and its development tools into $(VENV) (minutes the first time) ..."
+	@$(PIP) -e '.[dev]'
+	@touch $(BASE) $@
+
+$(ASSETS): $(BASE)
+	@$(BIN)/bench assets pull recbole ml-100k
+	@touch $@
+
+install: $(BASE)  ## create the virtual environment and install the package
+
+install-dev: $(DEV)  ## the same with the development tools
+
+assets: $(ASSETS)  ## fetch RecBole's model classes and the embedded data
+
+demo: $(ASSETS)  ## install, run eight methods on the embedded domains, print the leaderboards
+	$(BIN)/bench run --method $(DEMO_METHODS) --target $(subst $(space),$(comma),$(DEMO_TARGETS)) --quiet
+	@set -e; for target in $(DEMO_TARGETS); do echo; $(BIN)/bench leaderboard --target $$target --ci; done
+
+test: $(DEV) $(ASSETS)  ## the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+slow: $(DEV) $(ASSETS)  ## the tests that train models or build environments (tens of minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not real"
+
+real: $(DEV) $(ASSETS)  ## the tests on real domains; needs BENCH_DATA_ROOT
+	@test -n "$$BENCH_DATA_ROOT" || { echo "set BENCH_DATA_ROOT to the folder of the real domains"; exit 2; }
+	$(BIN)/python -m pytest -m real
+
+lint: $(DEV)  ## ruff, format check, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV)  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-candidates: $(DEV)  ## speed and memory of candidate drawing
+	$(BIN)/python benchmarks/candidates.py
+
+bench-evaluator: $(DEV)  ## speed of the evaluator against ranx
+	$(BIN)/python benchmarks/evaluator.py
+
+bench-recbole-training: $(DEV) $(ASSETS)  ## epochs per minute against RecBole's own trainer
+	$(BIN)/python benchmarks/recbole_training.py
+
+clean:  ## remove the environment and caches; stored runs stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
