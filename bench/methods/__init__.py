@@ -13,6 +13,16 @@ from bench.methods.base import (
     Scores,
     ValidationFigures,
 )
+from bench.methods.config import config_dict, load_config_file, parse_set, resolve_config
+from bench.methods.registry import (
+    MethodInfo,
+    describe,
+    describe_all,
+    names,
+    register,
+    resolve,
+    source_sha256,
+)
 from bench.protocol.types import DomainView, Requests, TrainView
 
 __all__ = [
@@ -24,10 +34,21 @@ __all__ = [
     "Job",
     "Method",
     "MethodConfig",
+    "MethodInfo",
     "PlanSpec",
     "Progress",
     "Requests",
     "Scores",
     "TrainView",
     "ValidationFigures",
+    "config_dict",
+    "describe",
+    "describe_all",
+    "load_config_file",
+    "names",
+    "parse_set",
+    "register",
+    "resolve",
+    "resolve_config",
+    "source_sha256",
 ]

@@ -1,0 +1,1 @@
+"""Reference rows that papers leave out: chance, popularity, transitions, neighbours, linear."""

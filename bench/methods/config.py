@@ -1,0 +1,252 @@
+"""Configuration of a method: defaults <- profile <- overrides, checked, with readable errors.
+
+Three layers are merged and validated once: the defaults of ``Method.Config``, the values that the
+chosen profile changes, and the overrides of the user (``--config FILE``, then ``--set key=value``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from bench.errors import ConfigError
+from bench.methods.base import Method, MethodConfig
+
+__all__ = [
+    "ConfigField",
+    "config_dict",
+    "config_fields",
+    "load_config_file",
+    "merge",
+    "parse_set",
+    "profiles_of",
+    "resolve_config",
+]
+
+# YAML 1.1 reads ``1e-3`` as text because the mantissa has no dot; people mean the number.
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigField:
+    """One configuration key, for listings.
+
+    Attributes:
+        name: the key.
+        type: its type as written, for example ``int`` or ``float | None``.
+        default: default value, JSON-serialisable; None where there is none.
+        required: whether the key has no default.
+        description: the documented meaning, or "".
+    """
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    description: str
+
+
+def profiles_of(config_cls: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
+    """Profiles of a configuration class; a plain pydantic model has ``cpu`` and ``paper``, empty."""
+    profiles: Mapping[str, Mapping[str, Any]] = getattr(
+        config_cls, "profiles", MethodConfig.profiles
+    )
+    return profiles
+
+
+def config_fields(config_cls: type[BaseModel]) -> tuple[ConfigField, ...]:
+    """Describe every key of a configuration class, in order of definition."""
+    return tuple(_describe_field(name, info) for name, info in config_cls.model_fields.items())
+
+
+def _describe_field(name: str, info: FieldInfo) -> ConfigField:
+    default = info.get_default(call_default_factory=True) if not info.is_required() else None
+    if isinstance(default, BaseModel):
+        default = default.model_dump(mode="json")
+    annotation = info.annotation
+    shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return ConfigField(
+        name=name,
+        type=shown.replace("typing.", ""),
+        default=None if default is PydanticUndefined else default,
+        required=info.is_required(),
+        description=info.description or "",
+    )
+
+
+def resolve_config(
+    method_cls: type[Method], *, profile: str = "cpu", overrides: Mapping[str, Any] | None = None
+) -> BaseModel:
+    """Build and check the configuration of one run.
+
+    Args:
+        method_cls: the method.
+        profile: name of one of ``Config.profiles``.
+        overrides: values that win over the profile; a dotted key (``a.b``) sets a nested value.
+
+    Returns:
+        An instance of ``method_cls.Config``.
+
+    Raises:
+        ConfigError: unknown profile or key (with suggestions), or values that do not fit (with
+            field, value and expectation; all of them in one message).
+    """
+    config_cls = method_cls.Config
+    owner = getattr(method_cls, "name", method_cls.__name__)
+    profiles = profiles_of(config_cls)
+    if profile not in profiles:
+        known = ", ".join(sorted(profiles)) or "none"
+        raise ConfigError(
+            f"method {owner!r} has no profile {profile!r}.{_hint(profile, profiles)} "
+            f"Its profiles: {known}. Choose one of them with --profile."
+        )
+    values = merge(_nested(profiles[profile]), _nested(overrides or {}))
+    _reject_unknown(owner, config_cls, values)
+    try:
+        return config_cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(owner, config_cls, error)) from error
+
+
+def config_dict(config: BaseModel) -> dict[str, Any]:
+    """The resolved configuration as JSON-serialisable values; validating them gives it back."""
+    return config.model_dump(mode="json")
+
+
+def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` options; values are YAML scalars or lists (``true``, ``0.1``, ``[1, 2]``).
+
+    Raises:
+        ConfigError: no ``=``, an empty or repeated key, or a value that is not YAML.
+    """
+    values: dict[str, Any] = {}
+    for text in assignments:
+        key, found, raw = text.partition("=")
+        key = key.strip()
+        if not found or not key:
+            raise ConfigError(
+                f"--set {text!r}: expected key=value, for example --set learning_rate=0.001."
+            )
+        if key in values:
+            raise ConfigError(f"--set {text!r}: {key!r} is set twice; give every key once.")
+        try:
+            values[key] = _typed(yaml.safe_load(raw))
+        except yaml.YAMLError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"--set {text!r}: the value is not YAML ({reason}). "
+                f"Quote text with special characters: --set \"{key}='...'\"."
+            ) from error
+    return values
+
+
+def load_config_file(path: Path) -> dict[str, Any]:
+    """Read overrides from a YAML (or JSON) file that holds one mapping.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or is not a mapping with text keys.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(
+            f"{path}{where}: not YAML ({str(error).splitlines()[0]}). "
+            "Expected one `key: value` a line."
+        ) from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(
+            f"{path}: holds {type(value).__name__}, expected a mapping of keys to values "
+            "(one `key: value` a line)."
+        )
+    return {key: _typed(item) for key, item in value.items()}
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` updated by ``over``, mapping by mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    return value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into nested mappings: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        head, *rest = key.split(".")
+        for part in reversed(rest):
+            value = {part: value}
+        result = merge(result, {head: value})
+    return result
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
+
+
+def _keys(config_cls: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {info.alias or name: info for name, info in config_cls.model_fields.items()}
+
+
+def _reject_unknown(
+    owner: str, config_cls: type[BaseModel], values: Mapping[str, Any], prefix: str = ""
+) -> None:
+    """Refuse keys that no field reads, also where the model itself would ignore them."""
+    keys = _keys(config_cls)
+    for key, value in values.items():
+        if key not in keys:
+            listed = ", ".join(prefix + known for known in sorted(keys)) or "none"
+            raise ConfigError(
+                f"method {owner!r} has no configuration key {prefix + key!r}."
+                f"{_hint(key, keys)} Its keys: {listed}. See `bench methods {owner}`."
+            )
+        nested = keys[key].annotation
+        if (
+            isinstance(value, Mapping)
+            and isinstance(nested, type)
+            and issubclass(nested, BaseModel)
+        ):
+            _reject_unknown(owner, nested, value, f"{prefix}{key}.")
+
+
+def _explain(owner: str, config_cls: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "(whole configuration)"
+        if item["type"] == "missing":
+            lines.append(f"{field}: missing, it has no default; give it with --set {field}=...")
+            continue
+        expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        found = f"found {item['input']!r} ({type(item['input']).__name__}), " if item["loc"] else ""
+        lines.append(f"{field}: {found}expected {expected}")
+    return f"method {owner!r}: configuration not accepted. " + "; ".join(lines) + "."

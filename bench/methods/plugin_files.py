@@ -1,0 +1,170 @@
+"""Methods from single files, and content hashes of plugin sources."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from importlib.abc import ExecutionLoader
+from importlib.machinery import ModuleSpec
+from importlib.util import decode_source, module_from_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.errors import ConfigError, MethodError, unknown_name
+from bench.io import canonical_json
+from bench.methods.base import Method
+
+__all__ = ["is_file_name", "load_file", "source_sha256"]
+
+_PRIVATE = "_weavebench_plugin_"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a method name means a Python file: ``x.py`` or ``x.py:Class``."""
+    return name.endswith(".py") or ".py:" in name
+
+
+class _BytesLoader(ExecutionLoader):
+    """Runs exactly the bytes that were hashed, and writes no ``__pycache__`` beside the file."""
+
+    def __init__(self, path: Path, source: bytes) -> None:
+        self._path = path
+        self._source = source
+
+    def is_package(self, fullname: str) -> bool:
+        return False
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._path)
+
+    def get_source(self, fullname: str) -> str:
+        return decode_source(self._source)
+
+
+def load_file(name: str) -> Any:
+    """Load a method class from ``path/to/file.py:Class``.
+
+    The file is imported under a private module name made of its path and content, so that it can
+    neither shadow nor be shadowed by another module, and an edited file is loaded anew. ``sys.path``
+    is not changed: the file may import installed packages only, not its neighbours.
+
+    Args:
+        name: the path, a colon and the class name; the class may be left out where the file defines
+            exactly one method.
+
+    Returns:
+        the class, unchecked.
+
+    Raises:
+        ConfigError: no such file or class.
+        MethodError: the file fails on import.
+    """
+    file, marker, class_name = name.rpartition(".py:")
+    path = Path(file + ".py" if marker else name).expanduser()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the method's file ({error.strerror}). "
+            "Expected path/to/file.py:ClassName; `bench new method NAME` writes a working file."
+        ) from error
+    module = _load_module(path.resolve(), source)
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+    }
+    if marker:
+        if not hasattr(module, class_name):
+            raise unknown_name(f"class in {path}", class_name, own)
+        return getattr(module, class_name)
+    concrete = [key for key, value in own.items() if not inspect.isabstract(value)]
+    if len(concrete) != 1:
+        found = ", ".join(concrete) or "none"
+        raise ConfigError(
+            f"{path}: {len(concrete)} method classes ({found}), expected one. "
+            f"Name the class: {path}:ClassName."
+        )
+    return own[concrete[0]]
+
+
+def _load_module(path: Path, source: bytes) -> ModuleType:
+    digest = hashlib.sha256(source).hexdigest()
+    key = hashlib.sha256(canonical_json([str(path), digest])).hexdigest()[:24]
+    module_name = _PRIVATE + key
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    loader = _BytesLoader(path, source)
+    spec = ModuleSpec(module_name, loader, origin=str(path))
+    spec.has_location = True
+    module = module_from_spec(spec)
+    module.__dict__["__weavebench_sha256__"] = digest
+    # pydantic and dataclasses look annotations up in sys.modules while the class is being made.
+    sys.modules[module_name] = module
+    try:
+        loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise MethodError(
+            f"{path}{_line_of(error, path)}: the method's file fails on import: "
+            f"{type(error).__name__}: {error}. "
+            "(It may import installed packages, not neighbouring files.)"
+        ) from error
+    return module
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f", line {line}" if line else ""
+
+
+def source_sha256(cls: type[Method]) -> str | None:
+    """Identity of a plugin's source code, part of a run's id.
+
+    Args:
+        cls: a method class.
+
+    Returns:
+        None for classes of this package (their ``version`` and the package version say it). For a
+        file, the SHA-256 of its bytes as they were run. For an installed package, the SHA-256 over
+        the relative paths and contents of all its ``.py`` files.
+
+    Raises:
+        MethodError: a class whose source is on no disk, for example from an interactive session.
+    """
+    module = sys.modules.get(cls.__module__)
+    if cls.__module__.partition(".")[0] == "bench":
+        return None
+    recorded = getattr(module, "__weavebench_sha256__", None)
+    if isinstance(recorded, str):
+        return recorded
+    top = sys.modules.get(cls.__module__.partition(".")[0], module)
+    folders = [Path(p) for p in getattr(top, "__path__", ())]
+    if folders:
+        files = sorted(
+            (file.relative_to(folder).as_posix(), file)
+            for folder in folders
+            for file in folder.rglob("*.py")
+        )
+        digest = hashlib.sha256()
+        for relative, file in files:
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(canonical_json([relative, content]) + b"\n")
+        return digest.hexdigest()
+    single = getattr(module, "__file__", None)
+    if single is None or not Path(single).is_file():
+        raise MethodError(
+            f"{cls.__module__}.{cls.__qualname__}: no source file, so results could not be tied to "
+            "the code. Put the class into a file and name it file.py:Class."
+        )
+    return hashlib.sha256(Path(single).read_bytes()).hexdigest()

@@ -1,0 +1,382 @@
+"""Names of methods, and the road from a name to a class.
+
+Four kinds of names lead to a method:
+
+* a built-in: ``item-knn``;
+* a method that an installed package announces in the entry-point group ``weavebench.methods``;
+* a class in a file: ``path/to/file.py:MyMethod`` (or ``path/to/file.py`` where it defines one);
+* a RecBole model of the allow-list: ``recbole:NARM``.
+
+Listing names imports no method. A plugin that cannot be imported is reported and breaks nothing
+but itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench.errors import BenchError, ConfigError, MethodError, unknown_name
+from bench.methods.base import Capabilities, Family, Method
+from bench.methods.config import ConfigField, config_fields, profiles_of
+from bench.methods.plugin_files import is_file_name, load_file, source_sha256
+
+__all__ = [
+    "BUILT_INS",
+    "ENTRY_POINT_GROUP",
+    "MethodInfo",
+    "Problem",
+    "Registry",
+    "check_class",
+    "describe",
+    "describe_all",
+    "load_class",
+    "names",
+    "problems",
+    "register",
+    "resolve",
+    "source_sha256",
+]
+
+ENTRY_POINT_GROUP = "weavebench.methods"
+RECBOLE_PREFIX = "recbole:"
+_RECBOLE = "bench.baselines.recbole.methods"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
+
+BUILT_INS: Mapping[str, str] = {
+    "random": "bench.baselines.reference.random:Random",
+    "popularity": "bench.baselines.reference.popularity:Popularity",
+    "markov": "bench.baselines.reference.markov:Markov",
+    "item-knn": "bench.baselines.reference.item_knn:ItemKNN",
+    "ease": "bench.baselines.reference.ease:Ease",
+    "gru4rec": f"{_RECBOLE}:GRU4Rec",
+    "sasrec": f"{_RECBOLE}:SASRec",
+    "bert4rec": f"{_RECBOLE}:BERT4Rec",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A method that cannot be used, for listings and ``bench doctor``.
+
+    Attributes:
+        name: the announced name.
+        origin: which package announced it.
+        reason: what is wrong and what to do.
+    """
+
+    name: str
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """What ``bench methods NAME`` prints.
+
+    Attributes:
+        name, version, family: as declared by the class.
+        origin: ``built-in``, ``RecBole``, ``package NAME VERSION``, or the file.
+        summary: first line of the class's docstring.
+        fields: configuration keys with types, defaults and descriptions.
+        profiles: values that each profile changes.
+        capabilities: capabilities under the default configuration, None where that needs a value.
+        known_below_popularity: domain -> reason why the method is known to rank below popularity.
+        source_sha256: SHA-256 of a plugin's source, None for what this package ships.
+    """
+
+    name: str
+    version: str
+    family: Family
+    origin: str
+    summary: str
+    fields: tuple[ConfigField, ...]
+    profiles: Mapping[str, Mapping[str, Any]]
+    capabilities: Capabilities | None
+    known_below_popularity: Mapping[str, str]
+    source_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    origin: str
+    target: str
+    load: Callable[[], Any]
+
+
+class Registry:
+    """A table from names to lazily imported methods.
+
+    Args:
+        built_ins: name -> ``module:Class``.
+        discover: returns the entry points of plugins; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        built_ins: Mapping[str, str],
+        discover: Callable[[], Iterable[EntryPoint]] | None = None,
+    ) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._problems: list[Problem] = []
+        self._discover = discover
+        for name, target in built_ins.items():
+            self._add(name, _Entry("built-in", target, partial(_import_target, target)))
+
+    def register(
+        self, name: str, target: str | type[Method], *, origin: str = "registered"
+    ) -> None:
+        """Add a method by class or by ``module:Class``; the same pair twice is no error.
+
+        Raises:
+            ConfigError: the name is malformed, or means another method already.
+        """
+        if isinstance(target, str):
+            self._add(name, _Entry(origin, target, partial(_import_target, target)))
+        else:
+            label = f"{target.__module__}:{target.__qualname__}"
+            self._add(name, _Entry(origin, label, partial(_constant, target)))
+
+    def names(self) -> list[str]:
+        """All registered names, sorted; imports no method."""
+        self._load_plugins()
+        return sorted(self._entries)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Plugins that could not be registered (a name that is taken or malformed)."""
+        self._load_plugins()
+        return tuple(self._problems)
+
+    def origin(self, name: str) -> str:
+        """Where a registered name comes from."""
+        self._load_plugins()
+        return self._entries[name].origin
+
+    def load(self, name: str) -> Any:
+        """Import what a registered name points to, unchecked.
+
+        Raises:
+            ConfigError: unknown name, with suggestions.
+            MethodError: a plugin could not be imported.
+        """
+        self._load_plugins()
+        if name not in self._entries:
+            raise unknown_name("method", name, [*self._entries, *_recbole_names()])
+        entry = self._entries[name]
+        try:
+            return entry.load()
+        except BenchError:
+            raise
+        except Exception as error:
+            if entry.origin == "built-in":
+                raise
+            raise MethodError(
+                f"method {name!r} ({entry.origin}, {entry.target}) cannot be imported: "
+                f"{type(error).__name__}: {error}. Repair or uninstall that package."
+            ) from error
+
+    def _add(self, name: str, entry: _Entry) -> None:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"method name {name!r} ({entry.target}): expected letters, digits and . _ : + -, "
+                "beginning with a letter or digit."
+            )
+        if name.startswith(RECBOLE_PREFIX):
+            raise ConfigError(f"method name {name!r}: the prefix {RECBOLE_PREFIX!r} is reserved.")
+        known = self._entries.get(name)
+        if known is not None and known.target != entry.target:
+            raise ConfigError(
+                f"method name {name!r} of {entry.target} ({entry.origin}) is taken by "
+                f"{known.target} ({known.origin}). Give one of them another name."
+            )
+        self._entries.setdefault(name, entry)
+
+    def _load_plugins(self) -> None:
+        if self._discover is None:
+            return
+        discover, self._discover = self._discover, None
+        for point in sorted(discover(), key=lambda p: (p.name, p.value)):
+            package = (
+                f"package {point.dist.name} {point.dist.version}" if point.dist else "a package"
+            )
+            try:
+                self._add(point.name, _Entry(package, point.value, point.load))
+            except ConfigError as error:
+                self._problems.append(Problem(point.name, package, str(error)))
+
+
+def _constant(target: type[Method]) -> type[Method]:
+    return target
+
+
+def _import_target(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _discover_entry_points() -> Iterable[EntryPoint]:
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
+_registry = Registry(BUILT_INS, _discover_entry_points)
+
+
+def _recbole_names() -> list[str]:
+    """Names of the RecBole allow-list; that module imports neither torch nor RecBole."""
+    try:
+        allowed: Mapping[str, str] = _import_target(f"{_RECBOLE}:ALLOWED")
+    except (ImportError, AttributeError):
+        return []
+    return [RECBOLE_PREFIX + name for name in sorted(allowed)]
+
+
+def register(name: str, target: str | type[Method]) -> None:
+    """Add a method to the registry of this process; see :meth:`Registry.register`."""
+    _registry.register(name, target)
+
+
+def names(*, recbole: bool = True) -> list[str]:
+    """Every name that :func:`resolve` accepts, except files, sorted; imports no method.
+
+    Args:
+        recbole: whether the ``recbole:NAME`` allow-list is included.
+    """
+    return sorted([*_registry.names(), *(_recbole_names() if recbole else [])])
+
+
+def problems() -> tuple[Problem, ...]:
+    """Installed plugins whose name could not be registered."""
+    return _registry.problems()
+
+
+def load_class(name: str) -> Any:
+    """Load what a name points to without checking its declarations; ``bench check`` starts here.
+
+    Raises:
+        ConfigError: unknown name, no such file, or no such class in the file.
+        MethodError: the file or plugin fails on import.
+    """
+    if is_file_name(name):
+        return load_file(name)
+    if name.startswith(RECBOLE_PREFIX):
+        return _import_target(f"{_RECBOLE}:method_for")(name.removeprefix(RECBOLE_PREFIX))
+    return _registry.load(name)
+
+
+def resolve(name: str) -> type[Method]:
+    """Find the class of a method.
+
+    Args:
+        name: a registered name, ``recbole:MODEL`` or ``path/to/file.py:Class``.
+
+    Raises:
+        ConfigError: unknown name (with suggestions), file or class, or a file whose method has the
+            name of a registered one.
+        MethodError: a plugin fails on import, or does not declare what the contract asks for.
+    """
+    cls = check_class(load_class(name), name)
+    if is_file_name(name):
+        if cls.name in names():
+            raise ConfigError(
+                f"{name}: its method is named {cls.name!r}, which is taken "
+                f"({_origin(cls.name)}); two methods of one name would share rows of a table. "
+                "Change the attribute `name`."
+            )
+    elif cls.name != name:
+        raise MethodError(
+            f"method {name!r}: its class {cls.__qualname__} says name = {cls.name!r}. "
+            "The announced and the declared name must be equal."
+        )
+    return cls
+
+
+def check_class(value: Any, label: str) -> type[Method]:
+    """Check that ``value`` is a usable method class: type, abstract methods, declarations.
+
+    Raises:
+        MethodError: with everything that is missing.
+    """
+    if not (isinstance(value, type) and issubclass(value, Method)):
+        raise MethodError(f"{label}: found {value!r}, expected a subclass of bench.methods.Method.")
+    faults = []
+    for attribute in ("name", "version"):
+        declared = getattr(value, attribute, None)
+        if not (isinstance(declared, str) and declared):
+            faults.append(f"`{attribute}` is {declared!r}, expected a non-empty string")
+    if isinstance(getattr(value, "name", None), str) and not _NAME.fullmatch(value.name):
+        faults.append(f"`name` is {value.name!r}, expected letters, digits and . _ : + -")
+    if not isinstance(getattr(value, "family", None), Family):
+        found = getattr(value, "family", None)
+        faults.append(f"`family` is {found!r}, expected a member of bench.methods.Family")
+    config = getattr(value, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        faults.append(f"`Config` is {config!r}, expected a subclass of MethodConfig")
+    missing = sorted(getattr(value, "__abstractmethods__", ()))
+    if missing:
+        faults.append(f"not implemented: {', '.join(missing)}")
+    if faults:
+        raise MethodError(
+            f"{label}: class {value.__qualname__} is incomplete: {'; '.join(faults)}."
+        )
+    return value
+
+
+def describe(name: str) -> MethodInfo:
+    """Describe a method for people; imports it.
+
+    Raises:
+        ConfigError, MethodError: as :func:`resolve`.
+    """
+    cls = resolve(name)
+    try:
+        capabilities = cls.capabilities(cls.Config())
+    except ValueError:  # a required key without default
+        capabilities = None
+    # inspect.cleandoc of the class's own docstring: an inherited one describes another class.
+    summary = inspect.cleandoc(cls.__doc__ or "").split("\n", 1)[0]
+    return MethodInfo(
+        name=cls.name,
+        version=cls.version,
+        family=cls.family,
+        origin=_origin(name),
+        summary=summary,
+        fields=config_fields(cls.Config),
+        profiles=profiles_of(cls.Config),
+        capabilities=capabilities,
+        known_below_popularity=getattr(cls, "known_below_popularity", {}),
+        source_sha256=source_sha256(cls),
+    )
+
+
+def describe_all(wanted: Iterable[str] | None = None) -> tuple[list[MethodInfo], list[Problem]]:
+    """Describe many methods; those that fail become problems instead of errors.
+
+    Args:
+        wanted: names, or None for every name except the RecBole allow-list.
+
+    Returns:
+        the descriptions, in the order of the names, and what is wrong with the others.
+    """
+    infos, found = [], list(problems())
+    for name in names(recbole=False) if wanted is None else wanted:
+        try:
+            infos.append(describe(name))
+        except BenchError as error:
+            found.append(Problem(name, _origin(name), str(error)))
+    return infos, found
+
+
+def _origin(name: str) -> str:
+    if is_file_name(name):
+        return name.rpartition(":")[0] if name.rpartition(".py:")[1] else name
+    if name.startswith(RECBOLE_PREFIX):
+        return "RecBole"
+    return _registry.origin(name) if name in _registry.names() else "unknown"
