@@ -1,0 +1,121 @@
+"""Find, read, prepare and cache a domain: the one door through which the harness gets its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.data.cache import cached, content_sha256
+from bench.data.catalogue import CATALOGUE
+from bench.data.domain import Domain
+from bench.data.prepare import Ties, check_ties, prepare
+from bench.data.raw import OnError, check_on_error
+from bench.data.sources import Source, data_root_or_env, domains_root, find_source, stored_names
+from bench.errors import ConfigError, DataError, unknown_name
+
+__all__ = ["is_available", "known_names", "load_domain", "missing_domains", "not_found"]
+
+
+def load_domain(
+    name: str,
+    *,
+    data_root: Path | None = None,
+    ties: Ties = "file",
+    on_error: OnError = "raise",
+) -> Domain:
+    """Load a domain by name; prepared once, then memory-mapped from the cache.
+
+    Args:
+        name: a catalogue name, or the name of a folder of atomic files or of an imported domain.
+        data_root: folder that holds ``NAME/``; None: ``BENCH_DATA_ROOT``, then imported and
+            downloaded domains, then the embedded ones.
+        ties: order of one user's events of equal time, ``file`` or ``hash``.
+        on_error: ``raise`` at the first malformed line, or ``skip`` and count (the counts are in
+            ``provenance["counts"]``).
+
+    Raises:
+        ConfigError: an unknown name or option.
+        DataError: the domain is not on disk, or its files are malformed.
+    """
+    check_ties(ties)
+    check_on_error(on_error)
+    source = find_source(name, data_root)
+    if source is None:
+        raise not_found([name], data_root=data_root)
+    hashes = [[file.name, content_sha256(file)] for file in source.files]
+    key = {
+        "name": name,
+        "reader": source.reader,
+        "files": hashes,
+        "k_core": source.k_core,
+        "namespace": source.namespace,
+        "group": source.group,
+        "selection": source.selection,
+        "ties": ties,
+        "on_error": on_error,
+    }
+    return cached(name, key, lambda: _build(source, hashes, ties, on_error))
+
+
+def _build(source: Source, hashes: list[list[str]], ties: Ties, on_error: OnError) -> Domain:
+    raw = source.read(on_error)
+    files = [
+        {"name": name, "sha256": digest, "size": path.stat().st_size}
+        for path, (name, digest) in zip(source.files, hashes, strict=True)
+    ]
+    return prepare(
+        raw,
+        name=source.name,
+        k_core=source.k_core,
+        ties=ties,
+        namespace=source.namespace,
+        group=source.group,
+        provenance={"reader": source.reader, "files": files, **source.selection},
+        on_missing_item="placeholder" if on_error == "skip" else "raise",
+    )
+
+
+def is_available(name: str, *, data_root: Path | None = None) -> bool:
+    """Whether :func:`load_domain` would find files for ``name``."""
+    return find_source(name, data_root) is not None
+
+
+def missing_domains(names: Iterable[str], *, data_root: Path | None = None) -> tuple[str, ...]:
+    """Those of ``names`` that are not on disk, in the order given."""
+    return tuple(name for name in names if not is_available(name, data_root=data_root))
+
+
+def known_names(data_root: Path | None = None) -> tuple[str, ...]:
+    """Names in the catalogue, then names only found on disk."""
+    extra = [name for name in stored_names(data_root) if name not in CATALOGUE]
+    return (*CATALOGUE, *extra)
+
+
+def not_found(names: Iterable[str], *, data_root: Path | None = None) -> ConfigError | DataError:
+    """Build the one error for domains that are not on disk; it names all of them and the ways out.
+
+    Returns:
+        A :class:`ConfigError` for a name that nobody knows, else a :class:`DataError`.
+    """
+    names = list(names)
+    for name in names:
+        if name not in CATALOGUE:
+            return unknown_name("domain", name, known_names(data_root))
+    root = data_root_or_env(data_root)
+    places = [str(root)] if root is not None else []
+    searched = " and ".join([*places, str(domains_root())])
+    embedded = [name for name in names if CATALOGUE[name].kind == "embedded"]
+    official = [name for name in names if name not in embedded]
+    ways = []
+    if official:
+        ways.append(
+            f"download the official files with: bench data download {' '.join(official)}; or point "
+            "--data-root (or BENCH_DATA_ROOT) at a folder with NAME/NAME.inter and NAME/NAME.item"
+        )
+    if embedded:
+        ways.append("get the embedded domains with: bench assets pull ml-100k")
+    else:
+        ways.append("or try the embedded domains (bench assets pull ml-100k), such as ml100k-drama")
+    return DataError(
+        f"not on this machine: {', '.join(names)} (looked in {searched}). {'; '.join(ways)}."
+    )

@@ -1,0 +1,1 @@
+"""One reader per source format; each returns :class:`bench.data.raw.RawData`."""

@@ -1,0 +1,1 @@
+"""Amazon 2014 files."""

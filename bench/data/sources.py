@@ -1,0 +1,204 @@
+"""Where a domain's files are, and which reader understands them.
+
+Places are searched in order; the first that holds the domain is used:
+
+1. ``data_root`` (argument, else the environment variable ``BENCH_DATA_ROOT``): ``ROOT/NAME/``;
+2. ``cache_root()/domains/NAME/``: what ``bench data import`` and ``bench data download`` wrote;
+3. the asset ``ml-100k``, for the embedded domains.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from bench import assets
+from bench.data.catalogue import CATALOGUE, CatalogueEntry
+from bench.data.raw import OnError, RawData
+from bench.data.readers import amazon, movielens  # noqa
+from bench.data.readers.atomic import find_atomic, read_atomic
+from bench.errors import ConfigError, DataError, ResultError
+from bench.io import cache_root, read_json
+
+__all__ = [
+    "IMPORT_FILE",
+    "Source",
+    "check_name",
+    "data_root_or_env",
+    "domains_root",
+    "find_source",
+    "stored_names",
+]
+
+IMPORT_FILE = "import.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A domain's files and how to read them.
+
+    Attributes:
+        name: name of the domain.
+        reader: name of the reader, part of the cache key.
+        files: all files that decide the content.
+        read: reads them.
+        k_core, namespace, group: options of the catalogue or of the import.
+        selection: further options that decide the content (JSON), part of the cache key.
+    """
+
+    name: str
+    reader: str
+    files: tuple[Path, ...]
+    read: Callable[[OnError], RawData]
+    k_core: int | None = None
+    namespace: str | None = None
+    group: str | None = None
+    selection: dict[str, Any] = field(default_factory=dict)
+
+
+def domains_root() -> Path:
+    """Folder of imported and downloaded domains."""
+    return cache_root() / "domains"
+
+
+def check_name(name: str) -> None:
+    """Reject a name that could not be a folder name on every system.
+
+    Raises:
+        ConfigError: letters, digits, ``.``, ``_`` and ``-`` only, at most 64, no leading sign.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"domain name {name!r}: expected 1 to 64 letters, digits, '.', '_' or '-', the first a "
+            "letter or digit. Choose another name."
+        )
+
+
+def data_root_or_env(data_root: Path | None) -> Path | None:
+    """Return the folder of ready domains: the argument, else ``BENCH_DATA_ROOT``, else None.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    configured = os.environ.get("BENCH_DATA_ROOT")
+    if data_root is None and not configured:
+        return None
+    root = data_root if data_root is not None else Path(str(configured))
+    if not root.is_dir():
+        origin = "--data-root" if data_root is not None else "BENCH_DATA_ROOT"
+        raise ConfigError(f"{origin} is {str(root)!r}, which is no folder; correct the path.")
+    return root
+
+
+def stored_names(data_root: Path | None = None) -> tuple[str, ...]:
+    """Names of all domains on disk under the data root and the domains folder, sorted."""
+    found: set[str] = set()
+    for root in (data_root_or_env(data_root), domains_root()):
+        if root is None or not root.is_dir():
+            continue
+        for folder in root.iterdir():
+            if folder.is_dir() and _NAME.fullmatch(folder.name) and _probe(folder.name, folder):
+                found.add(folder.name)
+    return tuple(sorted(found))
+
+
+def find_source(name: str, data_root: Path | None = None) -> Source | None:
+    """Return the source of domain ``name``, or None when it is nowhere.
+
+    Raises:
+        ConfigError: a name that no domain can have, or a data root that is no folder.
+    """
+    check_name(name)
+    for root in (data_root_or_env(data_root), domains_root()):
+        if root is not None and (root / name).is_dir():
+            found = _probe(name, root / name)
+            if found is not None:
+                return found
+    known = CATALOGUE.get(name)
+    if known is not None and known.kind == "embedded" and assets.is_present("ml-100k"):
+        return _embedded(known, assets.path("ml-100k"))
+    return None
+
+
+def _probe(name: str, folder: Path) -> Source | None:
+    known = CATALOGUE.get(name)
+    inter = find_atomic(folder, name, "inter")
+    if inter is not None:
+        return _atomic(name, inter, find_atomic(folder, name, "item"), known, folder)
+    if known is None:
+        return None
+    official: tuple[str, tuple[Path, ...], Callable[[OnError], RawData]] | None = None
+    if known.kind == "amazon-2014":
+        reviews, meta = (folder / file.name for file in known.files)
+        if reviews.is_file():
+            files = (reviews, meta) if meta.is_file() else (reviews,)
+            official = (
+                "amazon-2014",
+                files,
+                lambda on_error: amazon.read_amazon(*files, on_error=on_error),
+            )
+    elif known.kind == "movielens":
+        place = movielens.find_movielens(folder, name)
+        if place is not None:
+            files = movielens.source_files(place)
+            official = (
+                "movielens",
+                files,
+                lambda on_error: movielens.read_movielens(place, on_error=on_error),
+            )
+    if official is None:
+        return None
+    reader, paths, read = official
+    return Source(name, reader, paths, read, known.k_core, known.namespace, known.group)
+
+
+def _atomic(
+    name: str, inter: Path, item: Path | None, known: CatalogueEntry | None, folder: Path
+) -> Source:
+    def read(on_error: OnError) -> RawData:
+        return read_atomic(inter, item, on_error=on_error)
+
+    files = (inter,) if item is None else (inter, item)
+    if (folder / IMPORT_FILE).is_file():
+        try:
+            options = read_json(folder / IMPORT_FILE)["options"]
+            chosen = (options["k_core"], options["namespace"], options["group"])
+        except (ResultError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{folder / IMPORT_FILE}: damaged ({error}); expected what `bench data import` "
+                f"wrote. Import {name} again."
+            ) from error
+        return Source(name, "atomic", files, read, *chosen)
+    if known is None:
+        return Source(name, "atomic", files, read)
+    return Source(name, "atomic", files, read, known.k_core, known.namespace, known.group)
+
+
+def _embedded(known: CatalogueEntry, folder: Path) -> Source:
+    inter, item = folder / "ml-100k.inter", folder / "ml-100k.item"
+
+    def read(on_error: OnError) -> RawData:
+        raw = read_atomic(inter, item, on_error=on_error)
+        assert raw.items is not None  # noqa: S101 - the reader got an item file
+        first = pl.col("category").str.split(" ").list.first()
+        items = raw.items.filter(first == known.genre)
+        events = raw.events.join(items.select("item"), on="item", how="semi", maintain_order="left")
+        return RawData(events, items, raw.files, raw.skipped, raw.complete_items)
+
+    return Source(
+        known.name,
+        "atomic",
+        (inter, item),
+        read,
+        known.k_core,
+        known.namespace,
+        known.group,
+        {"first_listed_genre": known.genre},
+    )
