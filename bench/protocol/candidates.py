@@ -1,0 +1,295 @@
+"""Drawing candidate sets: a keyed counter stream per user, in NumPy, block by block.
+
+A user's negatives are the first ``n_negatives`` *accepted* values of the user's own stream. A value
+is accepted unless its title group belongs to the user's history or to an earlier accepted value.
+Acceptance looks back only, so 29 negatives are the first 29 of 99. Nothing depends on other users,
+on their order or on the block size. ``docs/protocol.md`` states the algorithm with test vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.domain import Sequences
+from bench.errors import ProtocolError
+from bench.protocol.keys import GAMMA, UInt64Array, mix64, mix64_in_place
+
+__all__ = ["BLOCK", "NESTED_SIZES", "Population", "draw_negatives", "place_positives", "population"]
+
+BLOCK = 4096
+"""Users per block: the working set of a block of 29 draws stays inside a 2 MB cache."""
+
+NESTED_SIZES = (29, 99, 999)
+"""Usual numbers of negatives, listed in errors when one does not fit."""
+
+_POSITION_TAG = np.uint64(int.from_bytes(b"position", "big"))
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_MAX_DRAWS = 1 << 22
+_CELLS = 1 << 21
+_LONG_HISTORY = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Population:
+    """What negatives are drawn from.
+
+    Attributes:
+        group: int32, shape ``(n_items,)``, title group of every item, ``0 <= group < n_groups``.
+        n_groups: number of title groups.
+        total: size of the range that a draw is uniform on: items, or the sum of weights; < 2**32.
+        bounds: int64, shape ``(n_items,)``, cumulative weights; None when all items weigh the same.
+        drawable: bool, shape ``(n_groups,)``, groups with a positive weight.
+    """
+
+    group: NDArray[np.int32]
+    n_groups: int
+    total: int
+    bounds: NDArray[np.int64] | None
+    drawable: NDArray[np.bool_]
+
+    @property
+    def n_items(self) -> int:
+        return len(self.group)
+
+    def groups_of(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Title groups of items, int32, the shape of ``items``."""
+        groups: NDArray[np.int32] = self.group[items]
+        return groups
+
+
+def population(
+    group: NDArray[np.int32], weights: NDArray[np.int64] | None = None, *, domain: str = "domain"
+) -> Population:
+    """Build the population of one domain.
+
+    Args:
+        group: int32, shape ``(n_items,)``, see :func:`bench.protocol.titles.title_groups`.
+        weights: int64, shape ``(n_items,)``, >= 0 (popularity), or None for uniform draws.
+        domain: for messages.
+
+    Raises:
+        ProtocolError: no item has a positive weight, or the weights sum to 2**32 or more.
+    """
+    n_groups = int(group.max()) + 1 if len(group) else 0
+    if weights is None:
+        total, bounds = len(group), None
+        drawable = np.ones(n_groups, dtype=np.bool_)
+    else:
+        bounds = np.cumsum(weights, dtype=np.int64)
+        total = int(bounds[-1]) if len(bounds) else 0
+        drawable = np.zeros(n_groups, dtype=np.bool_)
+        drawable[group[weights > 0]] = True
+    if not 0 < total < 1 << 32:
+        raise ProtocolError(
+            f"{domain}: negatives are drawn by weights that sum to {total}; expected a sum from 1 to "
+            f"{(1 << 32) - 1}. Use `--negatives uniform`."
+        )
+    return Population(
+        np.ascontiguousarray(group, dtype=np.int32), n_groups, total, bounds, drawable
+    )
+
+
+def place_positives(
+    negatives: NDArray[np.int32], positives: NDArray[np.int32], keys: UInt64Array
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Put every positive into a keyed column; the negative that stood there goes to the last one.
+
+    Args:
+        negatives: int32, shape ``(n, m)``.
+        positives: int32, shape ``(n,)``.
+        keys: uint64, shape ``(n,)``, the users' stream keys.
+
+    Returns:
+        Candidates, int32, shape ``(n, m + 1)``, and the column of the positive, int32, shape ``(n,)``:
+        ``mix64(key ^ "position") mod (m + 1)``, thus uniform and independent of the items.
+    """
+    n, m = negatives.shape
+    candidates = np.empty((n, m + 1), dtype=np.int32)
+    candidates[:, :m] = negatives
+    position = position_of(keys, m)
+    _insert(candidates, positives, position)
+    return candidates, position
+
+
+def position_of(keys: UInt64Array, n_negatives: int) -> NDArray[np.int32]:
+    """Column of the positive among ``n_negatives + 1`` candidates, int32, shape ``(n,)``."""
+    return (mix64(keys ^ _POSITION_TAG) % np.uint64(n_negatives + 1)).astype(np.int32)
+
+
+def _insert(
+    candidates: NDArray[np.int32], positives: NDArray[np.int32], position: NDArray[np.int32]
+) -> None:
+    """Move the entry at ``position`` to the last column and put the positive there, in place."""
+    rows = np.arange(len(candidates))
+    candidates[:, -1] = positives
+    candidates[rows, -1] = candidates[rows, position]
+    candidates[rows, position] = positives
+
+
+def draw_negatives(
+    pop: Population,
+    keys: UInt64Array,
+    history: Sequences,
+    n_negatives: int,
+    *,
+    block: int = BLOCK,
+) -> NDArray[np.int32]:
+    """Draw the negatives of many users.
+
+    Args:
+        pop: the population.
+        keys: uint64, shape ``(n,)``, stream keys, see :func:`bench.protocol.keys.stream_keys`.
+        history: n rows of *title groups* (not items): every group a user's negatives must avoid,
+            held-out items included; duplicates allowed.
+        n_negatives: negatives per user, >= 1.
+        block: users per block; changes speed and memory only.
+
+    Returns:
+        int32 item indices in drawing order, shape ``(n, n_negatives)``.
+
+    Raises:
+        ProtocolError: a user has fewer eligible groups than negatives; the row is named. Check with
+            :func:`eligible_groups` first to name the user.
+    """
+    negatives = np.empty((len(keys), n_negatives), dtype=np.int32)
+    for start in range(0, len(keys), block):
+        stop = min(start + block, len(keys))
+        offsets = history.offsets[start : stop + 1]
+        part = Sequences(offsets - offsets[0], history.items[offsets[0] : offsets[-1]])
+        _draw_block(pop, keys[start:stop], part, negatives[start:stop])
+    return negatives
+
+
+def eligible_groups(pop: Population, history: Sequences) -> NDArray[np.int64]:
+    """How many title groups each user's negatives can come from, int64, shape ``(n,)``."""
+    pairs = np.unique(history.rows * pop.n_groups + history.items)
+    rows, groups = np.divmod(pairs, max(pop.n_groups, 1))
+    taken = np.bincount(rows[pop.drawable[groups]], minlength=len(history))
+    return int(pop.drawable.sum()) - taken.astype(np.int64)
+
+
+def _draws(
+    pop: Population, keys: UInt64Array, n_draws: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """The first draws of every stream.
+
+    Returns:
+        Items, int64, shape ``(n_draws, n)``, and which draws are invalid (Lemire's rejection), bool
+        of the same shape, or None when all are valid.
+
+    Two 32-bit numbers per word, the upper half first; number x gives ``x * total >> 32`` and is
+    rejected when ``x * total mod 2**32 < 2**32 mod total``, which makes it exactly uniform
+    (Lemire, "Fast random integer generation in an interval", ACM TOMACS 29(1), 2019).
+    """
+    n_words = (n_draws + 1) // 2
+    counters = (np.arange(1, n_words + 1, dtype=np.uint64) * np.uint64(GAMMA))[:, None]
+    words = counters + keys
+    mix64_in_place(words, np.empty_like(words))
+    products = np.empty((n_draws, len(keys)), dtype=np.uint64)
+    np.right_shift(words, _HALF, out=products[0::2])
+    np.bitwise_and(words[: n_draws // 2], _LOW, out=products[1::2])
+    np.multiply(products, np.uint64(pop.total), out=products)
+    threshold = np.uint64((1 << 32) % pop.total)
+    invalid = None
+    if threshold:
+        invalid = (products & _LOW) < threshold
+        if not invalid.any():
+            invalid = None
+    np.right_shift(products, _HALF, out=products)
+    values = products.view(np.int64)
+    if pop.bounds is not None:
+        values = np.searchsorted(pop.bounds, values, side="right")
+    return values, invalid
+
+
+def _draw_block(
+    pop: Population, keys: UInt64Array, history: Sequences, out: NDArray[np.int32]
+) -> None:
+    """Fill ``out`` for one block: all users at once, then the few with a collision one by one group."""
+    n_negatives = out.shape[1]
+    values, invalid = _draws(pop, keys, n_negatives)
+    groups = pop.group[values]
+    repeated = _any_collision(groups, history)
+    if invalid is not None:
+        repeated |= invalid.any(axis=0)
+    out[...] = values.T
+    rows = np.flatnonzero(repeated)
+    if len(rows):
+        _draw_exactly(pop, keys, history, rows, out)
+
+
+def _any_collision(groups: NDArray[np.int32], history: Sequences) -> NDArray[np.bool_]:
+    """Which columns of ``groups`` (draws, n) hold a repeat or a history group; bool, shape ``(n,)``."""
+    n_draws, n = groups.shape
+    hit = np.zeros(n, dtype=np.bool_)
+    for shift in range(1, n_draws):
+        hit |= (groups[shift:] == groups[:-shift]).any(axis=0)
+    lengths = history.lengths
+    hit |= lengths > _LONG_HISTORY
+    for slot in range(min(int(lengths.max(initial=0)), _LONG_HISTORY)):
+        rows = np.flatnonzero(lengths > slot)
+        slot_groups = history.items[history.offsets[:-1][rows] + slot]
+        hit[rows] |= (groups[:, rows] == slot_groups).any(axis=0)
+    return hit
+
+
+def _draw_exactly(
+    pop: Population,
+    keys: UInt64Array,
+    history: Sequences,
+    rows: NDArray[np.intp],
+    out: NDArray[np.int32],
+) -> None:
+    """Redo the given rows with as many draws as they need."""
+    n_draws = 2 * out.shape[1] + 8
+    while len(rows):
+        if n_draws > _MAX_DRAWS:
+            raise ProtocolError(
+                f"row {int(rows[0])}: fewer than {out.shape[1]} eligible negatives in "
+                f"{_MAX_DRAWS} draws. Ask for fewer negatives or use `--negatives full`."
+            )
+        size = max(1, _CELLS // max(pop.n_groups, n_draws))
+        unfinished = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            done = _accept(pop, keys[part], history.take(part), n_draws, part, out)
+            unfinished.append(part[~done])
+        rows = np.concatenate(unfinished)
+        n_draws *= 2
+
+
+def _accept(
+    pop: Population,
+    keys: UInt64Array,
+    history: Sequences,
+    n_draws: int,
+    rows: NDArray[np.intp],
+    out: NDArray[np.int32],
+) -> NDArray[np.bool_]:
+    """Apply the acceptance rule to the first ``n_draws`` draws; write the rows that suffice."""
+    n, n_negatives = len(keys), out.shape[1]
+    values, invalid = _draws(pop, keys, n_draws)
+    values = np.ascontiguousarray(values.T)
+    groups = pop.group[values].astype(np.int64)
+    taken = np.zeros((n, pop.n_groups), dtype=np.bool_)
+    taken[history.rows, history.items] = True
+    refused = np.take_along_axis(taken, groups, axis=1)
+    steps = np.arange(n_draws)
+    if invalid is not None:
+        refused |= invalid.T
+        # An invalid draw stands for no group: give it one of its own, so that it repeats nothing.
+        groups = np.where(invalid.T, pop.n_groups + steps, groups)
+    shift = int(n_draws).bit_length()
+    packed = np.sort((groups << shift) | steps, axis=1)
+    again = (packed[:, 1:] >> shift) == (packed[:, :-1] >> shift)
+    line, column = np.nonzero(again)
+    refused[line, packed[line, column + 1] & ((1 << shift) - 1)] = True
+    accepted = np.cumsum(~refused, axis=1)
+    done: NDArray[np.bool_] = accepted[:, -1] >= n_negatives
+    chosen = ~refused & (accepted <= n_negatives) & done[:, None]
+    out[rows[done]] = values[chosen].reshape(-1, n_negatives)
+    return done

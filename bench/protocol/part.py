@@ -1,0 +1,268 @@
+"""One domain inside a task: its guarded training data, its histories, its candidate sets."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.domain import Domain, Sequences
+from bench.errors import ProtocolError
+from bench.io import hash_arrays, hash_json
+from bench.protocol.candidate_sets import CandidateSets, DrawnSets, FixedSets, FullSets
+from bench.protocol.candidates import NESTED_SIZES, Population, eligible_groups, population
+from bench.protocol.guard import GuardedDomain
+from bench.protocol.imported import ImportedCandidates, align
+from bench.protocol.keys import UInt64Array, id_hashes
+from bench.protocol.split import prefixes
+from bench.protocol.titles import title_groups
+from bench.protocol.types import DomainView, Labels, ProtocolOptions, Requests, Split
+
+__all__ = ["DomainPart"]
+
+VALIDATION_SEED = 0
+"""Validation candidates never change with the candidate seed: model selection stays the same."""
+
+
+class DomainPart:
+    """A domain under the protocol.
+
+    Args:
+        guarded: domain, split and what the guard drops.
+        options: the protocol options.
+        imported: candidate sets from a file, for the target of an ``imported`` task.
+
+    Raises:
+        ProtocolError: a user has an item twice, nobody can be evaluated, a user has too few eligible
+            items, or the imported sets do not fit.
+    """
+
+    def __init__(
+        self,
+        guarded: GuardedDomain,
+        options: ProtocolOptions,
+        imported: ImportedCandidates | None = None,
+    ) -> None:
+        self.domain: Domain = guarded.domain
+        self.split = guarded.split
+        self.options = options
+        self._guarded = guarded
+        self._imported = imported
+        self._require_distinct_events()
+        if not len(self.split.users):
+            raise ProtocolError(
+                f"{self.domain.name}: none of {self.domain.n_users} users has the 3 events that "
+                "leave-one-out needs (train, validation, test)."
+            )
+        if self._is_drawn:
+            self._require_enough_items(options.n_negatives)
+
+    @property
+    def _is_drawn(self) -> bool:
+        kind = self.options.negatives
+        return kind in ("uniform", "popularity") or (kind == "imported" and self._imported is None)
+
+    @cached_property
+    def training(self) -> Sequences:
+        """Guarded training sequences of all users, own memory; rows may be empty."""
+        keep = self.split.is_train & ~self._guarded.drop
+        if self.options.train_on == "train+valid":
+            valid_events = self.domain.sequences.offsets[1:][self.split.users] - 2
+            keep[valid_events] = ~self._guarded.drop[valid_events]
+        return self.domain.sequences.select(keep)
+
+    @cached_property
+    def training_hash(self) -> str:
+        """SHA-256 of ids, titles and guarded training sequences."""
+        return hash_json(
+            {
+                "domain": self.domain.name,
+                "ids": self.ids_hash,
+                "titles": hash_arrays(
+                    {
+                        "offsets": self.domain.items.titles.offsets,
+                        "data": self.domain.items.titles.data,
+                    }
+                ),
+                "training": hash_arrays(
+                    {"offsets": self.training.offsets, "items": self.training.items}
+                ),
+            }
+        )
+
+    @cached_property
+    def ids_hash(self) -> str:
+        """SHA-256 of raw user and item ids."""
+        users, items = self.domain.user_ids, self.domain.items.ids
+        return hash_arrays(
+            {
+                "users": users.data,
+                "user_offsets": users.offsets,
+                "items": items.data,
+                "item_offsets": items.offsets,
+            }
+        )
+
+    @cached_property
+    def split_hash(self) -> str:
+        """SHA-256 of who is evaluated and of the held-out items, by index into the hashed ids."""
+        return hash_arrays(
+            {"users": self.split.users, "valid": self.split.valid, "test": self.split.test}
+        )
+
+    @cached_property
+    def user_hashes(self) -> UInt64Array:
+        """Id hashes of the evaluated users, uint64, shape ``(k,)``."""
+        return id_hashes(self.domain.user_ids)[self.split.users]
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int32]:
+        return title_groups(self.domain.items.titles)
+
+    @cached_property
+    def _history(self) -> Sequences:
+        """Whole histories (train, validation, test) of the evaluated users, as items."""
+        return prefixes(self.domain.sequences, self.split.users, drop=0)
+
+    @cached_property
+    def _history_groups(self) -> Sequences:
+        return Sequences(self._history.offsets, self._groups[self._history.items])
+
+    @cached_property
+    def _population(self) -> Population:
+        weights = None
+        if self.options.negatives == "popularity":
+            keep = self.split.is_train & ~self._guarded.drop
+            items = self.domain.sequences.items[keep]
+            weights = np.bincount(items, minlength=self.domain.n_items).astype(np.int64)
+        return population(self._groups, weights, domain=self.domain.name)
+
+    def candidate_sets(
+        self, split: Split, *, seed: int | None = None, full: bool | None = None
+    ) -> CandidateSets:
+        """Candidate sets of a split.
+
+        Args:
+            split: ``valid`` or ``test``.
+            seed: another candidate seed for drawn *test* sets; None for the protocol's own.
+            full: rank the whole catalogue; None for what the options say.
+        """
+        positives = self.split.valid if split == "valid" else self.split.test
+        name, ids_hash = self.domain.name, self.ids_hash
+        if full if full is not None else self.options.negatives == "full":
+            return FullSets(
+                domain=name,
+                split=split,
+                positives=positives,
+                ids_hash=ids_hash,
+                n_items=self.domain.n_items,
+                history=self._history,
+            )
+        table = None if self._imported is None else self._imported.tables.get(split)
+        if table is not None and seed is None:
+            candidates, position = align(
+                table, self.domain, self.split.users, positives, self._history, split
+            )
+            return FixedSets(
+                domain=name,
+                split=split,
+                positives=positives,
+                ids_hash=ids_hash,
+                candidates=candidates,
+                position=position,
+            )
+        if split == "valid":
+            seed = VALIDATION_SEED
+        n_negatives = self.options.n_negatives
+        if self._imported is not None:
+            n_negatives = self._imported.tables["test"].n_candidates - 1
+            self._require_enough_items(n_negatives)
+        return DrawnSets(
+            domain=name,
+            split=split,
+            positives=positives,
+            ids_hash=ids_hash,
+            pop=self._population,
+            seed=self.options.candidate_seed if seed is None else seed,
+            n_negatives=n_negatives,
+            user_hashes=self.user_hashes,
+            history=self._history_groups,
+        )
+
+    @cached_property
+    def valid_sets(self) -> CandidateSets:
+        """Validation candidates."""
+        return self.candidate_sets("valid")
+
+    def requests(self, sets: CandidateSets, rows: NDArray[np.integer]) -> tuple[Requests, Labels]:
+        """Requests with whole histories for positions ``rows`` of the evaluated users."""
+        candidates, labels = sets.take(rows)
+        return self._with_history(sets, rows, candidates), labels
+
+    def unlabelled(self, sets: CandidateSets, rows: NDArray[np.integer]) -> Requests:
+        """As :meth:`requests`, without labels."""
+        return self._with_history(sets, rows, sets.unlabelled(rows))
+
+    def _with_history(
+        self, sets: CandidateSets, rows: NDArray[np.integer], candidates: NDArray[np.int32]
+    ) -> Requests:
+        users = self.split.users[rows]
+        drop = 2 if sets.split == "valid" else 1
+        history = prefixes(self.domain.sequences, users, drop)
+        return Requests(self.domain.name, users, history, candidates)
+
+    def view(self) -> DomainView:
+        """What training sees of this domain; shares no memory with the domain's events.
+
+        The validation requests leave out users whose guarded history is empty and users whose
+        validation event is a test event of another domain.
+        """
+        users = self.split.users
+        keep = self.split.is_train & ~self._guarded.drop
+        histories = self.domain.sequences.select(keep).take(users)
+        rows = np.flatnonzero((histories.lengths > 0) & ~self._guarded.exposed)
+        validation = Requests(
+            self.domain.name, users[rows], histories.take(rows), self.valid_sets.unlabelled(rows)
+        )
+        return DomainView(
+            name=self.domain.name,
+            items=self.domain.items,
+            users=np.arange(self.domain.n_users, dtype=np.int32),
+            sequences=Sequences(self.training.offsets.copy(), self.training.items.copy()),
+            validation=validation,
+        )
+
+    def _require_distinct_events(self) -> None:
+        rows, items = self.domain.sequences.rows, self.domain.sequences.items
+        pairs = np.sort(rows * self.domain.n_items + items)
+        twice = np.flatnonzero(pairs[1:] == pairs[:-1])
+        if len(twice):
+            user, item = divmod(int(pairs[twice[0]]), self.domain.n_items)
+            raise ProtocolError(
+                f"{self.domain.name}: {len(twice)} repeated (user, item) events, for example user "
+                f"{self.domain.user_ids[user]!r} with item {self.domain.items.ids[item]!r}. A held-out "
+                "item must not be in the user's own training data: keep the first event of each pair, "
+                "as the readers of bench.data do."
+            )
+
+    def _require_enough_items(self, n_negatives: int) -> None:
+        pop = self._population
+        drawable = int(pop.drawable.sum())
+        if drawable - int(self._history.lengths.max()) >= n_negatives:
+            return
+        eligible = eligible_groups(pop, self._history_groups)
+        short = np.flatnonzero(eligible < n_negatives)
+        if not len(short):
+            return
+        worst = int(np.argmin(eligible))
+        feasible = [size for size in NESTED_SIZES if size <= int(eligible.min())]
+        user = self.domain.user_ids[int(self.split.users[worst])]
+        raise ProtocolError(
+            f"{self.domain.name}: {n_negatives} negatives asked for, but user {user!r} has only "
+            f"{int(eligible[worst])} eligible items ({drawable} distinct titles, "
+            f"{int(self._history.lengths[worst])} events in the user's history); {len(short)} of "
+            f"{len(eligible)} users have too few. Largest number that fits every user: "
+            f"{int(eligible.min())}; of the nested sizes {', '.join(map(str, NESTED_SIZES))}: "
+            f"{', '.join(map(str, feasible)) or 'none'}. Use `--n-negatives` or `--negatives full`."
+        )
