@@ -1,1 +1,1 @@
-"""Runs: one run, a matrix of runs, the store."""
+"""Runs: one method trained and scored on one task, a matrix of them, and the store they live in."""

@@ -1,0 +1,194 @@
+"""The machine around a run: packages, hardware, revision, memory, CPU threads."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import bench
+
+__all__ = [
+    "MemoryMeter",
+    "available_threads",
+    "git_revision",
+    "hardware",
+    "limit_threads",
+    "package_versions",
+]
+
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "polars",
+    "pydantic",
+    "torch",
+    "recbole",
+    "pandas",
+    "scikit-learn",
+    "transformers",
+    "peft",
+    "accelerate",
+    "vllm",
+    "safetensors",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries a score may depend on, where installed."""
+    versions = {"python": platform.python_version(), "weavebench": bench.__version__}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def available_threads() -> int:
+    """CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Processor, memory (MB) and accelerator; no host or user name."""
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count() or 1,
+        "memory_mb": _total_memory_mb(),
+        "device": device,
+    }
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name(torch.device(device))
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or "unknown"
+    match = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or "unknown"
+
+
+def _total_memory_mb() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout this package runs from, with ``+changes`` when edited; else None."""
+    root = Path(bench.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "bench")
+    return commit + ("+changes" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(root), *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class MemoryMeter:
+    """Peak resident memory of a run, in MB (1e6 bytes).
+
+    On Linux the kernel's high-water mark (``VmHWM``) is reset when the meter starts, so the figure
+    belongs to this run. Elsewhere, or where the reset is refused, the figure is the peak of the whole
+    process so far. ``kind`` says which. Memory of child processes is not included.
+    """
+
+    def __init__(self) -> None:
+        self.kind = "process"
+        try:
+            # "5" resets the peak only (proc(5), clear_refs); no page is touched.
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self.kind = "run"
+        except OSError:
+            pass
+        self.start_mb = self.peak_mb()
+
+    def peak_mb(self) -> float:
+        """Peak so far."""
+        if self.kind == "run":
+            try:
+                status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+            except OSError:
+                status = ""
+            match = re.search(r"^VmHWM:\s*(\d+) kB", status, flags=re.MULTILINE)
+            if match:
+                return round(int(match.group(1)) * 1024 / 1e6, 1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """``mb``, ``mb_at_start`` and ``kind``, and the accelerator's peak where one was used."""
+        figures: dict[str, Any] = {
+            "mb": self.peak_mb(),
+            "mb_at_start": self.start_mb,
+            "kind": self.kind,
+        }
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+            figures["accelerator_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        return figures
+
+
+@contextmanager
+def limit_threads(n: int) -> Iterator[Callable[[], None]]:
+    """Limit BLAS and torch to ``n`` threads while the block runs, and restore both afterwards.
+
+    Torch is not imported for it. The block receives a function that applies the limit once torch has
+    been imported; the runner calls it before each fit, validation and scoring.
+    """
+    before: list[int] = []
+
+    def apply() -> None:
+        torch = sys.modules.get("torch")
+        if torch is not None and hasattr(torch, "set_num_threads"):
+            current = torch.get_num_threads()
+            if not before:
+                before.append(current)
+            if current != n:
+                torch.set_num_threads(n)
+
+    with ExitStack() as stack:
+        if importlib.util.find_spec("threadpoolctl") is not None:
+            threadpoolctl = importlib.import_module("threadpoolctl")
+            stack.enter_context(threadpoolctl.threadpool_limits(limits=n, user_api="blas"))
+        apply()
+        try:
+            yield apply
+        finally:
+            torch = sys.modules.get("torch")
+            if torch is not None and before and torch.get_num_threads() != before[0]:
+                torch.set_num_threads(before[0])

@@ -1,0 +1,219 @@
+"""A matrix of runs: methods x targets x seeds, one after the other, resumable."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import BenchError, ResultError
+from bench.io import atomic_folder, hash_json, write_json, write_text
+from bench.runs.manifest import utc_now
+from bench.runs.progress import QuietProgress, Reporter, duration
+from bench.runs.resolve import require_available, resolve_spec
+from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute
+from bench.runs.spec import RunSpec
+from bench.runs.store import FORMAT, LOG, MANIFEST, WORK, RunStore, StoredRun, discard
+from bench.runs.tasks import TaskCache
+
+__all__ = ["MatrixInterrupted", "RunResult", "expand", "run_matrix"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What became of one specification.
+
+    Attributes:
+        spec: the specification.
+        status: ``done`` (run now), ``stored`` (was there already) or ``failed``.
+        run: the stored run, unless it failed.
+        error: the exception of a failed run.
+        record: folder with the record of the failure.
+        seconds: wall seconds spent on it now.
+    """
+
+    spec: RunSpec
+    status: Literal["done", "stored", "failed"]
+    run: StoredRun | None = None
+    error: Exception | None = None
+    record: Path | None = None
+    seconds: float = 0.0
+
+
+class MatrixInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a matrix; ``results`` holds what was finished before it."""
+
+    def __init__(self, results: Sequence[RunResult], current: RunSpec) -> None:
+        super().__init__(
+            f"interrupted during {current.label}; {len(results)} runs before it are kept"
+        )
+        self.results = tuple(results)
+        self.current = current
+
+
+def expand(
+    methods: Sequence[str], targets: Sequence[str], seeds: Sequence[int] = (0,), **common: Any
+) -> list[RunSpec]:
+    """Make the specifications of a matrix, targets first, so that neighbours share their data.
+
+    Args:
+        methods: method names.
+        targets: target domains.
+        seeds: training seeds; methods without random training run once, with seed 0.
+        **common: further fields of :class:`RunSpec`, the same for all.
+
+    Returns:
+        Resolved specifications (sources explicit) without repetitions.
+
+    Raises:
+        ConfigError, MissingExtraError: any of them is wrong; nothing has been run yet.
+    """
+    specs: dict[str, RunSpec] = {}
+    for target in targets:
+        for method in methods:
+            for seed in seeds:
+                spec = RunSpec(method=method, target=target, seed=seed, **common)
+                resolved = resolve_spec(spec).spec
+                specs.setdefault(hash_json(resolved.model_dump(mode="json")), resolved)
+    return list(specs.values())
+
+
+def run_matrix(
+    specs: Iterable[RunSpec],
+    store: RunStore,
+    *,
+    force: bool = False,
+    progress: Reporter | None = None,
+    on_result: Callable[[RunResult], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> list[RunResult]:
+    """Run specifications one after the other; skip what is stored, record failures and go on.
+
+    Runs that another process works on are left for the end, and are then waited for.
+
+    Args:
+        specs: what to run.
+        store: where results are kept.
+        force: run again what is stored.
+        progress: reporter; None shows nothing.
+        on_result: called with every result as soon as it is known.
+        checkpoint_seconds: how much work may be lost to a kill.
+
+    Returns:
+        One result per specification, in the order given.
+
+    Raises:
+        ConfigError, MissingExtraError: wrong use or missing data, found before the first run starts.
+        MatrixInterrupted: Ctrl-C; finished runs are stored, the current one keeps its checkpoints.
+    """
+    progress = progress or QuietProgress()
+    ordered = list(specs)
+    require_available(resolve_spec(spec).spec for spec in ordered)
+    tasks = TaskCache()
+    results: dict[int, RunResult] = {}
+    waiting = list(enumerate(ordered))
+    for wait in (False, True):
+        deferred: list[tuple[int, RunSpec]] = []
+        for index, spec in waiting:
+            title = f"[{index + 1}/{len(ordered)}] {spec.label}"
+            try:
+                with progress.stage(title):
+                    result = _one(spec, store, force, progress, tasks, wait, checkpoint_seconds)
+            except RunInUseError:
+                progress.line(f"{title}: another process works on it; left for the end")
+                deferred.append((index, spec))
+                continue
+            except KeyboardInterrupt as error:
+                finished = [results[i] for i in sorted(results)]
+                raise MatrixInterrupted(finished, spec) from error
+            results[index] = result
+            progress.line(f"{title}: {_outcome(result)}")
+            if on_result is not None:
+                on_result(result)
+        waiting = deferred
+    return [results[i] for i in sorted(results)]
+
+
+def _one(
+    spec: RunSpec,
+    store: RunStore,
+    force: bool,
+    progress: Reporter,
+    tasks: TaskCache,
+    wait: bool,
+    checkpoint_seconds: float,
+) -> RunResult:
+    began = time.perf_counter()
+    started = utc_now()
+    try:
+        run = execute(
+            spec,
+            store,
+            force=force,
+            progress=progress,
+            tasks=tasks,
+            wait=wait,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+    except RunInUseError:
+        raise
+    except Exception as error:
+        record = record_failure(spec, store, error, started)
+        return RunResult(spec, "failed", None, error, record, time.perf_counter() - began)
+    fresh = str(run.manifest.get("finished", "")) >= started
+    forget_failure(spec, store)
+    return RunResult(
+        spec, "done" if fresh else "stored", run, None, None, time.perf_counter() - began
+    )
+
+
+def _outcome(result: RunResult) -> str:
+    if result.status == "failed":
+        return f"failed: {result.error}"
+    assert result.run is not None  # noqa: S101  (tells the type checker what the status implies)
+    figures = result.run.metrics["metrics"]
+    shown = ", ".join(
+        f"{name.upper()} {figures[name]['mean']:.4f}" for name in ("ndcg@1", "ndcg@5")
+    )
+    if result.status == "stored":
+        return f"{shown} (stored before)"
+    return f"{shown} in {duration(result.seconds)}"
+
+
+def _failure_key(spec: RunSpec) -> str:
+    return hash_json(spec.portable())[:16]
+
+
+def record_failure(spec: RunSpec, store: RunStore, error: Exception, started: str) -> Path | None:
+    """Write ``failed/<target>/<method>-s<seed>-<key>``; None where even that cannot be written."""
+    folder = store.failed_folder(spec.target, spec.method, spec.seed, _failure_key(spec))
+    trace = "".join(traceback.format_exception(error))
+    record = {
+        "format": FORMAT,
+        "status": "failed",
+        "spec": spec.portable(),
+        "error": type(error).__name__,
+        "message": str(error),
+        "exit_code": error.exit_code if isinstance(error, BenchError) else 1,
+        "traceback": trace,
+        "started": started,
+        "finished": utc_now(),
+    }
+    try:
+        with atomic_folder(folder, replace=True) as partial:
+            write_json(partial / MANIFEST, record)
+            write_text(partial / LOG, trace)
+    except (OSError, ResultError):
+        # A full disk is a common reason of failures; the caller still gets the error itself.
+        return None
+    return folder
+
+
+def forget_failure(spec: RunSpec, store: RunStore) -> None:
+    """Remove the record of an earlier failure of a run that has now succeeded."""
+    folder = store.failed_folder(spec.target, spec.method, spec.seed, _failure_key(spec))
+    if folder.exists():
+        discard(folder, store.root / WORK)

@@ -1,0 +1,125 @@
+"""From a specification to a class, a configuration and its sources; nothing is loaded or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench.data.catalogue import default_sources
+from bench.data.load import known_names, missing_domains, not_found
+from bench.errors import ConfigError, unknown_name
+from bench.methods import Capabilities, Method
+from bench.methods.config import config_dict, resolve_config
+from bench.methods.registry import resolve as resolve_method
+from bench.methods.registry import source_sha256
+from bench.runs.spec import RunSpec
+
+__all__ = ["Resolved", "require_available", "resolve_spec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A specification whose every name has been looked up.
+
+    Attributes:
+        spec: the specification, with sources and seed made explicit.
+        method_cls: the method's class.
+        config: its validated configuration.
+        capabilities: what the configured method needs.
+        plugin_sha256: SHA-256 of a plugin's source, None for built-in methods.
+    """
+
+    spec: RunSpec
+    method_cls: type[Method]
+    config: BaseModel
+    capabilities: Capabilities
+    plugin_sha256: str | None
+
+    @property
+    def config_values(self) -> dict[str, Any]:
+        """The resolved configuration as JSON values."""
+        return dict(config_dict(self.config))
+
+
+def resolve_spec(spec: RunSpec) -> Resolved:
+    """Look up the method, validate its configuration and fix sources and seed.
+
+    Raises:
+        ConfigError: an unknown method, domain, profile or configuration key; a source that is the
+            target; a method that needs sources and has none; a candidate file without
+            ``negatives=imported`` or the reverse.
+        MissingExtraError: the method needs a package or asset that is absent.
+    """
+    method_cls = resolve_method(spec.method)
+    config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
+    capabilities = method_cls.capabilities(config)
+    _require_known(spec.target, spec)
+    if (spec.protocol.negatives == "imported") != (spec.candidates is not None):
+        raise ConfigError(
+            "a candidate file and negatives 'imported' belong together: "
+            f"negatives are {spec.protocol.negatives!r}, candidate file {spec.candidates}."
+        )
+    if spec.extra_candidate_seeds and spec.protocol.negatives in ("full", "imported"):
+        raise ConfigError(
+            f"further candidate seeds {spec.extra_candidate_seeds} with {spec.protocol.negatives!r} "
+            "negatives, which are not drawn. Leave the seeds out or use --negatives uniform."
+        )
+    update: dict[str, Any] = {
+        "sources": _sources(spec, capabilities),
+        "seed": spec.seed if capabilities.trainable else 0,
+    }
+    return Resolved(
+        spec.model_copy(update=update),
+        method_cls,
+        config,
+        capabilities,
+        source_sha256(method_cls),
+    )
+
+
+def _require_known(name: str, spec: RunSpec) -> None:
+    known = known_names(spec.data_root)
+    if name not in known:
+        raise unknown_name("domain", name, known)
+
+
+def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
+    if not capabilities.needs_sources:
+        return ()
+    sources = default_sources(spec.target) if spec.sources is None else spec.sources
+    if not sources:
+        raise ConfigError(
+            f"{spec.method} learns from source domains, and {spec.target} has none: it was given "
+            f"{'none' if spec.sources is not None else 'no --sources and is in no study group'}. "
+            "Name some, for example --sources amazon-sports,amazon-clothing."
+        )
+    for name in sources:
+        _require_known(name, spec)
+    if spec.target in sources:
+        raise ConfigError(
+            f"{spec.target} is both the target and a source; a source must be another domain."
+        )
+    if len(set(sources)) != len(sources):
+        raise ConfigError(f"a source is named twice: {', '.join(sources)}.")
+    return tuple(sources)
+
+
+def require_available(specs: Iterable[RunSpec]) -> None:
+    """Fail with one error that lists every missing domain of all specifications.
+
+    Raises:
+        ConfigError: a domain that nobody knows.
+        DataError: at least one target or source is not on disk; the message names the ways to get it.
+    """
+    by_root: dict[Path | None, list[str]] = {}
+    for spec in specs:
+        names = by_root.setdefault(spec.data_root, [])
+        names.extend(n for n in (spec.target, *(spec.sources or ())) if n not in names)
+    for root, names in by_root.items():
+        missing = missing_domains(names, data_root=root)
+        if missing:
+            raise not_found(missing, data_root=root)

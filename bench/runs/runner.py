@@ -1,0 +1,222 @@
+"""One run: resolve, prepare, fit, score, evaluate, store; whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import BenchError, MethodError, ResultError
+from bench.io import lock, require_free_space
+from bench.methods import Progress
+from bench.runs.attempt import Attempt
+from bench.runs.progress import QuietProgress
+from bench.runs.publish import publish, recover
+from bench.runs.resolve import Resolved, require_available, resolve_spec
+from bench.runs.sets import SetRequest, wanted_sets
+from bench.runs.spec import RunSpec, run_id
+from bench.runs.store import RunStore, StoredRun
+from bench.runs.tasks import LoadedTask, TaskCache
+from bench.runs.work import Work
+
+__all__ = ["CHECKPOINT_SECONDS", "PreparedRun", "RunInUseError", "execute", "prepare"]
+
+CHECKPOINT_SECONDS = 20.0
+"""Work worth this many seconds is saved, so that a killed run need not repeat it."""
+
+_BYTES_PER_USER = 64
+_BYTES_AT_LEAST = 64_000_000
+
+
+class RunInUseError(ResultError):
+    """Another process works on the same run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRun:
+    """A run whose identity is known and that can start.
+
+    Attributes:
+        resolved: method, configuration, sources.
+        loaded: its task.
+        users: canonical indices of the scored users, int32, ascending.
+        users_hash: identity of that set.
+        run_id: identity of the run.
+    """
+
+    resolved: Resolved
+    loaded: LoadedTask
+    users: NDArray[np.int32]
+    users_hash: str
+    run_id: str
+
+    @property
+    def spec(self) -> RunSpec:
+        """The specification with sources and seed made explicit."""
+        return self.resolved.spec
+
+
+def prepare(
+    spec: RunSpec, *, tasks: TaskCache | None = None, progress: Progress | None = None
+) -> PreparedRun:
+    """Look everything up, build the task and compute the run's identity; nothing is trained.
+
+    Raises:
+        ConfigError, MissingExtraError: wrong use; a domain is not on disk.
+        DataError, ProtocolError: a domain cannot be read, or the task not be built.
+    """
+    resolved = resolve_spec(spec)
+    require_available([resolved.spec])
+    with (progress or QuietProgress()).stage(f"prepare {resolved.spec.target}"):
+        loaded = (tasks or TaskCache()).get(resolved.spec)
+        task = loaded.task
+        users = task.subset(resolved.spec.limit_users)
+        users_hash = task.users_hash(users)
+    identity = run_id(
+        task_hash=task.task_hash,
+        users_hash=users_hash,
+        method=resolved.method_cls.name,
+        version=resolved.method_cls.version,
+        plugin_sha256=resolved.plugin_sha256,
+        config=resolved.config_values,
+        sources=[(name, task.source_hashes[name]) for name in resolved.spec.sources or ()],
+        seed=resolved.spec.seed,
+        init_seed=resolved.spec.init_seed,
+        dtype=resolved.spec.dtype,
+    )
+    return PreparedRun(resolved, loaded, users, users_hash, identity)
+
+
+def execute(
+    spec: RunSpec,
+    store: RunStore,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    tasks: TaskCache | None = None,
+    wait: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> StoredRun:
+    """Run a specification and store the result, or return the stored result.
+
+    A run that was killed goes on from the method's own checkpoint, from the fitted model if fitting
+    was done, and from the last saved chunk of scores. Two processes never work on the same run.
+
+    Args:
+        spec: what to run.
+        store: where results are kept.
+        force: run again although the result is stored; the old result stays until the new one is
+            complete.
+        progress: reporter; None shows nothing.
+        tasks: tasks shared between runs; None builds one.
+        wait: whether to wait for another process that works on the same run.
+        checkpoint_seconds: how much work may be lost to a kill.
+
+    Returns:
+        The stored run.
+
+    Raises:
+        BenchError: the run failed; nothing half-written is left in the store.
+        KeyboardInterrupt: passed on; checkpoints are kept and the same command goes on from there.
+    """
+    progress = progress or QuietProgress()
+    prepared = prepare(spec, tasks=tasks, progress=progress)
+    with _clear_errors(prepared.resolved):
+        work = Work(store.work_folder(prepared.run_id))
+        wanted = wanted_sets(prepared.spec)
+        found = None if force else _stored(store, prepared)
+        if found is not None and not missing_sets(found, wanted) and not work.folder.exists():
+            return found
+        n_sets = 1 + len(wanted)
+        require_free_space(
+            store.root, _BYTES_AT_LEAST + _BYTES_PER_USER * n_sets * len(prepared.users)
+        )
+        with _locked(work, prepared, wait=wait, progress=progress):
+            recover(store, prepared.run_id)
+            # Another process may have finished the run while this one waited.
+            found = None if force else _stored(store, prepared)
+            if found is not None and not missing_sets(found, wanted):
+                work.clear()
+                return found
+            if found is not None:
+                wanted = _united(found, wanted)
+            attempt = Attempt(prepared, work, progress, wanted, checkpoint_seconds)
+            try:
+                attempt.run(anew=force, earlier=found)
+                stored = publish(store, prepared, work)
+            except (KeyboardInterrupt, OSError, MemoryError):
+                raise
+            except Exception:
+                # A checkpoint of a run that fails by itself would only fail again; keep the log.
+                work.drop_progress()
+                raise
+            work.clear()
+            return stored
+
+
+@contextmanager
+def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress) -> Iterator[None]:
+    """Hold the run's lock; released by the system when the process dies."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(work.folder, timeout=0))
+        except ResultError as error:
+            label = f"run {prepared.run_id} ({prepared.spec.label})"
+            if not wait:
+                raise RunInUseError(
+                    f"{label} is being worked on by another process; wait for it or stop it."
+                ) from error
+            progress.status(f"waiting for another process that works on {label}")
+            stack.enter_context(lock(work.folder))
+        yield
+
+
+def missing_sets(run: StoredRun, wanted: tuple[SetRequest, ...]) -> tuple[SetRequest, ...]:
+    """The wanted request sets that a stored run has not been scored on."""
+    have = {(s["kind"], s.get("candidate_seed")) for s in run.sets.values()}
+    return tuple(w for w in wanted if (w.kind, w.candidate_seed) not in have)
+
+
+def _united(run: StoredRun, wanted: tuple[SetRequest, ...]) -> tuple[SetRequest, ...]:
+    """Wanted sets and those already stored: a run never loses a set it had."""
+    have = tuple(SetRequest(s["kind"], s.get("candidate_seed")) for s in run.sets.values())
+    return tuple(dict.fromkeys(have + wanted))
+
+
+def _stored(store: RunStore, prepared: PreparedRun) -> StoredRun | None:
+    spec = prepared.spec
+    return store.find(spec.target, prepared.resolved.method_cls.name, spec.seed, prepared.run_id)
+
+
+@contextmanager
+def _clear_errors(resolved: Resolved) -> Iterator[None]:
+    """Turn what is not this package's own error into one that says method, cause and remedy."""
+    label = resolved.spec.label
+    try:
+        yield
+    except BenchError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResultError(
+                f"{label}: the disk is full ({error.strerror}{_where(error)}). Nothing half-written "
+                "was kept in the store. Free some space, or choose another folder (BENCH_STORE, "
+                "BENCH_CACHE), and repeat the command; it goes on from the last checkpoint."
+            ) from error
+        raise ResultError(
+            f"{label}: cannot read or write: {error.strerror or error}{_where(error)}. "
+            "Repair the cause and repeat the command; it goes on from the last checkpoint."
+        ) from error
+    except MemoryError as error:
+        raise MethodError(
+            f"{label}: out of memory. Use a smaller batch size, fewer users or another profile; "
+            "the same command goes on from the last checkpoint."
+        ) from error
+
+
+def _where(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""

@@ -1,0 +1,125 @@
+"""What a run is asked to be: every choice a user can make, frozen, and its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from bench.io import hash_json
+from bench.protocol.types import ProtocolOptions
+
+__all__ = ["RUN_ID_DIGITS", "RunSpec", "run_id"]
+
+RUN_ID_DIGITS = 16
+
+
+class RunSpec(BaseModel):
+    """One cell of a matrix: a method on a target with a seed.
+
+    Attributes:
+        method: registered name, ``recbole:NAME`` or ``path/to/file.py:Class``.
+        target: name of the domain whose users are ranked.
+        sources: source domains; None = the rest of the target's study group. Methods that need no
+            sources get none, whatever is given here.
+        profile: named hyper-parameters of the method, for example ``cpu`` or ``paper``.
+        seed: training seed, >= 0; methods without random training always run with 0.
+        init_seed: seed of adapter initialisation, >= 0, fixed per study.
+        overrides: configuration values that differ from the profile.
+        protocol: split, negatives, guard and test-candidate seed (all part of ``task_hash``).
+        candidates: candidate file, only with ``protocol.negatives = "imported"``.
+        limit_users: how many test users are scored (a nested hash-chosen subset), None = all.
+        extra_candidate_seeds: further test-candidate seeds scored by the same fit.
+        full_ranking: also rank the whole catalogue with the same fit.
+        device: torch device string.
+        dtype: number format of the model.
+        threads: CPU threads, >= 1; None = all that the process may use.
+        ties: how events of equal time are ordered: as in the ``file``, or by a keyed ``hash``.
+        data_root: folder with ready domains; None = ``BENCH_DATA_ROOT`` and the caches.
+        keep_model: whether the fitted model is stored with the run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(min_length=1)
+    target: str = Field(min_length=1)
+    sources: tuple[str, ...] | None = None
+    profile: str = "cpu"
+    seed: int = Field(default=0, ge=0)
+    init_seed: int = Field(default=0, ge=0)
+    overrides: Mapping[str, Any] = Field(default_factory=dict)
+    protocol: ProtocolOptions = ProtocolOptions()
+    candidates: Path | None = None
+    limit_users: int | None = Field(default=None, ge=1)
+    extra_candidate_seeds: tuple[int, ...] = ()
+    full_ranking: bool = False
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int | None = Field(default=None, ge=1)
+    ties: Literal["file", "hash"] = "file"
+    data_root: Path | None = None
+    keep_model: bool = False
+
+    @field_validator("extra_candidate_seeds")
+    @classmethod
+    def _seeds_are_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(seed < 0 for seed in value):
+            raise ValueError("candidate seeds must be >= 0")
+        return tuple(dict.fromkeys(value))
+
+    @property
+    def label(self) -> str:
+        """One line for people: method, target and seed."""
+        return f"{self.method} on {self.target}, seed {self.seed}"
+
+    def portable(self) -> dict[str, Any]:
+        """The specification as JSON values, without the paths of this machine."""
+        return self.model_dump(mode="json", exclude={"data_root", "candidates"})
+
+
+def run_id(
+    *,
+    task_hash: str,
+    users_hash: str,
+    method: str,
+    version: str,
+    plugin_sha256: str | None,
+    config: Mapping[str, Any],
+    sources: Sequence[tuple[str, str]],
+    seed: int,
+    init_seed: int,
+    dtype: str,
+) -> str:
+    """Identity of a run: 16 hex digits of a SHA-256 over everything that may change its scores.
+
+    Device, threads and folders are not in it: they change scores by rounding at most. The same holds
+    for additional request sets, which are scored by the same fit.
+
+    Args:
+        task_hash: identity of the task (guarded data, split, candidates, options).
+        users_hash: identity of the set of scored users.
+        method: the method's own ``name``.
+        version: the method's ``version``.
+        plugin_sha256: SHA-256 of a plugin's source file, None for built-in methods.
+        config: the resolved configuration as JSON values.
+        sources: name and guarded training-data hash of every source, in the user's order.
+        seed: training seed (0 for methods without random training).
+        init_seed: seed of adapter initialisation.
+        dtype: number format.
+    """
+    identity = {
+        "identity": 1,
+        "task_hash": task_hash,
+        "users_hash": users_hash,
+        "method": method,
+        "version": version,
+        "plugin_sha256": plugin_sha256,
+        "config": dict(config),
+        "sources": [list(source) for source in sources],
+        "seed": seed,
+        "init_seed": init_seed,
+        "dtype": dtype,
+    }
+    return hash_json(identity)[:RUN_ID_DIGITS]
