@@ -136,8 +136,9 @@ def load_folder(folder: Path) -> Domain:
     def array(name: str) -> NDArray[Any]:
         # mmap cannot map zero bytes; an empty array is simply read.
         path = folder / f"{name}.npy"
-        mode = "r" if lengths[name] else None
-        loaded: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
+        loaded: NDArray[Any] = np.load(
+            path, mmap_mode="r" if lengths[name] else None, allow_pickle=False
+        )
         if len(loaded) != lengths[name]:
             raise ResultError(f"{path}: {len(loaded)} values, expected {lengths[name]}.")
         return loaded.view(np.ndarray)

@@ -51,6 +51,7 @@ def load_domain(
         "namespace": source.namespace,
         "group": source.group,
         "selection": source.selection,
+        "notes": source.notes,
         "ties": ties,
         "on_error": on_error,
     }
@@ -63,6 +64,9 @@ def _build(source: Source, hashes: list[list[str]], ties: Ties, on_error: OnErro
         {"name": name, "sha256": digest, "size": path.stat().st_size}
         for path, (name, digest) in zip(source.files, hashes, strict=True)
     ]
+    provenance = {"reader": source.reader, "files": files, **source.selection}
+    if source.notes:
+        provenance["import"] = source.notes
     return prepare(
         raw,
         name=source.name,
@@ -70,7 +74,7 @@ def _build(source: Source, hashes: list[list[str]], ties: Ties, on_error: OnErro
         ties=ties,
         namespace=source.namespace,
         group=source.group,
-        provenance={"reader": source.reader, "files": files, **source.selection},
+        provenance=provenance,
         on_missing_item="placeholder" if on_error == "skip" else "raise",
     )
 

@@ -233,10 +233,8 @@ def _chronological(
 def _first_of_pairs(
     users: NDArray[np.int64], items: NDArray[np.int64], n_items: int
 ) -> NDArray[np.bool_]:
-    pairs = users * n_items + items
-    keep = np.zeros(len(pairs), dtype=np.bool_)
-    keep[np.unique(pairs, return_index=True)[1]] = True
-    return keep
+    pairs = pl.Series(users * n_items + items)
+    return pairs.is_first_distinct().to_numpy()
 
 
 def _items(
@@ -263,7 +261,7 @@ def _items(
         for identifier, title in table.select("item", "title").iter_rows()
     ]
     n_placeholders = int((table["title"] == "").sum())
-    extra = {
+    extra: dict[str, StringColumn] = {
         column: StringColumn.from_list(table[column].to_list())
         for column in ("brand", "category")
         if column in table.columns

@@ -21,7 +21,7 @@ import polars as pl
 from bench import assets
 from bench.data.catalogue import CATALOGUE, CatalogueEntry
 from bench.data.raw import OnError, RawData
-from bench.data.readers import amazon, movielens  # noqa
+from bench.data.readers import amazon, movielens
 from bench.data.readers.atomic import find_atomic, read_atomic
 from bench.errors import ConfigError, DataError, ResultError
 from bench.io import cache_root, read_json
@@ -51,6 +51,7 @@ class Source:
         read: reads them.
         k_core, namespace, group: options of the catalogue or of the import.
         selection: further options that decide the content (JSON), part of the cache key.
+        notes: what an import recorded; goes to ``Domain.provenance["import"]``.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     namespace: str | None = None
     group: str | None = None
     selection: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def domains_root() -> Path:
@@ -134,29 +136,41 @@ def _probe(name: str, folder: Path) -> Source | None:
         return _atomic(name, inter, find_atomic(folder, name, "item"), known, folder)
     if known is None:
         return None
-    official: tuple[str, tuple[Path, ...], Callable[[OnError], RawData]] | None = None
     if known.kind == "amazon-2014":
         reviews, meta = (folder / file.name for file in known.files)
         if reviews.is_file():
-            files = (reviews, meta) if meta.is_file() else (reviews,)
-            official = (
-                "amazon-2014",
-                files,
-                lambda on_error: amazon.read_amazon(*files, on_error=on_error),
-            )
+            return _official(known, *_amazon(reviews, meta))
     elif known.kind == "movielens":
         place = movielens.find_movielens(folder, name)
         if place is not None:
-            files = movielens.source_files(place)
-            official = (
-                "movielens",
-                files,
-                lambda on_error: movielens.read_movielens(place, on_error=on_error),
-            )
-    if official is None:
-        return None
-    reader, paths, read = official
-    return Source(name, reader, paths, read, known.k_core, known.namespace, known.group)
+            return _official(known, *_movielens(place))
+    return None
+
+
+def _official(
+    known: CatalogueEntry, files: tuple[Path, ...], read: Callable[[OnError], RawData]
+) -> Source:
+    options = (known.k_core, known.namespace, known.group)
+    return Source(known.name, known.kind, files, read, *options)
+
+
+_FilesAndReader = tuple[tuple[Path, ...], Callable[[OnError], RawData]]
+
+
+def _amazon(reviews: Path, meta: Path) -> _FilesAndReader:
+    titles = meta if meta.is_file() else None
+
+    def read(on_error: OnError) -> RawData:
+        return amazon.read_amazon(reviews, titles, on_error=on_error)
+
+    return (reviews,) if titles is None else (reviews, titles), read
+
+
+def _movielens(place: Path) -> _FilesAndReader:
+    def read(on_error: OnError) -> RawData:
+        return movielens.read_movielens(place, on_error=on_error)
+
+    return movielens.source_files(place), read
 
 
 def _atomic(
@@ -168,14 +182,16 @@ def _atomic(
     files = (inter,) if item is None else (inter, item)
     if (folder / IMPORT_FILE).is_file():
         try:
-            options = read_json(folder / IMPORT_FILE)["options"]
+            record = read_json(folder / IMPORT_FILE)
+            options = record["options"]
             chosen = (options["k_core"], options["namespace"], options["group"])
+            notes = {"imported_from": record["sources"], "lines_skipped": record["lines_skipped"]}
         except (ResultError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder / IMPORT_FILE}: damaged ({error}); expected what `bench data import` "
                 f"wrote. Import {name} again."
             ) from error
-        return Source(name, "atomic", files, read, *chosen)
+        return Source(name, "atomic", files, read, *chosen, notes=notes)
     if known is None:
         return Source(name, "atomic", files, read)
     return Source(name, "atomic", files, read, known.k_core, known.namespace, known.group)

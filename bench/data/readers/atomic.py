@@ -7,7 +7,7 @@ loader: fields are split at tabs only (titles may hold quotation marks), times a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -106,7 +106,7 @@ def read_item_file(item: Path, errors: LineErrors) -> pl.DataFrame:
 
 def _read(
     path: Path,
-    wanted: dict[str, tuple[str, ...]],
+    wanted: Mapping[str, tuple[str, ...]],
     errors: LineErrors,
     floats: Sequence[str],
     *,
@@ -133,7 +133,7 @@ def _read(
 def _header(
     lines: Lines,
     path: Path,
-    wanted: dict[str, tuple[str, ...]],
+    wanted: Mapping[str, tuple[str, ...]],
     floats: Sequence[str],
     optional: Sequence[str],
 ) -> tuple[list[tuple[str, int]], int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import polars as pl
 
@@ -47,8 +47,12 @@ def open_source(path: Path) -> Iterator[IO[bytes]]:
             reading inside the block).
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            yield stream
+        with path.open("rb") as plain:
+            if path.suffix != ".gz":
+                yield plain
+                return
+            with gzip.open(plain) as unpacked:
+                yield cast("IO[bytes]", unpacked)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path}: damaged or truncated gzip file ({error}); expected a complete .gz file. "
