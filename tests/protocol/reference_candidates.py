@@ -94,3 +94,71 @@ def candidates(
     position = mix64(k ^ 0x706F736974696F6E) % (m + 1)
     row[position], row[m] = row[m], row[position]
     return row, position
+
+
+def golden() -> dict[str, object]:
+    """The published vectors: ``python tests/protocol/reference_candidates.py > golden file``."""
+    users = ["A1", "A3EBHHCZO6V2A4", "u", "Zoë", "用户7", "1"]
+    hashes = [
+        {"id": u, "fnv1a": f"{fnv1a(u.encode()):016x}", "mixed": f"{mix64(fnv1a(u.encode())):016x}"}
+        for u in users
+    ]
+    streams = []
+    for seed, split, domain in [
+        (0, "test", "amazon-beauty"),
+        (0, "valid", "amazon-beauty"),
+        (7, "test", "ml-1m"),
+    ]:
+        k = key("A1", seed, split, domain)
+        stream = halves(k)
+        streams.append(
+            {
+                "seed": seed,
+                "split": split,
+                "domain": domain,
+                "salt": f"{salt64('candidates', seed, split, domain):016x}",
+                "user": "A1",
+                "key": f"{k:016x}",
+                "draws": [f"{next(stream):08x}" for _ in range(6)],
+            }
+        )
+    cases = []
+    for n, m, twins, weighted in [
+        (100, 10, 0, False), (100, 29, 0, False), (1000, 29, 0, False), (12101, 29, 0, False),
+        (12101, 99, 0, False), (60, 29, 10, False), (45, 29, 0, False), (1000, 29, 100, True), (200, 99, 0, True),
+    ]:  # fmt: skip
+        titles = [f"Title  {i % (n - twins)}" for i in range(n)]
+        weights = [1 + 200 // (i + 1) for i in range(n)] if weighted else None
+        rows = []
+        for number, user in enumerate(users):
+            history = [(number * 31 + 7 * j) % n for j in range(5 + number)]
+            positive = history[-1]
+            row, position = candidates(
+                user, titles, history, positive, m, seed=3, domain="golden", weights=weights
+            )
+            rows.append({"user": user, "history": history, "candidates": row, "position": position})
+        cases.append(
+            {
+                "n_items": n,
+                "n_negatives": m,
+                "titles": f"'Title  ' + str(i mod {n - twins})",
+                "distinct_titles": n - twins,
+                "weights": "1 + 200 div (i + 1)" if weighted else None,
+                "seed": 3,
+                "split": "test",
+                "domain": "golden",
+                "rows": rows,
+            }
+        )
+    return {
+        "format": "weavebench.candidates.v1",
+        "hashes": hashes,
+        "streams": streams,
+        "cases": cases,
+    }
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(golden(), indent=1, ensure_ascii=False))
