@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,23 +133,26 @@ def test_subsets_are_nested_and_ignore_other_users(domain: Domain, task: Task) -
     sizes = [1, 3, 10, 25, 40]
     subsets = [set(task.subset(n).tolist()) for n in sizes]
     assert [len(s) for s in subsets] == sizes
-    assert all(a < b for a, b in zip(subsets, subsets[1:], strict=False))
+    assert all(a < b for a, b in pairwise(subsets))
     assert task.subset(None).tolist() == task.subset(10_000).tolist() == list(range(40))
     assert (np.diff(task.subset(10)) > 0).all()
     assert subsets[2] != set(range(10))
     ids = domain.user_ids.to_list()
     rows = np.arange(0, 40, 2)
     half = build_task(keep_users(domain, rows), options=options())
-    order = [
-        ids[u] for n in range(1, 41) for u in task.subset(n) if u not in task.subset(n - 1 or 1)
-    ]
-    kept = [u for u in order if u in {ids[r] for r in rows}]
-    names = half._part.domain.user_ids
-    for n in range(2, 19):
-        chosen = {names[int(u)] for u in half.subset(n)} - {names[int(half.subset(1)[0])]}
-        assert chosen <= set(kept[: n + 1])
+    kept = {ids[row] for row in rows}
+    assert in_order(half) == [user for user in in_order(task) if user in kept]
     with pytest.raises(ProtocolError, match="a subset of 0 users"):
         task.subset(0)
+
+
+def in_order(task: Task) -> list[str]:
+    """Raw user ids in the order in which growing subsets take them."""
+    ids = task._part.domain.user_ids
+    taken: list[str] = []
+    for n in range(1, task.n_users + 1):
+        taken.extend(ids[int(u)] for u in task.subset(n) if ids[int(u)] not in taken)
+    return taken
 
 
 def keep_users(domain: Domain, rows: np.ndarray) -> Domain:
