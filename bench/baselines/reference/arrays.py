@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -10,18 +12,23 @@ from bench.data.domain import Sequences
 from bench.methods import DomainView
 
 __all__ = [
-    "add_at_candidates",
     "co_occurrences",
+    "decayed",
     "interactions",
     "item_counts",
-    "last_items",
+    "last_events",
     "log_popularity",
+    "sum_over_history",
 ]
 
 # Elements of a dense working block: 4 M float32 are 16 MB, which stays near the cache.
 _BLOCK = 4_000_000
+# A lookup in a sparse row costs about as much as this many cells of a dense product (measured on
+# 35,598 users x 30 candidates x 18,357 items: 2.4 s by lookup, 9.0 s by product).
+_LOOKUP_COST = 100
 # A pair weight below this share of the largest is left out: it cannot change an order that matters.
 _NEGLIGIBLE = 1e-3
+_FORGOTTEN = 1e-4
 
 
 def item_counts(domain: DomainView) -> NDArray[np.int64]:
@@ -83,33 +90,93 @@ def co_occurrences(
     return total
 
 
-def last_items(sequences: Sequences) -> NDArray[np.int64]:
-    """Newest item of every sequence, -1 where it is empty; int64, shape ``(n,)``."""
-    last = np.full(len(sequences), -1, dtype=np.int64)
-    filled = sequences.lengths > 0
-    last[filled] = sequences.items[sequences.offsets[1:][filled] - 1]
-    return last
-
-
-def add_at_candidates(
-    scores: NDArray[np.float32],
-    candidates: NDArray[np.int32],
-    rows: sp.csr_array,
-    table: sp.csr_array,
-) -> None:
-    """Add ``(rows @ table)[i, candidates[i]]`` to ``scores[i]``, block by block.
-
-    Only a block of rows of the product is ever dense, so memory stays at tens of MB for any number
-    of requests, and for full ranking.
+def decayed(history: Sequences, decay: float) -> tuple[Sequences, NDArray[np.float64]]:
+    """The events of a history that still count, and their weights ``decay ** age``.
 
     Args:
-        scores: float32, shape ``(n, c)``, changed in place.
-        candidates: int32, shape ``(n, c)``.
-        rows: sparse, shape ``(n, m)``.
-        table: sparse, shape ``(m, n_items)``.
+        history: n rows, oldest first; the newest event has age 0.
+        decay: in (0, 1]; events with a weight below 0.0001 are left out.
+
+    Returns:
+        the shortened history (n rows) and one float64 weight per remaining event.
     """
+    age = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.items))
+    weights = np.power(decay, age.astype(np.float64))
+    keep = weights >= _FORGOTTEN
+    return history.select(keep), weights[keep]
+
+
+def last_events(sequences: Sequences) -> Sequences:
+    """The newest event of every sequence; rows of length 1, or 0 where there is none."""
+    keep = np.zeros(len(sequences.items), dtype=np.bool_)
+    keep[sequences.offsets[1:][sequences.lengths > 0] - 1] = True
+    return sequences.select(keep)
+
+
+def sum_over_history(
+    table: sp.csr_array | NDArray[np.floating],
+    history: Sequences,
+    candidates: NDArray[np.int32],
+    weights: NDArray[np.floating] | None = None,
+) -> NDArray[np.float32]:
+    """Sum ``weight * table[h, candidate]`` over the history items h of every request.
+
+    Works in blocks of bounded size, so memory stays at tens of MB for any number of requests and
+    for full ranking. The sum of a row does not depend on the other rows.
+
+    Args:
+        table: item-item values, shape ``(n_items, n_items)``, dense or sparse (sorted indices).
+        history: n rows.
+        candidates: int32, shape ``(n, c)``.
+        weights: one per history event, or None for 1.
+
+    Returns:
+        float32, shape ``(n, c)``; 0 where the history is empty.
+    """
+    values = np.zeros(candidates.shape, dtype=np.float32)
+    weight = np.ones(len(history.items)) if weights is None else weights
+    weight = weight.astype(np.float32)
+    c = candidates.shape[1]
+    if sp.issparse(table) and c * _LOOKUP_COST > table.shape[1]:
+        _by_product(values, table, interactions(history, table.shape[0], weight), candidates)
+        return values
+    start, bound = 0, max(1, _BLOCK // max(1, c))
+    while start < len(history):
+        # Whole rows per block: it ends before its events x candidates exceed the bound.
+        limit = history.offsets[start] + bound
+        stop = max(start + 1, int(np.searchsorted(history.offsets, limit, side="right")) - 1)
+        stop = min(stop, len(history))
+        offsets = history.offsets[start : stop + 1]
+        lengths = np.diff(offsets)
+        filled = np.flatnonzero(lengths > 0)
+        if len(filled):
+            events = slice(int(offsets[0]), int(offsets[-1]))
+            wanted = candidates[np.repeat(np.arange(start, stop), lengths)]
+            found = _lookup(table, history.items[events], wanted) * weight[events, None]
+            # reduceat sums from one start to the next: an empty row would take its neighbour's.
+            values[start + filled] = np.add.reduceat(found, offsets[filled] - offsets[0], axis=0)
+        start = stop
+    return values
+
+
+def _lookup(
+    table: sp.csr_array | NDArray[np.floating], items: NDArray[np.int32], wanted: NDArray[np.int32]
+) -> NDArray[np.floating]:
+    rows = np.repeat(items, wanted.shape[1])
+    found: Any = table[rows, wanted.ravel()]
+    # Depending on its version SciPy returns a sparse or a dense vector.
+    dense: NDArray[np.floating] = found.toarray() if sp.issparse(found) else np.asarray(found)
+    return dense.reshape(wanted.shape)
+
+
+def _by_product(
+    values: NDArray[np.float32],
+    table: sp.csr_array,
+    rows: sp.csr_array,
+    candidates: NDArray[np.int32],
+) -> None:
     step = max(1, _BLOCK // max(1, table.shape[1]))
-    for start in range(0, len(scores), step):
+    for start in range(0, len(values), step):
         block = slice(start, start + step)
         dense = (rows[block] @ table).toarray()
-        scores[block] += np.take_along_axis(dense, candidates[block], axis=1)
+        values[block] = np.take_along_axis(dense, candidates[block], axis=1)

@@ -10,15 +10,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from scipy.linalg.lapack import get_lapack_funcs
 
-from bench.baselines.reference.arrays import interactions
+from bench.baselines.reference.arrays import interactions, sum_over_history
 from bench.baselines.reference.memory import available_memory
 from bench.errors import MethodError
 from bench.methods import Context, Family, Method, MethodConfig, Requests, Scores, TrainView
 
 __all__ = ["Ease", "EaseConfig"]
-
-# Elements gathered at a time while scoring: 4 M float32 are 16 MB.
-_BLOCK = 4_000_000
 
 
 class EaseConfig(MethodConfig):
@@ -58,31 +55,7 @@ class Ease(Method):
             self.weights = closed_form((users.T @ users).toarray(order="F"), self.config.l2)
 
     def score(self, requests: Requests, context: Context) -> Scores:
-        history, candidates = requests.history, requests.candidates
-        values = np.zeros(candidates.shape, dtype=np.float32)
-        # Whole rows per block: a block ends before its events x candidates exceed the bound.
-        bound = max(1, _BLOCK // max(1, candidates.shape[1]))
-        start = 0
-        while start < len(requests):
-            limit = history.offsets[start] + bound
-            stop = max(start + 1, int(np.searchsorted(history.offsets, limit, side="right")) - 1)
-            self._score_block(values, requests, start, min(stop, len(requests)))
-            start = stop
-        return Scores(values)
-
-    def _score_block(
-        self, values: NDArray[np.float32], requests: Requests, start: int, stop: int
-    ) -> None:
-        history = requests.history
-        offsets = history.offsets[start : stop + 1]
-        filled = np.flatnonzero(np.diff(offsets) > 0)
-        if not len(filled):
-            return
-        rows = np.repeat(np.arange(start, stop), np.diff(offsets))
-        items = history.items[offsets[0] : offsets[-1]]
-        gathered = self.weights[items[:, None], requests.candidates[rows]]
-        # reduceat sums one stretch per filled row: empty rows would repeat a neighbour's event.
-        values[start + filled] = np.add.reduceat(gathered, offsets[filled] - offsets[0], axis=0)
+        return Scores(sum_over_history(self.weights, requests.history, requests.candidates))
 
     def save(self, folder: Path) -> None:
         np.save(folder / "weights.npy", self.weights)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from bench.baselines.reference.arrays import (
-    add_at_candidates,
     co_occurrences,
+    decayed,
     interactions,
     item_counts,
     log_popularity,
+    sum_over_history,
 )
 from bench.baselines.reference.sparse_files import load_sparse, save_sparse
 from bench.methods import Context, Family, Method, MethodConfig, Requests, Scores, TrainView
@@ -93,14 +94,12 @@ class ItemKNN(Method):
         self.similarity = sp.csr_array(
             (values[other].astype(np.float32), (i[other], j[other])), shape=(n, n)
         )
+        self.similarity.sum_duplicates()  # sorts the rows, which makes lookups fast
 
     def score(self, requests: Requests, context: Context) -> Scores:
-        history = requests.history
-        age = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.items))
-        recent = interactions(history, len(self.prior), self.config.history_decay**age)
-        values = self.prior[requests.candidates]
-        add_at_candidates(values, requests.candidates, recent, self.similarity)
-        return Scores(values)
+        recent, weights = decayed(requests.history, self.config.history_decay)
+        values = sum_over_history(self.similarity, recent, requests.candidates, weights)
+        return Scores(values + self.prior[requests.candidates])
 
     def save(self, folder: Path) -> None:
         save_sparse(folder, "similarity", self.similarity)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from bench.baselines.reference.arrays import (
-    add_at_candidates,
     co_occurrences,
     item_counts,
-    last_items,
+    last_events,
+    sum_over_history,
 )
 from bench.baselines.reference.sparse_files import load_sparse, save_sparse
 from bench.methods import Context, Family, Method, MethodConfig, Requests, Scores, TrainView
@@ -56,18 +56,15 @@ class Markov(Method):
         total = follows.sum(axis=1) + self.config.prior
         self.backoff = self.config.prior / total
         self.transitions = (sp.diags_array(1 / total) @ follows).tocsr().astype(np.float32)
+        self.transitions.sum_duplicates()  # sorts the rows, which makes lookups fast
 
     def score(self, requests: Requests, context: Context) -> Scores:
-        last = last_items(requests.history)
-        known = np.flatnonzero(last >= 0)
+        newest = last_events(requests.history)
         share = np.ones(len(requests))
-        share[known] = self.backoff[last[known]]
-        values = (share[:, None] * self.popularity[requests.candidates]).astype(np.float32)
-        chosen = sp.csr_array(
-            (np.ones(len(known), dtype=np.float32), (known, last[known])),
-            shape=(len(requests), len(self.popularity)),
-        )
-        add_at_candidates(values, requests.candidates, chosen, self.transitions)
+        known = newest.lengths > 0
+        share[known] = self.backoff[newest.items]
+        values = sum_over_history(self.transitions, newest, requests.candidates)
+        values += (share[:, None] * self.popularity[requests.candidates]).astype(np.float32)
         return Scores(values)
 
     def save(self, folder: Path) -> None:
