@@ -1,0 +1,338 @@
+"""``bench domains`` and ``bench data``: list, show, download, import, verify, stats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.output import human_bytes, print_json, print_table
+from bench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from bench.data.catalogue import CatalogueEntry
+
+__all__ = ["app", "domains"]
+
+app = typer.Typer(
+    help="Data sets: what is known, what is here, and how to get the rest.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of ready domains; BENCH_DATA_ROOT.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class OnError(StrEnum):
+    """What happens at a malformed line."""
+
+    RAISE = "raise"
+    SKIP = "skip"
+
+
+def domains(
+    name: Annotated[str | None, typer.Argument(help="One domain; default: list them all.")] = None,
+    data_root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the domains and which of them are on this machine, or describe one."""
+    if name is not None:
+        stats(name, data_root=data_root, as_json=as_json)
+        return
+    from bench.data.catalogue import CATALOGUE
+    from bench.data.load import is_available, known_names
+
+    rows = []
+    for known in known_names(data_root):
+        entry = CATALOGUE.get(known)
+        rows.append(
+            {
+                "name": known,
+                "here": is_available(known, data_root=data_root),
+                "group": entry.group if entry else None,
+                "title": entry.title if entry else "imported",
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("domain", "here", "study group", "title"),
+        [(r["name"], "yes" if r["here"] else "no", r["group"], r["title"]) for r in rows],
+    )
+    if not any(row["here"] for row in rows):
+        typer.echo("\nThe embedded domains need no download by hand: bench assets pull ml-100k")
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the catalogue: official address, terms, files and expected counts."""
+    from bench.data.catalogue import CATALOGUE
+
+    if as_json:
+        print_json([asdict(entry) for entry in CATALOGUE.values()])
+        return
+    print_table(
+        ("domain", "study group", "users", "items", "events", "official page"),
+        [
+            (
+                entry.name,
+                entry.group,
+                *(_counts(entry) or ("", "", "")),
+                entry.homepage,
+            )
+            for entry in CATALOGUE.values()
+        ],
+    )
+    typer.echo("\nFiles and terms of one: bench data show NAME")
+
+
+def _counts(entry: CatalogueEntry) -> tuple[str, str, str] | None:
+    expected = entry.expected
+    if expected is None:
+        return None
+    return f"{expected.users:,}", f"{expected.items:,}", f"{expected.events:,}"
+
+
+@app.command("show")
+def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
+    """Show one catalogue entry: terms, files, expected counts, and whether it is here."""
+    from bench.data.catalogue import CATALOGUE
+    from bench.data.load import is_available, known_names
+
+    entry = CATALOGUE.get(name)
+    if entry is None:
+        if name in known_names(data_root):
+            stats(name, data_root=data_root, as_json=as_json)
+            return
+        raise unknown_name("domain", name, known_names(data_root))
+    here = is_available(name, data_root=data_root)
+    if as_json:
+        print_json({**asdict(entry), "here": here})
+        return
+    counts = _counts(entry)
+    facts: list[tuple[str, Any]] = [
+        ("domain", entry.name),
+        ("title", entry.title),
+        ("study group", entry.group or "none"),
+        ("shares ids with", entry.namespace or "no other domain"),
+        ("k-core", entry.k_core or "none"),
+        ("users, items, events", ", ".join(counts) if counts else "not stated"),
+        ("official page", entry.homepage),
+        ("terms", entry.terms),
+        ("note", entry.note or "none"),
+        ("on this machine", "yes" if here else "no"),
+    ]
+    print_table(("", ""), facts)
+    if entry.files:
+        typer.echo("")
+        print_table(
+            ("file", "size", "sha256"),
+            [
+                (
+                    file.url,
+                    human_bytes(file.size) if file.size else "not stated",
+                    file.sha256 or "not stated",
+                )
+                for file in entry.files
+            ],
+        )
+
+
+@app.command("download")
+def download(
+    names: Annotated[list[str], typer.Argument(help="Catalogue names.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder to download into, one folder per domain in it.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Download official files; resumes, retries, and checks size and SHA-256 where known."""
+    from bench.data import catalogue
+    from bench.data.download import download as fetch
+
+    for entry in [catalogue.entry(name) for name in names]:
+        typer.echo(f"{entry.name}: {entry.terms}", err=True)
+        with _Meter(quiet) as meter:
+            where = fetch(entry, folder=folder / entry.name if folder else None, progress=meter)
+        typer.echo(f"{entry.name}: {where}")
+
+
+class _Meter:
+    """Progress of a download on standard error: a bar in a terminal, a line per tenth elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __enter__(self) -> _Meter:
+        import sys
+
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+
+            columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
+            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, file: str, done: int, total: int | None) -> None:
+        if self._bars is not None:
+            if file not in self._tasks:
+                self._tasks[file] = self._bars.add_task(file, total=total)
+            self._bars.update(self._tasks[file], completed=done, total=total)
+        elif not self._quiet and total:
+            tenth = 10 * done // total
+            if tenth > self._tenths.get(file, -1):
+                self._tenths[file] = tenth
+                typer.echo(f"  {file}: {done}/{total} bytes ({10 * tenth} %)", err=True)
+
+
+@app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(help="New name of the domain.")],
+    inter: Annotated[
+        Path, typer.Argument(help="Interactions: .csv, .tsv, .parquet or .inter; text also .gz.")
+    ],
+    items: Annotated[
+        Path | None, typer.Option(help="Item table of the same kinds, with titles.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="ROLE=COLUMN",
+            help="Which column holds user, item, time, title, ...; repeatable.",
+        ),
+    ] = None,
+    k_core: Annotated[
+        int | None, typer.Option(min=1, help="Drop users and items with fewer events, repeatedly.")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Id space shared with other domains (leak guard).")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Study group.")] = None,
+    encoding: Annotated[str, typer.Option(help="Text encoding of CSV and TSV.")] = "utf-8",
+    on_error: Annotated[
+        OnError, typer.Option(help="At a malformed line: stop, or skip and count.")
+    ] = OnError.RAISE,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier import.")] = False,
+) -> None:
+    """Import your own interactions under a name; `bench run --target NAME` finds it from then on."""
+    from bench.data.imports import import_domain
+
+    domain = import_domain(
+        name,
+        inter,
+        items,
+        _mapping(columns or ()),
+        k_core=k_core,
+        namespace=namespace,
+        group=group,
+        encoding=encoding,
+        on_error=on_error.value,
+        replace=replace,
+    )
+    typer.echo(
+        f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events"
+    )
+    for what, count in domain.provenance["counts"].items():
+        if what != "events_read" and count:
+            typer.echo(f"  {what.replace('_', ' ')}: {count}")
+
+
+def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
+    pairs = {}
+    for text in columns:
+        role, found, column = text.partition("=")
+        if not found or not role or not column:
+            raise ConfigError(
+                f"--column {text!r}: expected ROLE=COLUMN, for example --column user=reviewer."
+            )
+        if role in pairs:
+            raise ConfigError(f"--column {text!r}: {role!r} is given twice.")
+        pairs[role] = column
+    return pairs or None
+
+
+@app.command("verify")
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Domains; default: every one that is here.")
+    ] = None,
+    data_root: Root = None,
+) -> None:
+    """Check recorded checksums and the catalogue's counts; exit 1 where something differs."""
+    from bench.data.imports import verify as check
+    from bench.data.load import is_available, known_names
+
+    here = [n for n in known_names(data_root) if is_available(n, data_root=data_root)]
+    differs = False
+    for name in names or here:
+        problems = check(name, data_root=data_root)
+        typer.echo(f"{name}: {'differs' if problems else 'as expected'}")
+        for problem in problems:
+            typer.echo(f"  {problem}", err=True)
+        differs = differs or bool(problems)
+    if differs:
+        raise typer.Exit(1)
+
+
+@app.command("stats")
+def stats(
+    name: Annotated[str, typer.Argument(help="A domain that is on this machine.")],
+    data_root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a domain: sizes, lengths, titles, tied times, and what was dropped."""
+    from bench.data.load import load_domain
+    from bench.data.stats import domain_stats
+
+    domain = load_domain(name, data_root=data_root)
+    figures = asdict(domain_stats(domain))
+    if as_json:
+        print_json(
+            {
+                "name": domain.name,
+                "group": domain.group,
+                "namespace": domain.namespace,
+                "content_hash": domain.content_hash,
+                **figures,
+                "provenance": domain.provenance,
+            }
+        )
+        return
+    print_table(
+        ("", domain.name),
+        [
+            ("study group", domain.group or "none"),
+            ("shares ids with", domain.namespace or "no other domain"),
+            ("content", domain.content_hash[:16]),
+            *(
+                (key.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.6g}")
+                for key, value in figures.items()
+            ),
+            *(
+                (f"preparation: {key.replace('_', ' ')}", value or 0)
+                for key, value in domain.provenance.get("counts", {}).items()
+            ),
+            *(
+                ("file", f"{file['name']}, {human_bytes(file['size'])}, {file['sha256'][:16]}...")
+                for file in domain.provenance.get("files", ())
+            ),
+        ],
+    )

@@ -1,0 +1,132 @@
+"""``bench doctor``: what this machine has, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+
+from bench.cli.output import human_bytes, print_table
+
+__all__ = ["doctor"]
+
+_PACKAGES = (
+    "weavebench",
+    "numpy",
+    "scipy",
+    "polars",
+    "pydantic",
+    "torch",
+    "recbole",
+    "transformers",
+)
+
+
+def doctor() -> None:
+    """Show versions, folders, assets, domains, threads and the torch device; exit 1 on a problem."""
+    from bench import assets
+    from bench.data.catalogue import CATALOGUE, GROUPS
+    from bench.data.load import missing_domains
+    from bench.io import cache_root, store_root
+    from bench.methods import registry
+
+    problems: list[str] = []
+    typer.echo(f"Python {platform.python_version()} on {platform.platform()}")
+    print_table(("package", "version"), [(name, _version(name)) for name in _PACKAGES])
+
+    data_root = os.environ.get("BENCH_DATA_ROOT")
+    folders = [
+        ("store (BENCH_STORE)", store_root()),
+        ("cache (BENCH_CACHE)", cache_root()),
+        ("data root (BENCH_DATA_ROOT)", Path(data_root) if data_root else None),
+    ]
+    if data_root and not Path(data_root).is_dir():
+        problems.append(f"BENCH_DATA_ROOT names {data_root}, which is no folder.")
+    typer.echo()
+    print_table(
+        ("folder", "path", "free"),
+        [(label, path or "not set", _free(path) if path else "") for label, path in folders],
+    )
+    problems += [
+        f"{label}: {path} cannot be written."
+        for label, path in folders[:2]
+        if path is not None and not _writable(path)
+    ]
+
+    typer.echo()
+    print_table(
+        ("asset", "state"),
+        [
+            (name, "present" if assets.is_present(name) else f"absent: bench assets pull {name}")
+            for name in sorted(assets.ASSETS)
+        ],
+    )
+    missing = set(missing_domains(tuple(CATALOGUE)))
+    typer.echo()
+    print_table(
+        ("study group", "here", "missing"),
+        [
+            (
+                group,
+                ", ".join(name for name in names if name not in missing),
+                ", ".join(name for name in names if name in missing),
+            )
+            for group, names in GROUPS.items()
+        ],
+    )
+    typer.echo(f"\n{_threads()}\n{_torch(problems)}")
+    problems += [f"method {found.name}: {found.reason}" for found in registry.problems()]
+    for problem in problems:
+        typer.echo(f"problem: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("No problem found.")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above ``path`` that exists."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _free(path: Path) -> str:
+    return human_bytes(shutil.disk_usage(_existing(path)).free)
+
+
+def _writable(path: Path) -> bool:
+    return os.access(_existing(path), os.W_OK)
+
+
+def _threads() -> str:
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return (
+        f"{usable} CPU threads usable, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+    )
+
+
+def _torch(problems: list[str]) -> str:
+    try:
+        import torch
+    except ImportError as error:
+        problems.append(f"torch cannot be imported ({error}); install it with: make install")
+        return "torch: not usable"
+    if torch.cuda.is_available():
+        names = ", ".join(
+            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+        )
+        return f"torch device: cuda ({names})"
+    return "torch device: cpu"

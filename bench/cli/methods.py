@@ -1,0 +1,69 @@
+"""``bench methods [NAME]``: what can be run, and the options of one method."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from bench.methods.registry import MethodInfo
+
+__all__ = ["methods"]
+
+
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A method, recbole:MODEL or file.py:Class; default: list them all."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the methods, or describe one with every configuration key."""
+    from bench.methods import registry
+
+    if name is not None:
+        info = registry.describe(name)
+        if as_json:
+            print_json(asdict(info))
+        else:
+            _print_info(info)
+        return
+    infos, problems = registry.describe_all()
+    more = [found for found in registry.names() if found.startswith("recbole:")]
+    if as_json:
+        print_json([asdict(info) for info in infos])
+    else:
+        print_table(
+            ("method", "family", "what it is"),
+            [(info.name, info.family.value, info.summary) for info in infos],
+        )
+        if more:
+            typer.echo(f"\nFurther models of RecBole: {', '.join(more)}")
+        typer.echo("\nYour own: bench new method NAME. Options of one: bench methods NAME.")
+    for problem in problems:
+        typer.echo(f"warning: {problem.name} ({problem.origin}): {problem.reason}", err=True)
+
+
+def _print_info(info: MethodInfo) -> None:
+    typer.echo(f"{info.name}, version {info.version}, {info.family.value}, {info.origin}")
+    typer.echo(info.summary)
+    if info.capabilities is not None:
+        flags = [key.replace("_", " ") for key, on in asdict(info.capabilities).items() if on]
+        typer.echo(f"Capabilities: {', '.join(flags) or 'none'}")
+    for domain, reason in info.known_below_popularity.items():
+        typer.echo(f"Known to rank below popularity on {domain}: {reason}")
+    if not info.fields:
+        typer.echo("It has no configuration keys.")
+        return
+    profiles = sorted(info.profiles)
+    typer.echo("\nConfiguration keys (--set key=value), with the value of each profile:")
+    rows = []
+    for field in info.fields:
+        default = "required" if field.required else field.default
+        values = [info.profiles[profile].get(field.name, default) for profile in profiles]
+        rows.append((field.name, field.type, *values, field.description))
+    print_table(("key", "type", *profiles, "meaning"), rows)

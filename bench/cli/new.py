@@ -1,0 +1,111 @@
+"""``bench new method``: a working one-file method to start from."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import ConfigError
+
+__all__ = ["app", "method_source"]
+
+app = typer.Typer(help="Start a plugin.", no_args_is_help=True, rich_markup_mode=None)
+
+_TEMPLATE = '''\
+"""{class_name}: popularity damped by age, a starting point to replace.
+
+Try it:
+    bench check {file}:{class_name}
+    bench run --method {file}:{class_name} --target ml100k-drama
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from bench.methods import Capabilities, Context, Family, Method, MethodConfig, Requests, Scores, TrainView
+
+
+class {class_name}Config(MethodConfig):
+    """Options; change them with --set, for example --set decay=0.9."""
+
+    decay: float = Field(default=0.95, gt=0, le=1, description="weight lost per step into the past")
+
+
+class {class_name}(Method):
+    """Sums, over the training sequences, decay ** (steps from the end) for every item."""
+
+    name = "{name}"
+    version = "1"  # raise it whenever the scores can change
+    family = Family.SINGLE_DOMAIN
+    Config = {class_name}Config
+
+    @classmethod
+    def capabilities(cls, config: {class_name}Config) -> Capabilities:
+        return Capabilities(trainable=False)
+
+    def fit(self, view: TrainView, context: Context) -> None:
+        sequences = view.target.sequences
+        age = sequences.offsets[1:][sequences.rows] - 1 - np.arange(len(sequences.items))
+        self.weight = np.bincount(
+            sequences.items, weights=self.config.decay ** age, minlength=view.target.n_items
+        ).astype(np.float32)
+
+    def score(self, requests: Requests, context: Context) -> Scores:
+        # One row per request; requests.history[row] holds the user's items, oldest first.
+        return Scores(self.weight[requests.candidates])
+
+    def save(self, folder: Path) -> None:
+        np.save(folder / "weight.npy", self.weight, allow_pickle=False)
+
+    def load(self, folder: Path) -> None:
+        self.weight = np.load(folder / "weight.npy", allow_pickle=False)
+'''
+
+
+def method_source(name: str, file: str) -> tuple[str, str]:
+    """Source text and class name of a new method.
+
+    Raises:
+        ConfigError: ``name`` gives no valid class name.
+    """
+    words = [word for word in re.split(r"[^0-9A-Za-z]+", name) if word]
+    class_name = "".join(word[0].upper() + word[1:] for word in words)
+    if not class_name.isidentifier() or keyword.iskeyword(class_name):
+        raise ConfigError(
+            f"{name!r} gives no class name; expected letters, digits and '-', starting with a letter, "
+            "for example: bench new method my-method"
+        )
+    method_name = "-".join(word.lower() for word in words)
+    return _TEMPLATE.format(class_name=class_name, name=method_name, file=file), class_name
+
+
+@app.callback()
+def _group() -> None:
+    """Start a plugin."""
+
+
+@app.command("method")
+def method(
+    name: Annotated[str, typer.Argument(help="Name of the method, for example my-method.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: the name, in this folder.")
+    ] = None,
+) -> None:
+    """Write a small working method that passes `bench check`, to be replaced by yours."""
+    from bench.io import write_text
+
+    path = out if out is not None else Path(re.sub(r"[^0-9A-Za-z]+", "_", name).lower() + ".py")
+    source, class_name = method_source(name, path.as_posix())
+    if path.exists():
+        raise ConfigError(f"{path} exists already; remove it or name another file with --out.")
+    write_text(path, source)
+    typer.echo(f"Wrote {path}. Next:\n  bench check {path}:{class_name}")
+    typer.echo(f"  bench run --method {path}:{class_name} --target ml100k-drama")

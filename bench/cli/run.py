@@ -1,0 +1,293 @@
+"""``bench run``: methods x targets x seeds, stored, printed and tested against the best rival."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli import run_options, run_report
+from bench.cli.output import print_json, print_table
+from bench.cli.rivals import REFERENCES, against_best
+from bench.cli.runs import open_store
+from bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bench.runs.matrix import RunResult
+    from bench.runs.spec import RunSpec
+    from bench.runs.store import RunStore, StoredRun
+
+__all__ = ["run"]
+
+
+class TrainOn(StrEnum):
+    """What a method is trained on."""
+
+    TRAIN = "train"
+    TRAIN_VALID = "train+valid"
+
+
+class Negatives(StrEnum):
+    """How the negatives of a candidate set are drawn."""
+
+    UNIFORM = "uniform"
+    POPULARITY = "popularity"
+    FULL = "full"
+
+
+class Dtype(StrEnum):
+    """Number format of a model."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Ties(StrEnum):
+    """Order of events of equal time."""
+
+    FILE = "file"
+    HASH = "hash"
+
+
+def run(
+    method: Annotated[
+        str,
+        typer.Option(help="Methods: names, recbole:MODEL or file.py:Class, separated by commas."),
+    ],
+    target: Annotated[str, typer.Option(help="Target domains, separated by commas.")],
+    sources: Annotated[
+        str | None,
+        typer.Option(help="all (the rest of the study group), none, or domains; default: all."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Named hyper-parameters: cpu, paper, ...")] = "cpu",
+    seed: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0",
+    candidate_seed: Annotated[
+        str,
+        typer.Option(
+            help="Seed of the test candidates; further ones, separated by commas, are scored by "
+            "the same fit and stored as request sets of their own."
+        ),
+    ] = "0",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one configuration key; repeatable."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file of configuration keys; --set wins over it."),
+    ] = None,
+    limit_users: Annotated[
+        str, typer.Option(metavar="N|all", help="Score only N test users (a nested subset).")
+    ] = "all",
+    device: Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[Dtype, typer.Option(help="Number format of a model.")] = Dtype.FLOAT32,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: all that are usable.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+    ] = None,
+    train_on: Annotated[
+        TrainOn, typer.Option(help="Train on the validation items as well or not.")
+    ] = TrainOn.TRAIN,
+    negatives: Annotated[
+        Negatives, typer.Option(help="How negatives are drawn; full ranks every item.")
+    ] = Negatives.UNIFORM,
+    n_negatives: Annotated[int, typer.Option(min=1, help="Negatives per user.")] = 29,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Rank the candidate sets of this file instead."),
+    ] = None,
+    also_full: Annotated[
+        bool, typer.Option("--also-full", help="Rank the whole catalogue too, with the same fit.")
+    ] = False,
+    ties: Annotated[
+        Ties, typer.Option(help="Order of events of equal time: as in the file, or by a hash.")
+    ] = Ties.FILE,
+    keep_leak: Annotated[
+        bool, typer.Option("--keep-leak", help="Switch the cross-domain leak guard off.")
+    ] = False,
+    keep_model: Annotated[
+        bool, typer.Option("--keep-model", help="Store the fitted model with the run.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the jobs and what is stored already; run nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repeat runs that are stored already.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per run and nothing else.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Run methods on targets, store the runs, print metrics and a test against the best rival.
+
+    Finished runs are not repeated. Ctrl-C keeps what is finished (exit code 130).
+
+    Example: bench run --method sasrec,item-knn --target ml100k-drama --seed 0,1,2
+    """
+    from bench.methods.config import load_config_file, merge, parse_set
+    from bench.protocol.types import ProtocolOptions
+    from bench.runs.matrix import expand
+    from bench.runs.resolve import require_available
+
+    if candidates is not None and negatives is not Negatives.UNIFORM:
+        raise ConfigError(
+            f"--candidates {candidates} and --negatives {negatives.value}: a file replaces the draw; "
+            "give one of the two."
+        )
+    seeds = run_options.parse_integers("--candidate-seed", candidate_seed)
+    overrides = merge(load_config_file(config) if config else {}, parse_set(set_ or ()))
+    _check_device(device)
+    common: dict[str, Any] = {
+        "sources": run_options.parse_sources(sources),
+        "protocol": ProtocolOptions(
+            negatives="imported" if candidates is not None else negatives.value,
+            n_negatives=n_negatives,
+            candidate_seed=seeds[0],
+            train_on=train_on.value,
+            keep_leak=keep_leak,
+        ),
+        "candidates": candidates,
+        "limit_users": run_options.parse_limit(limit_users),
+        "extra_candidate_seeds": seeds[1:],
+        "full_ranking": also_full,
+        "device": device,
+        "dtype": dtype.value,
+        "threads": threads,
+        "ties": ties.value,
+        "data_root": data_root,
+    }
+    specs = expand(
+        run_options.parse_names("--method", method),
+        run_options.parse_names("--target", target),
+        run_options.parse_integers("--seed", seed),
+        profile=profile,
+        overrides=overrides,
+        keep_model=keep_model,
+        **common,
+    )
+    require_available(specs)
+    opened = open_store(store)
+    if plan:
+        _print_plan(specs, opened, as_json=as_json)
+        return
+    results = _run_all(specs, opened, force=force, as_json=as_json, quiet=quiet)
+    if not as_json:
+        results += _beside(results, opened, common, quiet=quiet)
+        _report(results, opened)
+    run_report.print_failures(results)
+    if any(result.status == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that cannot work before any data are read."""
+    if device == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise ConfigError(f"--device {device!r}: expected cpu, cuda, cuda:N or mps.")
+    import torch
+
+    backend = torch.backends.mps if device == "mps" else torch.cuda
+    if not backend.is_available():
+        raise ConfigError(
+            f"--device {device}: torch {torch.__version__} sees no such device. Use --device cpu, or "
+            "install a torch build for it (docs/install.md)."
+        )
+
+
+def _run_all(
+    specs: Sequence[RunSpec], store: RunStore, *, force: bool, as_json: bool, quiet: bool
+) -> list[RunResult]:
+    """Run the matrix with progress on standard error; with ``--json`` print every run at once."""
+    from bench.runs.matrix import run_matrix
+    from bench.runs.progress import make_progress
+    from bench.runs.results import run_json
+
+    def on_result(result: RunResult) -> None:
+        if as_json:
+            print_json(
+                run_report.failed_json(result) if result.run is None else run_json(result.run)
+            )
+
+    progress = make_progress("quiet" if quiet or as_json else "auto")
+    try:
+        return run_matrix(specs, store, force=force, progress=progress, on_result=on_result)
+    finally:
+        progress.close()
+
+
+def _beside(
+    results: Sequence[RunResult], store: RunStore, common: dict[str, Any], *, quiet: bool
+) -> list[RunResult]:
+    """Run the reference methods where a run has no rival, stored or committed."""
+    from bench.runs.matrix import expand
+
+    runs = [result.run for result in results if result.run is not None]
+    lonely = [found.run for found in against_best(runs, store) if found.rival is None]
+    targets = tuple(dict.fromkeys(run.target for run in lonely))
+    missing = [name for name in REFERENCES if name not in {run.method for run in lonely}]
+    if not targets or not missing:
+        return []
+    typer.echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
+    specs = expand(missing, targets, **common)
+    return _run_all(specs, store, force=False, as_json=False, quiet=quiet)
+
+
+def _report(results: Sequence[RunResult], store: RunStore) -> None:
+    for target in dict.fromkeys(result.spec.target for result in results):
+        chosen = [result for result in results if result.spec.target == target]
+        runs: list[StoredRun] = [result.run for result in chosen if result.run is not None]
+        run_report.print_runs(target, chosen)
+        run_report.print_comparisons(against_best(runs, store))
+
+
+def _print_plan(specs: Sequence[RunSpec], store: RunStore, *, as_json: bool) -> None:
+    """The jobs of every run, and whether it is stored already."""
+    from bench.methods import PlanSpec
+    from bench.runs.runner import prepare
+    from bench.runs.tasks import TaskCache
+
+    tasks = TaskCache()
+    rows = []
+    for spec in specs:
+        prepared = prepare(spec, tasks=tasks)
+        resolved, chosen = prepared.resolved, prepared.spec
+        cls = resolved.method_cls
+        stored = store.find(chosen.target, cls.name, chosen.seed, prepared.run_id) is not None
+        wanted = PlanSpec(chosen.target, chosen.sources or (), chosen.profile, chosen.seed)
+        rows += [
+            {
+                "run_id": prepared.run_id,
+                "method": cls.name,
+                "target": chosen.target,
+                "seed": chosen.seed,
+                "job": job.kind,
+                "label": job.label,
+                "n_users": len(prepared.users),
+                "stored": stored,
+            }
+            for job in cls(resolved.config).plan(wanted)
+        ]
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    print_table(
+        ("run", "job", "what", "users", "state"),
+        [
+            (r["run_id"], r["job"], r["label"], r["n_users"], "stored" if r["stored"] else "to do")
+            for r in rows
+        ],
+    )

@@ -1,0 +1,56 @@
+"""From the texts of ``bench run`` to values: pure parsing, no domain, method or run is touched."""
+
+from __future__ import annotations
+
+from bench.cli.output import split_names
+from bench.errors import ConfigError
+
+__all__ = ["parse_integers", "parse_limit", "parse_names", "parse_sources"]
+
+
+def parse_names(option: str, text: str) -> tuple[str, ...]:
+    """Comma-separated names, at least one.
+
+    Raises:
+        ConfigError: the text holds no name.
+    """
+    names = split_names(text)
+    if not names:
+        raise ConfigError(f"{option} {text!r}: expected one name or several, separated by commas.")
+    return names
+
+
+def parse_integers(option: str, text: str) -> tuple[int, ...]:
+    """Comma-separated integers >= 0, for example ``0,1,2``.
+
+    Raises:
+        ConfigError: a part is no integer, or negative.
+    """
+    values = []
+    for part in parse_names(option, text):
+        if not part.isascii() or not part.isdigit():
+            raise ConfigError(
+                f"{option} {text!r}: {part!r} is no integer >= 0; for example {option} 0,1,2."
+            )
+        values.append(int(part))
+    return tuple(dict.fromkeys(values))
+
+
+def parse_sources(text: str | None) -> tuple[str, ...] | None:
+    """``--sources``: None and ``all`` mean the rest of the study group, ``none`` no source."""
+    if text is None or text == "all":
+        return None
+    return () if text == "none" else parse_names("--sources", text)
+
+
+def parse_limit(text: str) -> int | None:
+    """``--limit-users``: a number of users >= 1, or None for ``all``.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if text == "all":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--limit-users {text!r}: expected 'all' or a number of users >= 1.")
+    return int(text)

@@ -1,0 +1,147 @@
+"""What ``bench run`` prints when it ends: metrics with intervals, tests, failures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bench.cli.output import human_seconds, print_table
+from bench.cli.rivals import PRIMARY, Comparison
+
+if TYPE_CHECKING:
+    from bench.runs.matrix import RunResult
+    from bench.runs.store import StoredRun
+
+__all__ = ["failed_json", "print_comparisons", "print_failures", "print_runs"]
+
+_SHORT = ("ndcg@1", "ndcg@5", "mrr@5")
+
+
+def _with_interval(run: StoredRun, metric: str) -> str:
+    value = run.metrics["metrics"][metric]
+    low, high = value["ci95"]
+    return f"{value['mean']:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def print_runs(target: str, results: Sequence[RunResult]) -> None:
+    """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
+    runs = [result.run for result in results if result.run is not None]
+    if not runs:
+        return
+    first = runs[0]
+    task = first.manifest["task"]
+    negatives = task["options"]["negatives"]
+    candidates = (
+        f"all {task['n_items']} items"
+        if negatives == "full"
+        else "the imported candidates"
+        if negatives == "imported"
+        else f"{task['options']['n_negatives'] + 1} candidates"
+    )
+    typer.echo(
+        f"\n{target}: {first.n_users} of {task['n_users']} users, {candidates} each, "
+        f"leak guard {task['guard']}, task {first.task_hash[:12]}"
+    )
+    if task["guard"] == "partial":
+        typer.echo(
+            "  Sibling domains are not on this machine, so held-out pairs that also occur there "
+            "were not checked; figures are marked."
+        )
+    if len(runs) == 1:
+        stored = " (stored before)" if results[0].status == "stored" else ""
+        fit = human_seconds(float(first.manifest["seconds"]["fit"]))
+        typer.echo(
+            f"{first.method}, profile {first.profile}, seed {first.seed}, fitted in {fit}{stored}"
+        )
+        print_table(
+            ("metric", "mean [95 % CI]"),
+            [(name.upper(), _with_interval(first, name)) for name in first.metrics["metrics"]],
+        )
+        typer.echo(f"run {first.run_id}: {first.path}")
+        return
+    print_table(
+        ("method", "profile", "seed", *(f"{m.upper()} [95 % CI]" for m in _SHORT), "fit", "run"),
+        [
+            (
+                run.method,
+                run.profile,
+                run.seed,
+                *(_with_interval(run, metric) for metric in _SHORT),
+                human_seconds(float(run.manifest["seconds"]["fit"])),
+                run.run_id[:8],
+            )
+            for run in runs
+        ],
+    )
+
+
+def _p_value(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def print_comparisons(comparisons: Sequence[Comparison]) -> None:
+    """The paired tests of the runs on one target."""
+    rows = []
+    for found in comparisons:
+        if found.rival is None or found.test is None:
+            continue
+        test = found.test
+        low, high = test.ci95
+        rows.append(
+            (
+                found.run.method
+                if found.run.seed == 0
+                else f"{found.run.method} s{found.run.seed}",
+                f"{found.rival.method} ({found.rival.run_id[:8]})",
+                f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}]",
+                _p_value(test.p),
+                _number(test.minimum_detectable),
+                f"{test.wins} / {test.ties} / {test.losses}",
+            )
+        )
+    if not rows:
+        return
+    typer.echo(f"\nPaired t-test on {PRIMARY.upper()} over the same users, against the best rival")
+    print_table(
+        (
+            "method",
+            "best rival",
+            "difference [95 % CI]",
+            "p",
+            "detectable",
+            "better / same / worse",
+        ),
+        rows,
+    )
+
+
+def print_failures(results: Sequence[RunResult]) -> None:
+    """One line per failed run on standard error, with the folder of its record."""
+    for result in results:
+        if result.status == "failed":
+            typer.echo(f"failed: {result.spec.label}: {result.error}", err=True)
+            if result.record is not None:
+                typer.echo(f"  traceback: {result.record / 'log.txt'}", err=True)
+
+
+def failed_json(result: RunResult) -> dict[str, Any]:
+    """What ``--json`` prints for a failed run: its identity as far as known, and the error."""
+    spec = result.spec
+    return {
+        "run_id": None,
+        "method": spec.method,
+        "target": spec.target,
+        "sources": list(spec.sources or ()),
+        "profile": spec.profile,
+        "seed": spec.seed,
+        "error": str(result.error),
+        "path": str(result.record) if result.record else None,
+        "status": "failed",
+    }

@@ -1,0 +1,76 @@
+"""Import is cheap: neither the package nor `bench --help` loads a heavy library."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "recbole", "pandas", "polars", "scipy", "peft", "vllm", "numpy")
+
+PROGRAM = """
+import json, sys
+sys.argv = ["bench", *json.loads(sys.argv[1])]
+from bench.cli import main
+code = None
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps({"code": code, "loaded": sorted({m.split(".")[0] for m in sys.modules})}))
+"""
+
+
+def loaded_after(arguments: list[str]) -> tuple[int, set[str], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    *printed, last = done.stdout.splitlines()
+    report = json.loads(last)
+    return report["code"], set(report["loaded"]), "\n".join(printed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["data", "--help"], ["leaderboard", "--help"], ["--version"]],
+    ids=" ".join,
+)
+def test_help_loads_nothing_heavy(arguments):
+    code, loaded, printed = loaded_after(arguments)
+    assert code == 0
+    assert printed
+    assert "bench" in loaded  # the probe sees what is loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_help_lists_every_verb_of_this_release_and_no_other():
+    _, _, printed = loaded_after(["--help"])
+    verbs = {
+        line.split()[0]
+        for line in printed.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+        if line.startswith("  ") and not line.startswith("   ")
+    }
+    assert verbs == {
+        "run", "methods", "domains", "leaderboard", "runs", "data", "assets", "candidates",
+        "export-requests", "import-scores", "check", "new", "doctor",
+    }  # fmt: skip
+
+
+def test_listing_methods_and_planning_data_load_no_torch():
+    code, loaded, printed = loaded_after(["data", "list"])
+    assert code == 0
+    assert "amazon-beauty" in printed
+    assert not loaded & {"torch", "recbole", "pandas", "transformers"}
+
+
+def test_public_door_is_sorted_and_complete():
+    import bench
+
+    assert bench.__all__ == sorted(bench.__all__)
+    assert all(hasattr(bench, name) for name in bench.__all__)
