@@ -1,77 +1,129 @@
-"""The record of a run: what it was, where it ran, what it cost."""
+"""The manifest of a run: what it was, where it ran, what it cost."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from bench.evaluation import Outcomes, summarise, tie_report
-from bench.io import canonical_json
+from bench.runs.environment import available_threads, git_revision, hardware, package_versions
+from bench.runs.journal import Journal
+from bench.runs.records import jsonable, utc_now
+from bench.runs.resolve import Resolved
+from bench.runs.spec import RunSpec
+from bench.runs.store import FORMAT
+from bench.runs.tasks import LoadedTask
 
-__all__ = ["jsonable", "metrics_record", "per_user_bytes", "utc_now", "without_paths"]
-
-_ABSOLUTE = re.compile(r"^(?:[A-Za-z]:[\\/]|/|~|\\\\)")
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, whole seconds, for example ``2025-01-31T12:00:00Z``."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+__all__ = ["PreparedRun", "RunRecord", "manifest"]
 
 
-def per_user_bytes(users: NDArray[np.int32], outcomes: Outcomes) -> bytes:
-    """Canonical user index and outcome columns as Parquet; equal input gives equal bytes."""
-    frame = pl.DataFrame({"user": users.astype(np.int32), **outcomes.to_columns()})
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", compression_level=3, statistics=False)
-    return buffer.getvalue()
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRun:
+    """A run whose identity is known and that can start.
 
-
-def metrics_record(outcomes: Outcomes) -> dict[str, Any]:
-    """Every metric with its 95 % interval, and how much ties matter."""
-    return {
-        "n_users": len(outcomes),
-        "metrics": {
-            name: {"mean": s.mean, "ci95": [s.ci95[0], s.ci95[1]]}
-            for name, s in summarise(outcomes).items()
-        },
-        "ties": jsonable(asdict(tie_report(outcomes))),
-    }
-
-
-def jsonable(value: Any) -> Any:
-    """NumPy scalars, paths and tuples as plain JSON values; everything else must be JSON already.
-
-    Raises:
-        TypeError: the value has no JSON form.
-        ValueError: NaN or infinity.
+    Attributes:
+        resolved: method, configuration, sources.
+        loaded: its task.
+        users: canonical indices of the scored users, int32, ascending.
+        users_hash: identity of that set.
+        run_id: identity of the run.
     """
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return jsonable(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    canonical_json(value)
-    return value
+
+    resolved: Resolved
+    loaded: LoadedTask
+    users: NDArray[np.int32]
+    users_hash: str
+    run_id: str
+
+    @property
+    def spec(self) -> RunSpec:
+        """The specification with sources and seed made explicit."""
+        return self.resolved.spec
 
 
-def without_paths(value: Any) -> Any:
-    """The same JSON value with absolute paths cut to their last part, so that a record can be shared."""
-    if isinstance(value, Mapping):
-        return {k: without_paths(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_paths(v) for v in value]
-    if isinstance(value, str) and _ABSOLUTE.match(value):
-        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
-    return value
+@dataclass(frozen=True, slots=True, eq=False)
+class RunRecord:
+    """Everything that a manifest is made of.
+
+    Attributes:
+        prepared: the run.
+        journal: attempts, times, validations.
+        diagnostics: counters of the method over the task's own candidates.
+        sets: further request sets by candidates hash.
+        model: ``stored``, ``not asked`` or ``not supported``.
+        memory: peak memory.
+        files: SHA-256 of every other file of the run, by relative name.
+    """
+
+    prepared: PreparedRun
+    journal: Journal
+    diagnostics: Mapping[str, Any]
+    sets: Mapping[str, Any]
+    model: str
+    memory: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+def manifest(record: RunRecord) -> dict[str, Any]:
+    """The content of ``manifest.json``; ``docs/runs.md`` describes the fields."""
+    prepared, journal = record.prepared, record.journal
+    spec, resolved = prepared.spec, prepared.resolved
+    task, cls, capabilities = prepared.loaded.task, resolved.method_cls, resolved.capabilities
+    return {
+        "format": FORMAT,
+        "run_id": prepared.run_id,
+        "status": "done",
+        "method": {
+            "name": cls.name,
+            "version": cls.version,
+            "family": str(cls.family),
+            "requested_as": spec.method,
+            "plugin_sha256": resolved.plugin_sha256,
+            **asdict(capabilities),
+        },
+        "target": spec.target,
+        "sources": list(spec.sources or ()),
+        "profile": spec.profile,
+        "seed": spec.seed,
+        "init_seed": spec.init_seed,
+        "device": spec.device,
+        "dtype": spec.dtype,
+        "threads": spec.threads or available_threads(),
+        "config": resolved.config_values,
+        "spec": spec.portable(),
+        "task": {
+            "task_hash": task.task_hash,
+            "candidates_hash": task.candidates_hash,
+            "options": task.options.model_dump(mode="json"),
+            "guard": task.guard,
+            "guard_counts": jsonable(task.guard_counts),
+            "source_hashes": {name: task.source_hashes[name] for name in spec.sources or ()},
+            "n_users": task.n_users,
+            "n_items": task.n_items,
+        },
+        "users": {
+            "users_hash": prepared.users_hash,
+            "n_users": len(prepared.users),
+            "limit": spec.limit_users,
+        },
+        "sets": dict(record.sets),
+        "data": jsonable(prepared.loaded.data),
+        "seconds": journal.seconds_record(),
+        "cpu_seconds": journal.cpu_record(),
+        "attempts": journal.attempts,
+        "peak_memory": dict(record.memory),
+        "tokens": record.diagnostics.get("tokens"),
+        "diagnostics": dict(record.diagnostics),
+        "training": (journal.fit or {}).get("training"),
+        "validations": journal.validations,
+        "model": record.model,
+        "packages": package_versions(),
+        "hardware": hardware(spec.device),
+        "git_revision": git_revision(),
+        "started": journal.started,
+        "finished": utc_now(),
+        "files": dict(record.files),
+    }

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from bench.errors import BenchError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
-from bench.runs.manifest import utc_now
 from bench.runs.progress import QuietProgress, Reporter, duration
+from bench.runs.records import utc_now
 from bench.runs.resolve import require_available, resolve_spec
-from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute
+from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute_run
 from bench.runs.spec import RunSpec
 from bench.runs.store import FORMAT, LOG, MANIFEST, WORK, RunStore, StoredRun, discard
 from bench.runs.tasks import TaskCache
@@ -149,7 +149,7 @@ def _one(
     began = time.perf_counter()
     started = utc_now()
     try:
-        run = execute(
+        run, fresh = execute_run(
             spec,
             store,
             force=force,
@@ -163,7 +163,6 @@ def _one(
     except Exception as error:
         record = record_failure(spec, store, error, started)
         return RunResult(spec, "failed", None, error, record, time.perf_counter() - began)
-    fresh = str(run.manifest.get("finished", "")) >= started
     forget_failure(spec, store)
     return RunResult(
         spec, "done" if fresh else "stored", run, None, None, time.perf_counter() - began

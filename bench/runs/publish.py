@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from bench.runs.manifest import PreparedRun
 from bench.runs.store import MANIFEST, RunStore, StoredRun, read_manifest, read_run
-
-if TYPE_CHECKING:
-    from bench.runs.runner import PreparedRun
-    from bench.runs.work import Work
+from bench.runs.work import Work
 
 __all__ = ["publish", "recover"]
 

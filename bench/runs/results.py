@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.errors import ResultError
 from bench.io import atomic_folder, write_json
-from bench.runs.manifest import without_paths
+from bench.runs.records import without_paths
 from bench.runs.store import (
     MANIFEST,
     METRICS,

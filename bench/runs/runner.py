@@ -5,25 +5,29 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import BenchError, MethodError, ResultError
 from bench.io import lock, require_free_space
 from bench.methods import Progress
 from bench.runs.attempt import Attempt
+from bench.runs.manifest import PreparedRun
 from bench.runs.progress import QuietProgress
 from bench.runs.publish import publish, recover
-from bench.runs.resolve import Resolved, require_available, resolve_spec
+from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.sets import SetRequest, wanted_sets
 from bench.runs.spec import RunSpec, run_id
 from bench.runs.store import RunStore, StoredRun
-from bench.runs.tasks import LoadedTask, TaskCache
+from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
 
-__all__ = ["CHECKPOINT_SECONDS", "PreparedRun", "RunInUseError", "execute", "prepare"]
+__all__ = [
+    "CHECKPOINT_SECONDS",
+    "PreparedRun",
+    "RunInUseError",
+    "execute",
+    "execute_run",
+    "prepare",
+]
 
 CHECKPOINT_SECONDS = 20.0
 """Work worth this many seconds is saved, so that a killed run need not repeat it."""
@@ -34,30 +38,6 @@ _BYTES_AT_LEAST = 64_000_000
 
 class RunInUseError(ResultError):
     """Another process works on the same run."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedRun:
-    """A run whose identity is known and that can start.
-
-    Attributes:
-        resolved: method, configuration, sources.
-        loaded: its task.
-        users: canonical indices of the scored users, int32, ascending.
-        users_hash: identity of that set.
-        run_id: identity of the run.
-    """
-
-    resolved: Resolved
-    loaded: LoadedTask
-    users: NDArray[np.int32]
-    users_hash: str
-    run_id: str
-
-    @property
-    def spec(self) -> RunSpec:
-        """The specification with sources and seed made explicit."""
-        return self.resolved.spec
 
 
 def prepare(
@@ -104,7 +84,9 @@ def execute(
     """Run a specification and store the result, or return the stored result.
 
     A run that was killed goes on from the method's own checkpoint, from the fitted model if fitting
-    was done, and from the last saved chunk of scores. Two processes never work on the same run.
+    was done, and from the last saved chunk of scores. Two processes never work on the same run. A
+    stored run that lacks a wanted request set or a wanted model is completed: its own request sets
+    are kept, and the fit is repeated only where the model was not stored.
 
     Args:
         spec: what to run.
@@ -123,39 +105,59 @@ def execute(
         BenchError: the run failed; nothing half-written is left in the store.
         KeyboardInterrupt: passed on; checkpoints are kept and the same command goes on from there.
     """
+    return execute_run(
+        spec,
+        store,
+        force=force,
+        progress=progress,
+        tasks=tasks,
+        wait=wait,
+        checkpoint_seconds=checkpoint_seconds,
+    )[0]
+
+
+def execute_run(
+    spec: RunSpec,
+    store: RunStore,
+    *,
+    force: bool,
+    progress: Progress | None,
+    tasks: TaskCache | None,
+    wait: bool,
+    checkpoint_seconds: float,
+) -> tuple[StoredRun, bool]:
+    """Like :func:`execute`, and say whether anything was run now."""
     progress = progress or QuietProgress()
     prepared = prepare(spec, tasks=tasks, progress=progress)
-    with _clear_errors(prepared.resolved):
-        work = Work(store.work_folder(prepared.run_id))
-        wanted = wanted_sets(prepared.spec)
+    work = Work(store.work_folder(prepared.run_id))
+    with _clear_errors(prepared.spec.label):
         found = None if force else _stored(store, prepared)
-        if found is not None and not missing_sets(found, wanted) and not work.folder.exists():
-            return found
-        n_sets = 1 + len(wanted)
+        if found is not None and not _lacks(found, prepared) and not work.folder.exists():
+            return found, False
+        n_sets = 1 + len(wanted_sets(prepared.spec))
         require_free_space(
             store.root, _BYTES_AT_LEAST + _BYTES_PER_USER * n_sets * len(prepared.users)
         )
         with _locked(work, prepared, wait=wait, progress=progress):
             recover(store, prepared.run_id)
-            # Another process may have finished the run while this one waited.
+            # Another process may have finished the run while this one waited for the lock.
             found = None if force else _stored(store, prepared)
-            if found is not None and not missing_sets(found, wanted):
+            if found is not None and not _lacks(found, prepared):
                 work.clear()
-                return found
-            if found is not None:
-                wanted = _united(found, wanted)
-            attempt = Attempt(prepared, work, progress, wanted, checkpoint_seconds)
+                return found, False
+            wanted = _united(found, wanted_sets(prepared.spec))
+            attempt = Attempt(prepared, work, progress, wanted, checkpoint_seconds, found)
             try:
-                attempt.run(anew=force, earlier=found)
+                attempt.run(anew=force)
                 stored = publish(store, prepared, work)
-            except (KeyboardInterrupt, OSError, MemoryError):
+            except (OSError, MemoryError):
                 raise
             except Exception:
-                # A checkpoint of a run that fails by itself would only fail again; keep the log.
+                # A checkpoint of a run that fails by itself would only fail again; the log is kept.
                 work.drop_progress()
                 raise
             work.clear()
-            return stored
+            return stored, True
 
 
 @contextmanager
@@ -175,15 +177,18 @@ def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress
         yield
 
 
-def missing_sets(run: StoredRun, wanted: tuple[SetRequest, ...]) -> tuple[SetRequest, ...]:
-    """The wanted request sets that a stored run has not been scored on."""
+def _lacks(run: StoredRun, prepared: PreparedRun) -> bool:
+    """Whether a stored run lacks a wanted request set, or a model that is wanted and can be stored."""
     have = {(s["kind"], s.get("candidate_seed")) for s in run.sets.values()}
-    return tuple(w for w in wanted if (w.kind, w.candidate_seed) not in have)
+    if any((w.kind, w.candidate_seed) not in have for w in wanted_sets(prepared.spec)):
+        return True
+    return prepared.spec.keep_model and run.manifest.get("model", "not asked") == "not asked"
 
 
-def _united(run: StoredRun, wanted: tuple[SetRequest, ...]) -> tuple[SetRequest, ...]:
+def _united(run: StoredRun | None, wanted: tuple[SetRequest, ...]) -> tuple[SetRequest, ...]:
     """Wanted sets and those already stored: a run never loses a set it had."""
-    have = tuple(SetRequest(s["kind"], s.get("candidate_seed")) for s in run.sets.values())
+    stored = run.sets.values() if run is not None else ()
+    have = tuple(SetRequest(s["kind"], s.get("candidate_seed")) for s in stored)
     return tuple(dict.fromkeys(have + wanted))
 
 
@@ -193,9 +198,8 @@ def _stored(store: RunStore, prepared: PreparedRun) -> StoredRun | None:
 
 
 @contextmanager
-def _clear_errors(resolved: Resolved) -> Iterator[None]:
+def _clear_errors(label: str) -> Iterator[None]:
     """Turn what is not this package's own error into one that says method, cause and remedy."""
-    label = resolved.spec.label
     try:
         yield
     except BenchError:

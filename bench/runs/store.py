@@ -36,6 +36,7 @@ FORMAT = 1
 """Version of the run folder; readers refuse newer ones."""
 
 MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics.json", "log.txt"
+MODEL = "model"
 WORK, FAILED = ".work", "failed"
 
 _REQUIRED: Mapping[str, type | tuple[type, ...]] = {

@@ -12,7 +12,7 @@ from bench.data.domain import Domain
 from bench.data.load import load_domain, missing_domains
 from bench.io import hash_json
 from bench.protocol import Task, build_task
-from bench.runs.manifest import jsonable, without_paths
+from bench.runs.records import jsonable, without_paths
 from bench.runs.spec import RunSpec
 
 __all__ = ["LoadedTask", "TaskCache"]

@@ -25,8 +25,8 @@ from bench.errors import ResultError
 from bench.evaluation import Outcomes
 from bench.io import atomic_folder, read_json, write_bytes, write_json
 from bench.methods import Method
-from bench.runs.manifest import jsonable
-from bench.runs.store import LOG
+from bench.runs.records import jsonable
+from bench.runs.store import LOG, MODEL
 
 __all__ = ["Work"]
 
@@ -51,7 +51,7 @@ class Work:
     @property
     def model(self) -> Path:
         """The fitted model, present once fitting is complete."""
-        return self.folder / "model"
+        return self.folder / MODEL
 
     @property
     def result(self) -> Path:
@@ -92,17 +92,10 @@ class Work:
             elif path != self.log_path:
                 path.unlink()
 
-    def save_model(self, method: Method) -> bool:
-        """Keep the fitted model, so that a kill while scoring does not cost the fit.
-
-        Returns:
-            Whether the method can be saved at all.
-        """
-        if type(method).save is Method.save:
-            return False
+    def save_model(self, method: Method) -> None:
+        """Keep the fitted model, so that a kill while scoring does not cost the fit."""
         with atomic_folder(self.model, replace=True) as folder:
             method.save(folder)
-        return True
 
     def _part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.npz"

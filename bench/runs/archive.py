@@ -1,0 +1,221 @@
+"""Runs as one file: export, import, and the specification to repeat a run from its manifest."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from bench.errors import ConfigError, ResultError
+from bench.io import atomic_folder, lock
+from bench.runs.spec import RunSpec
+from bench.runs.store import (
+    MANIFEST,
+    WORK,
+    RunStore,
+    StoredRun,
+    check_file,
+    discard,
+    read_manifest,
+    read_run,
+)
+
+__all__ = ["export_runs", "import_runs", "reproduce_spec"]
+
+_MAX_MEMBERS = 1_000_000
+_MAX_BYTES = 1 << 40
+
+
+def export_runs(runs: Sequence[StoredRun], destination: Path) -> Path:
+    """Copy runs, complete with logs and models, to a ``.tar.gz`` file or into a folder.
+
+    Args:
+        runs: what to export; every file is compared with its manifest first.
+        destination: a name that ends in ``.tar.gz`` or ``.tgz``, else a folder.
+
+    Returns:
+        The destination.
+
+    Raises:
+        ResultError: no run, a damaged run, or the file exists.
+    """
+    if not runs:
+        raise ResultError("nothing to export: name at least one run (`bench runs list`).")
+    for run in runs:
+        _check_all(run)
+    if not destination.name.endswith((".tar.gz", ".tgz")):
+        for run in runs:
+            _place(run.path, RunStore(destination), replace=False)
+        return destination
+    if destination.exists():
+        raise ResultError(f"{destination} exists already; name another file or remove it.")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=destination.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            _write_tar(runs, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(destination)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return destination
+
+
+def _check_all(run: StoredRun) -> None:
+    for name in run.manifest["files"]:
+        check_file(run.path, name, run.manifest["files"])
+
+
+def _write_tar(runs: Sequence[StoredRun], stream: io.BufferedIOBase) -> None:
+    """Write members in a fixed order, without owner, mode or time: equal runs, equal bytes."""
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for run in runs:
+            folder = f"{run.path.parent.name}/{run.path.name}"
+            for file in (MANIFEST, *sorted(run.manifest["files"])):
+                path = run.path / file
+                info = tarfile.TarInfo(f"{folder}/{file}")
+                info.size = path.stat().st_size
+                with path.open("rb") as content:
+                    archive.addfile(info, content)
+
+
+def import_runs(source: Path, store: RunStore, *, replace: bool = False) -> list[StoredRun]:
+    """Copy runs from an exported file or from a folder of runs into a store.
+
+    An archive is unpacked inside the store's work folder; members that are links, devices, or point
+    outside are refused before anything is written. Every run is read and its files are compared with
+    its manifest before the first one is placed.
+
+    Args:
+        source: a ``.tar.gz`` file, or a folder with runs below it.
+        store: where to.
+        replace: whether stored runs of the same id are replaced; otherwise an equal one is kept and a
+            different one is an error.
+
+    Returns:
+        The imported runs, in the order of their folders.
+
+    Raises:
+        ResultError: not an archive of runs, unsafe, damaged, or in conflict with the store.
+    """
+    if source.is_dir():
+        return _import_folder(source, store, replace=replace)
+    if not source.is_file():
+        raise ResultError(f"{source}: no such file or folder. `bench runs export` writes one.")
+    scratch = store.root / WORK
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="import-", dir=scratch) as name:
+        _unpack(source, Path(name))
+        return _import_folder(Path(name), store, replace=replace, label=source)
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(source, mode="r:gz") as archive:
+            members = archive.getmembers()
+            if len(members) > _MAX_MEMBERS or sum(m.size for m in members) > _MAX_BYTES:
+                raise ResultError(f"{source}: too large for an export of runs; nothing was read.")
+            for member in members:
+                _require_safe(member, source)
+            for member in members:
+                if not member.isfile():
+                    continue
+                path = folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content = archive.extractfile(member)
+                if content is None:
+                    raise ResultError(f"{source}: member {member.name!r} cannot be read.")
+                with content, path.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+        raise ResultError(
+            f"{source}: not a complete .tar.gz file ({error}). Export the runs again."
+        ) from error
+
+
+def _require_safe(member: tarfile.TarInfo, source: Path) -> None:
+    path = PurePosixPath(member.name)
+    odd = "\\" in member.name or "\0" in member.name or ":" in member.name
+    if path.is_absolute() or ".." in path.parts or odd:
+        raise ResultError(
+            f"{source}: member {member.name!r} points outside the archive; nothing was imported."
+        )
+    if not (member.isfile() or member.isdir()):
+        raise ResultError(
+            f"{source}: member {member.name!r} is a link or a device, expected files and folders "
+            "only; nothing was imported."
+        )
+
+
+def _import_folder(
+    source: Path, store: RunStore, *, replace: bool, label: Path | None = None
+) -> list[StoredRun]:
+    runs = [read_run(folder) for folder in RunStore(source).folders()]
+    if not runs:
+        raise ResultError(
+            f"{label or source}: no runs in it; expected folders with {MANIFEST}, as written by "
+            "`bench runs export`."
+        )
+    for run in runs:
+        _check_all(run)
+    return [_place(run.path, store, replace=replace) for run in runs]
+
+
+def _place(folder: Path, store: RunStore, *, replace: bool) -> StoredRun:
+    """Copy a checked run folder to its place in ``store``."""
+    manifest = read_manifest(folder)
+    final = store.run_folder(
+        manifest["target"], manifest["method"]["name"], manifest["seed"], manifest["run_id"]
+    )
+    with lock(store.work_folder(manifest["run_id"]), timeout=5.0):
+        if final.exists():
+            if not replace:
+                known = read_manifest(final)
+                if known["files"] == manifest["files"]:
+                    return read_run(final)
+                raise ResultError(
+                    f"{final} holds another result of the same run. Remove it first "
+                    f"(`bench runs rm {manifest['run_id']}`) or ask to replace it."
+                )
+            discard(final, store.root / WORK)
+        with atomic_folder(final) as partial:
+            for name in (MANIFEST, *manifest["files"]):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, partial / name)
+    return read_run(final)
+
+
+def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
+    """The specification that repeats a run; execute it with ``force`` or in another store.
+
+    Raises:
+        ConfigError: the manifest's specification is not one that this version understands.
+    """
+    values = dict(run.manifest.get("spec", {}))
+    if values.get("protocol", {}).get("negatives") == "imported":
+        raise ConfigError(
+            f"run {run.run_id} ranked imported candidates, whose file is not stored with it. Repeat "
+            "it with `bench run ... --candidates FILE`; the content hash must be "
+            f"{run.manifest['task']['options'].get('candidates_file')}."
+        )
+    try:
+        return RunSpec.model_validate({**values, "data_root": data_root})
+    except ValidationError as error:
+        raise ConfigError(
+            f"{run.path}: its specification cannot be used by this version: {error}"
+        ) from error

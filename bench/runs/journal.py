@@ -1,0 +1,135 @@
+"""What a run remembers about its attempts: times, validations, the finished fit; survives a kill.
+
+The journal knows no task and no labels, so that the context of a method may refer to it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.runs.context import ValidationCall
+from bench.runs.records import utc_now
+from bench.runs.work import Work
+
+__all__ = ["Journal"]
+
+
+@dataclass(slots=True, eq=False)
+class Journal:
+    """Times of the phases of this attempt, and what earlier attempts left behind.
+
+    Attributes:
+        work: where it is saved.
+        attempts: number of this attempt, 1-based.
+        earlier_seconds: wall seconds of earlier attempts.
+        started: time at which the first attempt began, UTC.
+        fit: seconds, CPU seconds and training report of the completed fit, or None.
+        validations: one entry per validation of all attempts.
+        wall: wall seconds by phase, this attempt.
+        cpu: CPU seconds by phase, this attempt.
+    """
+
+    work: Work
+    attempts: int
+    earlier_seconds: float
+    started: str
+    fit: dict[str, Any] | None
+    validations: list[dict[str, float]]
+    wall: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    _wall_start: float = field(default_factory=time.perf_counter)
+    _cpu_start: float = field(default_factory=time.process_time)
+
+    @classmethod
+    def open(cls, work: Work, *, anew: bool) -> Journal:
+        """Open the work folder (emptied when ``anew``) and go on from its saved state."""
+        state = work.open(anew=anew)
+        journal = cls(
+            work,
+            attempts=int(state.get("attempts", 0)) + 1,
+            earlier_seconds=float(state.get("seconds", 0.0)),
+            started=str(state.get("started", utc_now())),
+            fit=state.get("fit"),
+            validations=list(state.get("validations", [])),
+        )
+        journal.save()
+        return journal
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of this attempt so far."""
+        return time.perf_counter() - self._wall_start
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of this process since the attempt began."""
+        return time.process_time() - self._cpu_start
+
+    def save(self) -> None:
+        """Write the state to disk."""
+        self.work.save_state(
+            {
+                "attempts": self.attempts,
+                "seconds": self.earlier_seconds + self.seconds,
+                "started": self.started,
+                "fit": self.fit,
+                "validations": self.validations,
+            }
+        )
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to the phase ``name``."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
+            self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - cpu
+
+    def note_validation(self, call: ValidationCall) -> None:
+        """Record a validation at once, so that the curve survives a kill."""
+        self.validations.append(
+            {
+                "at_seconds": round(self.earlier_seconds + self.seconds, 3),
+                "seconds": round(call.seconds, 3),
+                "ndcg@1": call.ndcg1,
+                "ndcg@5": call.ndcg5,
+            }
+        )
+        self.save()
+
+    def finish_fit(self, training: Mapping[str, Any] | None) -> None:
+        """Record that the fit is complete."""
+        self.fit = {
+            "seconds": self.wall.get("fit", 0.0),
+            "cpu_seconds": self.cpu.get("fit", 0.0),
+            "training": training,
+        }
+        self.save()
+
+    def seconds_record(self) -> dict[str, float]:
+        """Wall seconds for the manifest; ``fit`` includes the validations made while fitting."""
+        fit = self.fit or {}
+        return {
+            "fit": round(float(fit.get("seconds", 0.0)), 3),
+            "score": round(self.wall.get("score", 0.0), 3),
+            "score_sets": round(self.wall.get("score_sets", 0.0), 3),
+            "validation": round(sum(v["seconds"] for v in self.validations), 3),
+            "total": round(self.seconds, 3),
+            "earlier_attempts": round(self.earlier_seconds, 3),
+            "total_with_adapters": round(self.earlier_seconds + self.seconds, 3),
+        }
+
+    def cpu_record(self) -> dict[str, float]:
+        """CPU seconds of this process for the manifest."""
+        fit = self.fit or {}
+        return {
+            "fit": round(float(fit.get("cpu_seconds", 0.0)), 3),
+            "score": round(self.cpu.get("score", 0.0), 3),
+            "total": round(self.cpu_seconds, 3),
+        }
