@@ -1,0 +1,151 @@
+"""Base of methods whose scores come from a torch model over item sequences."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench.baselines.batches import pad_histories
+from bench.baselines.training import LoopConfig, TrainingReport, isolated_randomness, train
+from bench.errors import MethodError
+from bench.io import read_json, write_json
+from bench.methods import Capabilities, Context, Method, Requests, Scores, TrainView
+
+__all__ = ["NeuralMethod"]
+
+# Scores of all items are held for so many (user, item) pairs at once: 32 MB in fp32.
+_SCORE_CELLS = 2**23
+_SCORE_ROWS = 512
+
+
+class NeuralMethod(Method):
+    """Fit with the shared loop, score in length-sorted chunks, save as safetensors.
+
+    A subclass builds the model, turns an epoch into steps, and scores a batch of histories over the
+    whole vocabulary. Model ids are item indices + 1; column 0 is padding.
+    """
+
+    Config: ClassVar[type[LoopConfig]] = LoopConfig
+    # Models that read a fixed number of columns get every batch padded to `max_history`.
+    fixed_width: ClassVar[bool] = False
+    config: Any
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.model: nn.Module | None = None
+        self.report: TrainingReport | None = None
+        self._shape: dict[str, int] = {}
+
+    @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        return Capabilities(trainable=True)
+
+    @abstractmethod
+    def build(self, n_users: int, n_items: int) -> nn.Module:
+        """Make the untrained model for ``n_items`` items and ``n_users`` users (without padding)."""
+
+    @abstractmethod
+    def epoch(
+        self, view: TrainView, rng: np.random.Generator, device: torch.device
+    ) -> Sequence[Callable[[], Tensor]]:
+        """Steps of one epoch, run in order; each builds its batch and returns the scalar loss."""
+
+    @abstractmethod
+    def score_all(self, items: Tensor, lengths: Tensor, users: Tensor) -> Tensor:
+        """Scores of the whole vocabulary.
+
+        Args:
+            items: int64, shape ``(b, l)``, model ids, right-padded with 0.
+            lengths: int64, shape ``(b,)``.
+            users: int64, shape ``(b,)``, canonical user index + 1.
+
+        Returns:
+            Float tensor, shape ``(b, n_items + 1)``; column 0 (padding) is ignored.
+        """
+
+    def fit(self, view: TrainView, context: Context) -> None:
+        device = torch.device(context.device)
+        target = view.target
+        self._shape = {"n_users": int(target.users.max(initial=-1)) + 1, "n_items": target.n_items}
+        with isolated_randomness(context.seed):
+            self.model = self.build(**self._shape).to(device)
+        self.report = train(
+            self.model,
+            lambda rng: self.epoch(view, rng, device),
+            config=self.config,
+            context=context,
+            validate=lambda: context.validate(self).ndcg[5],
+        )
+
+    def score(self, requests: Requests, context: Context) -> Scores:
+        if self.model is None:
+            raise MethodError(f"{self.name} was asked for scores before it was fitted or loaded.")
+        if len(requests.candidates) and int(requests.candidates.min()) < 0:
+            raise MethodError(f"{self.name} was given a negative candidate index.")
+        self.model.eval()
+        values = np.empty(requests.candidates.shape, dtype=np.float32)
+        rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // (self._shape["n_items"] + 1)))
+        # Rows of like length together: trimmed batches then hold little padding.
+        order = np.argsort(requests.history.lengths, kind="stable")
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            for start in range(0, len(order), rows_at_once):
+                rows = order[start : start + rows_at_once]
+                values[rows] = self._score_rows(requests, rows, device)
+        diagnostics = {"training": self.report.as_dict()} if self.report else {}
+        return Scores(values, diagnostics=diagnostics)
+
+    def _score_rows(
+        self, requests: Requests, rows: NDArray[np.integer], device: torch.device
+    ) -> NDArray[np.float32]:
+        items, lengths = pad_histories(
+            requests.history, rows, max_length=self.max_input, width=self.width
+        )
+        scores = self.score_all(
+            torch.from_numpy(items).to(device),
+            torch.from_numpy(lengths).to(device),
+            torch.from_numpy(requests.users[rows].astype(np.int64) + 1).to(device),
+        )
+        columns = torch.from_numpy(requests.candidates[rows].astype(np.int64) + 1).to(device)
+        picked: NDArray[np.float32] = scores.gather(1, columns).float().cpu().numpy()
+        return picked
+
+    @property
+    def max_input(self) -> int:
+        """Newest items of a history that the model reads when it scores."""
+        return int(self.config.max_history)
+
+    @property
+    def width(self) -> int:
+        """Fixed number of columns of a batch, or 0 to trim to the longest row."""
+        return int(self.config.max_history) if self.fixed_width else 0
+
+    def save(self, folder: Path) -> None:
+        if self.model is None:
+            raise MethodError(f"{self.name} has nothing to save: it was not fitted.")
+        # Tied tensors are written once each: safetensors refuses shared storage.
+        state = {k: v.detach().contiguous().clone() for k, v in self.model.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        report = self.report.as_dict() if self.report else None
+        write_json(folder / "model.json", {"shape": self._shape, "training": report})
+
+    def load(self, folder: Path) -> None:
+        described = read_json(folder / "model.json")
+        self._shape = described["shape"]
+        with isolated_randomness(0):
+            self.model = self.build(**self._shape)
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.model.eval()
+        training = described["training"]
+        if training is not None:
+            self.report = TrainingReport(
+                training["history"], training["best_epoch"], training["stopped"]
+            )

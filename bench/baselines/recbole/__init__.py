@@ -1,0 +1,1 @@
+"""RecBole's sequential models on this project's batches and training loop."""

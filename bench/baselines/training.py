@@ -1,0 +1,242 @@
+"""The one training loop of everything that is not an LLM.
+
+Epochs of length-bucketed batches, Adam, early stopping on the validation figure that the context
+hands out, best weights restored, and an epoch-level checkpoint from which a killed run resumes with
+the same result: all randomness of an epoch is derived from (seed, epoch) alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.errors import MethodError
+from bench.io import write_bytes
+from bench.methods import Context, MethodConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LoopConfig", "TrainingReport", "epoch_generator", "isolated_randomness", "train"]
+
+_CHECKPOINT = "checkpoint.pt"
+_FORMAT = 1
+
+
+class LoopConfig(MethodConfig):
+    """Settings of the training loop shared by all trainable baselines.
+
+    Attributes:
+        epochs: most epochs to train, >= 1.
+        patience: epochs without a better validation NDCG@5 before training stops, >= 1.
+        batch_size: training targets per step, >= 1.
+        learning_rate: Adam's step size, > 0.
+        weight_decay: L2 penalty of Adam, >= 0.
+        clip_norm: largest gradient norm, or None for no clipping.
+        max_history: newest items of a history that the model reads, >= 1.
+        validation_users: size of the nested user subset behind the validation figure.
+    """
+
+    epochs: int = Field(default=200, ge=1)
+    patience: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    max_history: int = Field(default=50, ge=1)
+    validation_users: int = Field(default=2000, ge=1)
+
+
+@dataclass(slots=True)
+class TrainingReport:
+    """What happened in training; JSON-serialisable through :meth:`as_dict`.
+
+    Attributes:
+        history: one entry per epoch: ``epoch`` (1-based), ``loss`` (mean per step, nats),
+            ``ndcg@5`` (validation), ``seconds`` (training alone) and ``validation_seconds``.
+        best_epoch: 1-based epoch whose weights were kept.
+        stopped: ``patience`` or ``epochs``.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    stopped: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "best_epoch": self.best_epoch,
+            "epochs": len(self.history),
+            "history": self.history,
+            "stopped": self.stopped,
+        }
+
+
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
+    """NumPy generator of one epoch; ``epoch`` 0 is for initialisation."""
+    return np.random.default_rng([seed, epoch])
+
+
+@contextmanager
+def isolated_randomness(seed: int, epoch: int = 0) -> Iterator[None]:
+    """Seed torch's generators for the block and restore their state afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        yield
+
+
+def train(
+    model: nn.Module,
+    steps: Callable[[np.random.Generator], Sequence[Callable[[], Tensor]]],
+    *,
+    config: LoopConfig,
+    context: Context,
+    validate: Callable[[], float],
+) -> TrainingReport:
+    """Train ``model`` until validation stops improving and leave the best weights in it.
+
+    Args:
+        model: the module to train, on its device.
+        steps: given the epoch's generator, returns one function per step; called in order, each
+            returns the scalar loss of its batch.
+        config: loop settings.
+        context: gives seed, scratch folder, progress and log.
+        validate: returns the validation figure (higher is better) of the model as it stands.
+
+    Returns:
+        The report; the model holds the best epoch's weights and is in evaluation mode.
+
+    Raises:
+        MethodError: the loss became NaN or infinite, or there is nothing to train on.
+    """
+    optimiser = torch.optim.Adam(
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    checkpoint = context.scratch / _CHECKPOINT
+    history, best, best_state = _resume(checkpoint, model, optimiser, context)
+    best_epoch = max(history, key=lambda h: h["ndcg@5"], default={"epoch": 0})["epoch"]
+
+    stopped = "epochs"
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        if history and len(history) - best_epoch >= config.patience:
+            stopped = "patience"
+            break
+        began = time.perf_counter()
+        with isolated_randomness(context.seed, epoch):
+            loss = _run_epoch(model, optimiser, steps, config, context, epoch)
+        trained = time.perf_counter()
+        model.eval()
+        figure = validate()
+        history.append(
+            {
+                "epoch": epoch,
+                "loss": loss,
+                "ndcg@5": figure,
+                "seconds": round(trained - began, 3),
+                "validation_seconds": round(time.perf_counter() - trained, 3),
+            }
+        )
+        if figure > best:
+            best, best_epoch = figure, epoch
+            best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        context.progress.status(
+            f"epoch {epoch}: loss {loss:.4f}, validation NDCG@5 {figure:.4f} "
+            f"(best {best:.4f} at {int(best_epoch)}), {trained - began:.1f} s"
+        )
+        _save(checkpoint, model, optimiser, history, best, best_state)
+
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    model.eval()
+    return TrainingReport(history, int(best_epoch), stopped)
+
+
+def _run_epoch(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    steps: Callable[[np.random.Generator], Sequence[Callable[[], Tensor]]],
+    config: LoopConfig,
+    context: Context,
+    epoch: int,
+) -> float:
+    """One pass over the steps; returns the mean loss."""
+    model.train()
+    total, n_steps = 0.0, 0
+    batches = steps(epoch_generator(context.seed, epoch))
+    for step in context.progress.track(
+        batches, total=len(batches), description=f"epoch {epoch}/{config.epochs}"
+    ):
+        optimiser.zero_grad(set_to_none=True)
+        loss = step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise MethodError(
+                f"the training loss became {value} in epoch {epoch}, step {n_steps + 1}. "
+                f"Lower the learning rate (now {config.learning_rate}) or set clip_norm."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimiser.step()
+        total += value
+        n_steps += 1
+    if n_steps == 0:
+        raise MethodError(
+            "there is nothing to train on: no training sequence has two items or more. "
+            "Check the domain with `bench data stats`."
+        )
+    return total / n_steps
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+    best: float,
+    best_state: dict[str, Tensor] | None,
+) -> None:
+    """Write the epoch's checkpoint atomically."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "format": _FORMAT,
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "history": history,
+            "best": best,
+            "best_state": best_state,
+        },
+        buffer,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def _resume(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, context: Context
+) -> tuple[list[dict[str, float]], float, dict[str, Tensor] | None]:
+    """Continue from a checkpoint in the scratch folder, if one is there."""
+    if not path.exists():
+        return [], -math.inf, None
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state.get("format") != _FORMAT:
+        context.log.warning("ignoring %s: written by another version", path.name)
+        return [], -math.inf, None
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    context.log.info("resuming after epoch %d", len(state["history"]))
+    return list(state["history"]), float(state["best"]), state["best_state"]
