@@ -15,9 +15,21 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 from bench.errors import ProtocolError
+from bench.protocol.collisions import CollisionFilter
 from bench.protocol.keys import GAMMA, UInt64Array, mix64, mix64_in_place
 
-__all__ = ["BLOCK", "NESTED_SIZES", "Population", "draw_negatives", "place_positives", "population"]
+__all__ = [
+    "BLOCK",
+    "NESTED_SIZES",
+    "Population",
+    "draw_negatives",
+    "draw_negatives_into",
+    "eligible_groups",
+    "insert_positives",
+    "place_positives",
+    "population",
+    "position_of",
+]
 
 BLOCK = 4096
 """Users per block: the working set of a block of 29 draws stays inside a 2 MB cache."""
@@ -29,8 +41,7 @@ _POSITION_TAG = np.uint64(int.from_bytes(b"position", "big"))
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _MAX_DRAWS = 1 << 22
-_CELLS = 1 << 21
-_LONG_HISTORY = 64
+_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +122,7 @@ def place_positives(
     candidates = np.empty((n, m + 1), dtype=np.int32)
     candidates[:, :m] = negatives
     position = position_of(keys, m)
-    _insert(candidates, positives, position)
+    insert_positives(candidates, positives, position)
     return candidates, position
 
 
@@ -120,7 +131,7 @@ def position_of(keys: UInt64Array, n_negatives: int) -> NDArray[np.int32]:
     return (mix64(keys ^ _POSITION_TAG) % np.uint64(n_negatives + 1)).astype(np.int32)
 
 
-def _insert(
+def insert_positives(
     candidates: NDArray[np.int32], positives: NDArray[np.int32], position: NDArray[np.int32]
 ) -> None:
     """Move the entry at ``position`` to the last column and put the positive there, in place."""
@@ -156,12 +167,25 @@ def draw_negatives(
             :func:`eligible_groups` first to name the user.
     """
     negatives = np.empty((len(keys), n_negatives), dtype=np.int32)
+    draw_negatives_into(negatives, pop, keys, history, block=block)
+    return negatives
+
+
+def draw_negatives_into(
+    out: NDArray[np.int32],
+    pop: Population,
+    keys: UInt64Array,
+    history: Sequences,
+    *,
+    block: int = BLOCK,
+) -> None:
+    """As :func:`draw_negatives`, into ``out``: int32, shape ``(n, n_negatives)``, any strides."""
+    workspace = _Workspace(pop, out.shape[1], min(block, len(keys)))
     for start in range(0, len(keys), block):
         stop = min(start + block, len(keys))
         offsets = history.offsets[start : stop + 1]
         part = Sequences(offsets - offsets[0], history.items[offsets[0] : offsets[-1]])
-        _draw_block(pop, keys[start:stop], part, negatives[start:stop])
-    return negatives
+        workspace.draw(keys[start:stop], part, out[start:stop])
 
 
 def eligible_groups(pop: Population, history: Sequences) -> NDArray[np.int64]:
@@ -172,24 +196,76 @@ def eligible_groups(pop: Population, history: Sequences) -> NDArray[np.int64]:
     return int(pop.drawable.sum()) - taken.astype(np.int64)
 
 
-def _draws(
-    pop: Population, keys: UInt64Array, n_draws: int
+class _Workspace:
+    """Buffers of one block, laid out ``(draws, users)`` so that every step is a long vector loop.
+
+    Most users need no more than their first ``n_negatives`` draws. Those of a block are computed at
+    once; users with a rejected draw, a repeated title or a history title are found by a filter that
+    may only err towards "redo", and are redone by the rule itself.
+    """
+
+    def __init__(self, pop: Population, n_negatives: int, block: int) -> None:
+        self._pop = pop
+        self._n = n_negatives
+        n_words = (n_negatives + 1) // 2
+        self._words = np.empty((n_words, block), dtype=np.uint64)
+        self._scratch = np.empty((n_words, block), dtype=np.uint64)
+        self._products = np.empty((n_negatives, block), dtype=np.uint64)
+        self._filter = CollisionFilter(pop.group, n_negatives, block)
+
+    def draw(self, keys: UInt64Array, history: Sequences, out: NDArray[np.int32]) -> None:
+        """Fill ``out``, int32, shape ``(len(keys), n_negatives)``, for one block."""
+        n = len(keys)
+        # Longest history first: the users that still have an event at slot s are a prefix.
+        order = np.argsort(-np.minimum(history.lengths, 32767).astype(np.int16), kind="stable")
+        sorted_keys = keys[order]
+        values, invalid = _values(
+            self._pop,
+            sorted_keys,
+            self._words[:, :n],
+            self._scratch[:, :n],
+            self._products[:, :n],
+        )
+        redo = self._filter(values, history, order)
+        if invalid is not None:
+            redo |= invalid.any(axis=0)
+        drawn = np.empty((n, self._n), dtype=np.int32)
+        drawn[...] = values.T
+        out[order] = drawn
+        rows = order[np.flatnonzero(redo)]
+        if len(rows):
+            _draw_exactly(self._pop, keys, history, rows, out)
+
+
+def _values(
+    pop: Population,
+    keys: UInt64Array,
+    words: UInt64Array,
+    scratch: UInt64Array,
+    products: UInt64Array,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
     """The first draws of every stream.
 
+    Args:
+        pop: the population.
+        keys: uint64, shape ``(n,)``.
+        words: uint64 buffer, shape ``((n_draws + 1) // 2, n)``.
+        scratch: uint64 buffer, shape of ``words``.
+        products: uint64 buffer, shape ``(n_draws, n)``.
+
     Returns:
-        Items, int64, shape ``(n_draws, n)``, and which draws are invalid (Lemire's rejection), bool
-        of the same shape, or None when all are valid.
+        Items, int64, shape ``(n_draws, n)``, in the memory of ``products`` where draws are uniform,
+        and which draws are invalid (Lemire's rejection), bool of the same shape, or None when all are
+        valid.
 
     Two 32-bit numbers per word, the upper half first; number x gives ``x * total >> 32`` and is
     rejected when ``x * total mod 2**32 < 2**32 mod total``, which makes it exactly uniform
     (Lemire, "Fast random integer generation in an interval", ACM TOMACS 29(1), 2019).
     """
-    n_words = (n_draws + 1) // 2
-    counters = (np.arange(1, n_words + 1, dtype=np.uint64) * np.uint64(GAMMA))[:, None]
-    words = counters + keys
-    mix64_in_place(words, np.empty_like(words))
-    products = np.empty((n_draws, len(keys)), dtype=np.uint64)
+    n_words, n_draws = len(words), len(products)
+    counters = np.arange(1, n_words + 1, dtype=np.uint64) * np.uint64(GAMMA)
+    np.add(counters[:, None], keys, out=words)
+    mix64_in_place(words, scratch)
     np.right_shift(words, _HALF, out=products[0::2])
     np.bitwise_and(words[: n_draws // 2], _LOW, out=products[1::2])
     np.multiply(products, np.uint64(pop.total), out=products)
@@ -206,37 +282,6 @@ def _draws(
     return values, invalid
 
 
-def _draw_block(
-    pop: Population, keys: UInt64Array, history: Sequences, out: NDArray[np.int32]
-) -> None:
-    """Fill ``out`` for one block: all users at once, then the few with a collision one by one group."""
-    n_negatives = out.shape[1]
-    values, invalid = _draws(pop, keys, n_negatives)
-    groups = pop.group[values]
-    repeated = _any_collision(groups, history)
-    if invalid is not None:
-        repeated |= invalid.any(axis=0)
-    out[...] = values.T
-    rows = np.flatnonzero(repeated)
-    if len(rows):
-        _draw_exactly(pop, keys, history, rows, out)
-
-
-def _any_collision(groups: NDArray[np.int32], history: Sequences) -> NDArray[np.bool_]:
-    """Which columns of ``groups`` (draws, n) hold a repeat or a history group; bool, shape ``(n,)``."""
-    n_draws, n = groups.shape
-    hit = np.zeros(n, dtype=np.bool_)
-    for shift in range(1, n_draws):
-        hit |= (groups[shift:] == groups[:-shift]).any(axis=0)
-    lengths = history.lengths
-    hit |= lengths > _LONG_HISTORY
-    for slot in range(min(int(lengths.max(initial=0)), _LONG_HISTORY)):
-        rows = np.flatnonzero(lengths > slot)
-        slot_groups = history.items[history.offsets[:-1][rows] + slot]
-        hit[rows] |= (groups[:, rows] == slot_groups).any(axis=0)
-    return hit
-
-
 def _draw_exactly(
     pop: Population,
     keys: UInt64Array,
@@ -244,15 +289,15 @@ def _draw_exactly(
     rows: NDArray[np.intp],
     out: NDArray[np.int32],
 ) -> None:
-    """Redo the given rows with as many draws as they need."""
-    n_draws = 2 * out.shape[1] + 8
+    """Apply the acceptance rule to the given rows, with as many draws as they need."""
+    n_draws = out.shape[1] + 8
     while len(rows):
         if n_draws > _MAX_DRAWS:
             raise ProtocolError(
                 f"row {int(rows[0])}: fewer than {out.shape[1]} eligible negatives in "
                 f"{_MAX_DRAWS} draws. Ask for fewer negatives or use `--negatives full`."
             )
-        size = max(1, _CELLS // max(pop.n_groups, n_draws))
+        size = max(1, _CELLS // n_draws)
         unfinished = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -270,24 +315,38 @@ def _accept(
     rows: NDArray[np.intp],
     out: NDArray[np.int32],
 ) -> NDArray[np.bool_]:
-    """Apply the acceptance rule to the first ``n_draws`` draws; write the rows that suffice."""
+    """Judge the first ``n_draws`` draws; write the rows for which they suffice, and say which.
+
+    All (row, group, step) triples are sorted as one integer each, history events at step 0: a draw
+    whose predecessor has the same row and group repeats an earlier draw or a history title.
+    """
     n, n_negatives = len(keys), out.shape[1]
-    values, invalid = _draws(pop, keys, n_draws)
-    values = np.ascontiguousarray(values.T)
+    words = np.empty(((n_draws + 1) // 2, n), dtype=np.uint64)
+    products = np.empty((n_draws, n), dtype=np.uint64)
+    drawn, invalid = _values(pop, keys, words, np.empty_like(words), products)
+    values = np.ascontiguousarray(drawn.T)
     groups = pop.group[values].astype(np.int64)
-    taken = np.zeros((n, pop.n_groups), dtype=np.bool_)
-    taken[history.rows, history.items] = True
-    refused = np.take_along_axis(taken, groups, axis=1)
-    steps = np.arange(n_draws)
+    steps = np.arange(1, n_draws + 1)
+    refused = np.zeros((n, n_draws), dtype=np.bool_)
     if invalid is not None:
         refused |= invalid.T
-        # An invalid draw stands for no group: give it one of its own, so that it repeats nothing.
+        # An invalid draw stands for no title: a group of its own repeats nothing.
         groups = np.where(invalid.T, pop.n_groups + steps, groups)
-    shift = int(n_draws).bit_length()
-    packed = np.sort((groups << shift) | steps, axis=1)
-    again = (packed[:, 1:] >> shift) == (packed[:, :-1] >> shift)
-    line, column = np.nonzero(again)
-    refused[line, packed[line, column + 1] & ((1 << shift) - 1)] = True
+    step_bits = int(n_draws).bit_length()
+    span = pop.n_groups + n_draws + 1
+    lines = np.arange(n)[:, None] * span
+    triples = np.concatenate(
+        [
+            (((lines + groups) << step_bits) | steps).ravel(),
+            (history.rows * span + history.items) << step_bits,
+        ]
+    )
+    triples.sort()
+    titles = triples >> step_bits
+    repeats = triples[1:][titles[1:] == titles[:-1]]
+    step = repeats & ((1 << step_bits) - 1)
+    of_draws = step > 0
+    refused[(repeats[of_draws] >> step_bits) // span, step[of_draws] - 1] = True
     accepted = np.cumsum(~refused, axis=1)
     done: NDArray[np.bool_] = accepted[:, -1] >= n_negatives
     chosen = ~refused & (accepted <= n_negatives) & done[:, None]
