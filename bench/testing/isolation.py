@@ -1,0 +1,197 @@
+"""Detect side effects: global state that changed, files that were written, inputs that were altered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.io import cache_root, hash_arrays
+
+__all__ = ["arrays_of", "frozen", "global_state", "restore_state", "state_changes", "watch_writes"]
+
+# Importing a library for the first time may legitimately extend these; a second call may not.
+IMPORT_EFFECTS = frozenset({"warnings filters", "root logger", "sys.path"})
+
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_PATH_EVENTS: Mapping[str, tuple[int, ...]] = {
+    "os.mkdir": (0,),
+    "os.remove": (0,),
+    "os.rename": (0, 1),
+    "os.rmdir": (0,),
+    "os.link": (1,),
+    "os.symlink": (1,),
+    "os.truncate": (0,),
+}
+
+
+def global_state() -> dict[str, Any]:
+    """Comparable snapshot of the process-wide state that a method must leave alone.
+
+    PyTorch's part is included when PyTorch is loaded already; nothing is imported here.
+    """
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - read, to see whether it changed
+    root = logging.getLogger()
+    state: dict[str, Any] = {
+        "random module": random.getstate(),
+        "numpy.random": (legacy[0], legacy[1].tobytes(), *legacy[2:]),
+        "sys.argv": tuple(sys.argv),
+        "sys.path": tuple(sys.path),
+        "working directory": str(Path.cwd()),
+        "environment": dict(os.environ),
+        "warnings filters": tuple(map(str, warnings.filters)),
+        "root logger": (root.level, tuple(map(id, root.handlers))),
+        "numpy error handling": tuple(sorted(np.geterr().items())),
+        "numpy attributes": frozenset(
+            key for key, value in vars(np).items() if not isinstance(value, type(sys))
+        ),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        state["torch random state"] = torch.get_rng_state().numpy().tobytes()
+        state["torch threads"] = torch.get_num_threads()
+        state["torch default dtype"] = str(torch.get_default_dtype())
+        state["torch deterministic algorithms"] = torch.are_deterministic_algorithms_enabled()
+        state["torch gradients"] = torch.is_grad_enabled()
+    return state
+
+
+def state_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """What changed between two snapshots: name -> description. Parts new in ``after`` are left out."""
+    changes = {}
+    for key, old in before.items():
+        new = after.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            differing = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+            changes[key] = f"{key} ({', '.join(differing)})"
+        elif isinstance(old, frozenset) and isinstance(new, frozenset):
+            changes[key] = f"{key} ({', '.join(sorted(old ^ new))})"
+        elif isinstance(old, (str, int)) and isinstance(new, (str, int)):
+            changes[key] = f"{key} ({old!r} -> {new!r})"
+        else:
+            changes[key] = key
+    return changes
+
+
+def restore_state(before: Mapping[str, Any]) -> None:
+    """Put back what can be put back, so that one offender does not disturb what follows."""
+    random.setstate(before["random module"])
+    name, key, *rest = before["numpy.random"]
+    np.random.set_state((name, np.frombuffer(key, dtype=np.uint32), *rest))  # noqa: NPY002
+    sys.argv[:] = before["sys.argv"]
+    sys.path[:] = before["sys.path"]
+    os.chdir(before["working directory"])
+    for variable in [v for v in os.environ if v not in before["environment"]]:
+        del os.environ[variable]
+    os.environ.update(before["environment"])
+    np.seterr(**dict(before["numpy error handling"]))
+    if "torch threads" in before:
+        torch = sys.modules["torch"]
+        torch.set_rng_state(
+            torch.frombuffer(bytearray(before["torch random state"]), dtype=torch.uint8)
+        )
+        torch.set_num_threads(before["torch threads"])
+        torch.set_grad_enabled(before["torch gradients"])
+        torch.use_deterministic_algorithms(before["torch deterministic algorithms"])
+
+
+@contextmanager
+def frozen(arrays: Mapping[str, NDArray[Any]], report: Callable[[str], None]) -> Iterator[None]:
+    """Make arrays read-only for as long as the block runs and report those whose content changed."""
+    before = {name: hash_arrays({"": array}) for name, array in arrays.items()}
+    writeable = [array for array in arrays.values() if array.flags.writeable]
+    for array in writeable:
+        array.flags.writeable = False
+    try:
+        yield
+    finally:
+        for array in writeable:
+            array.flags.writeable = True
+        for name, array in arrays.items():
+            if hash_arrays({"": array}) != before[name]:
+                report(name)
+
+
+def arrays_of(value: Any, name: str) -> dict[str, NDArray[Any]]:
+    """Every array of nested dataclasses (views, requests, sequences), by dotted name."""
+    if isinstance(value, np.ndarray):
+        return {name: value}
+    found: dict[str, NDArray[Any]] = {}
+    if isinstance(value, tuple):
+        for index, part in enumerate(value):
+            found |= arrays_of(part, f"{name}[{index}]")
+    for field in getattr(value, "__dataclass_fields__", ()):
+        found |= arrays_of(getattr(value, field), f"{name}.{field}")
+    return found
+
+
+class _Recorder:
+    def __init__(self, allowed: list[Path]) -> None:
+        self.allowed = [Path(os.path.realpath(path)) for path in allowed]
+        self.paths: list[str] = []
+
+    def see(self, path: Any) -> None:
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if not isinstance(path, (str, os.PathLike)):
+            return  # a file descriptor: its opening was seen
+        real = Path(os.path.realpath(path))
+        if real.parts[1:2] in (("dev",), ("proc",)) or "__pycache__" in real.parts:
+            return
+        if not any(real.is_relative_to(folder) for folder in self.allowed):
+            self.paths.append(str(real))
+
+
+_active: list[_Recorder] = []
+_installed: list[bool] = []
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _active:
+        return
+    if event == "open":
+        path, _, flags = args
+        if isinstance(flags, int) and flags & _WRITE_FLAGS:
+            _active[-1].see(path)
+    elif event in _PATH_EVENTS:
+        for position in _PATH_EVENTS[event]:
+            _active[-1].see(args[position])
+
+
+@contextmanager
+def watch_writes(allowed: list[Path]) -> Iterator[list[str]]:
+    """Record files that are opened for writing, made, renamed or removed outside ``allowed``.
+
+    Sees everything that goes through Python (an audit hook, PEP 578), and new entries of the working
+    directory by comparing its listing. The cache folder of this package is always allowed. The hook
+    stays installed, as hooks cannot be removed, and does nothing outside of this block.
+
+    Yields:
+        the list of offending paths; complete when the block has ended.
+    """
+    if not _installed:
+        sys.addaudithook(_audit)
+        _installed.append(True)
+    recorder = _Recorder([*allowed, cache_root()])
+    folder = Path.cwd()
+    before = {entry.name for entry in folder.iterdir()}
+    _active.append(recorder)
+    try:
+        yield recorder.paths
+    finally:
+        _active.remove(recorder)
+        after = {entry.name for entry in folder.iterdir()}
+        for name in sorted(after - before - {"__pycache__"}):
+            if str(folder / name) not in recorder.paths:
+                recorder.see(str(folder / name))
