@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 from bench.io import canonical_json
-from bench.protocol.candidates import Population, draw_negatives, place_positives
+from bench.protocol.candidates import Population, draw_candidates
 from bench.protocol.keys import UInt64Array, salt64, stream_keys
 from bench.protocol.types import Labels, Split
 
@@ -100,8 +100,9 @@ class DrawnSets(CandidateSets):
     def take(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int32], Labels]:
         salt = salt64("candidates", self.seed, self.split, self.domain)
         keys = stream_keys(self.user_hashes[rows], salt)
-        negatives = draw_negatives(self.pop, keys, self.history.take(rows), self.n_negatives)
-        candidates, position = place_positives(negatives, self.positives[rows], keys)
+        candidates, position = draw_candidates(
+            self.pop, keys, self.history.take(rows), self.positives[rows], self.n_negatives
+        )
         return candidates, Labels(position)
 
 

@@ -8,6 +8,7 @@ on their order or on the block size. ``docs/protocol.md`` states the algorithm w
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,15 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 from bench.errors import ProtocolError
-from bench.protocol.collisions import CollisionFilter
+from bench.protocol.collisions import PADDING, CollisionFilter
 from bench.protocol.keys import GAMMA, UInt64Array, mix64, mix64_in_place
 
 __all__ = [
     "BLOCK",
     "NESTED_SIZES",
     "Population",
+    "draw_candidates",
     "draw_negatives",
-    "draw_negatives_into",
     "eligible_groups",
     "insert_positives",
     "place_positives",
@@ -40,6 +41,7 @@ NESTED_SIZES = (29, 99, 999)
 _POSITION_TAG = np.uint64(int.from_bytes(b"position", "big"))
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
+_LOW_HALF = 0 if sys.byteorder == "little" else 1
 _MAX_DRAWS = 1 << 22
 _CELLS = 1 << 20
 
@@ -167,19 +169,33 @@ def draw_negatives(
             :func:`eligible_groups` first to name the user.
     """
     negatives = np.empty((len(keys), n_negatives), dtype=np.int32)
-    draw_negatives_into(negatives, pop, keys, history, block=block)
+    _draw_into(negatives, pop, keys, history, block)
     return negatives
 
 
-def draw_negatives_into(
+def draw_candidates(
+    pop: Population,
+    keys: UInt64Array,
+    history: Sequences,
+    positives: NDArray[np.int32],
+    n_negatives: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """:func:`draw_negatives` and :func:`place_positives` in one, without a copy of the negatives."""
+    candidates = np.empty((len(keys), n_negatives + 1), dtype=np.int32)
+    _draw_into(candidates[:, :n_negatives], pop, keys, history, BLOCK)
+    position = position_of(keys, n_negatives)
+    insert_positives(candidates, positives, position)
+    return candidates, position
+
+
+def _draw_into(
     out: NDArray[np.int32],
     pop: Population,
     keys: UInt64Array,
     history: Sequences,
-    *,
-    block: int = BLOCK,
+    block: int,
 ) -> None:
-    """As :func:`draw_negatives`, into ``out``: int32, shape ``(n, n_negatives)``, any strides."""
+    """Fill ``out``, int32, shape ``(n, n_negatives)``, any strides, block by block."""
     workspace = _Workspace(pop, out.shape[1], min(block, len(keys)))
     for start in range(0, len(keys), block):
         stop = min(start + block, len(keys))
@@ -207,10 +223,10 @@ class _Workspace:
     def __init__(self, pop: Population, n_negatives: int, block: int) -> None:
         self._pop = pop
         self._n = n_negatives
-        n_words = (n_negatives + 1) // 2
-        self._words = np.empty((n_words, block), dtype=np.uint64)
-        self._scratch = np.empty((n_words, block), dtype=np.uint64)
-        self._products = np.empty((n_negatives, block), dtype=np.uint64)
+        # Rows a power of two apart would fall into the same cache sets when columns are read.
+        width = block + PADDING
+        self._words = np.empty(((n_negatives + 1) // 2, width), dtype=np.uint64)
+        self._products = np.empty((n_negatives + 1, width), dtype=np.uint64)
         self._filter = CollisionFilter(pop.group, n_negatives, block)
 
     def draw(self, keys: UInt64Array, history: Sequences, out: NDArray[np.int32]) -> None:
@@ -223,8 +239,8 @@ class _Workspace:
             self._pop,
             sorted_keys,
             self._words[:, :n],
-            self._scratch[:, :n],
             self._products[:, :n],
+            self._n,
         )
         redo = self._filter(values, history, order)
         if invalid is not None:
@@ -238,11 +254,7 @@ class _Workspace:
 
 
 def _values(
-    pop: Population,
-    keys: UInt64Array,
-    words: UInt64Array,
-    scratch: UInt64Array,
-    products: UInt64Array,
+    pop: Population, keys: UInt64Array, words: UInt64Array, products: UInt64Array, n_draws: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
     """The first draws of every stream.
 
@@ -250,8 +262,8 @@ def _values(
         pop: the population.
         keys: uint64, shape ``(n,)``.
         words: uint64 buffer, shape ``((n_draws + 1) // 2, n)``.
-        scratch: uint64 buffer, shape of ``words``.
-        products: uint64 buffer, shape ``(n_draws, n)``.
+        products: uint64 buffer, shape ``(n_draws or more, n)``, last axis contiguous.
+        n_draws: number of draws.
 
     Returns:
         Items, int64, shape ``(n_draws, n)``, in the memory of ``products`` where draws are uniform,
@@ -262,19 +274,20 @@ def _values(
     rejected when ``x * total mod 2**32 < 2**32 mod total``, which makes it exactly uniform
     (Lemire, "Fast random integer generation in an interval", ACM TOMACS 29(1), 2019).
     """
-    n_words, n_draws = len(words), len(products)
+    n_words = len(words)
     counters = np.arange(1, n_words + 1, dtype=np.uint64) * np.uint64(GAMMA)
     np.add(counters[:, None], keys, out=words)
-    mix64_in_place(words, scratch)
+    mix64_in_place(words, products[:n_words])
+    products = products[:n_draws]
     np.right_shift(words, _HALF, out=products[0::2])
     np.bitwise_and(words[: n_draws // 2], _LOW, out=products[1::2])
     np.multiply(products, np.uint64(pop.total), out=products)
-    threshold = np.uint64((1 << 32) % pop.total)
+    threshold = (1 << 32) % pop.total
     invalid = None
     if threshold:
-        invalid = (products & _LOW) < threshold
-        if not invalid.any():
-            invalid = None
+        remainders = products.view(np.uint32)[:, _LOW_HALF::2]
+        if remainders.min(initial=threshold) < threshold:
+            invalid = remainders < np.uint32(threshold)
     np.right_shift(products, _HALF, out=products)
     values = products.view(np.int64)
     if pop.bounds is not None:
@@ -323,7 +336,7 @@ def _accept(
     n, n_negatives = len(keys), out.shape[1]
     words = np.empty(((n_draws + 1) // 2, n), dtype=np.uint64)
     products = np.empty((n_draws, n), dtype=np.uint64)
-    drawn, invalid = _values(pop, keys, words, np.empty_like(words), products)
+    drawn, invalid = _values(pop, keys, words, products, n_draws)
     values = np.ascontiguousarray(drawn.T)
     groups = pop.group[values].astype(np.int64)
     steps = np.arange(1, n_draws + 1)

@@ -7,7 +7,10 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 
-__all__ = ["CollisionFilter"]
+__all__ = ["PADDING", "CollisionFilter"]
+
+PADDING = 40
+"""Extra columns of block buffers, so that their rows are not a power of two apart."""
 
 _FEW = 48
 """Below this many users a vector step costs more than redoing them."""
@@ -29,9 +32,10 @@ class CollisionFilter:
     def __init__(self, group: NDArray[np.int32], n_draws: int, block: int) -> None:
         self._identity = bool((group == np.arange(len(group))).all())
         self._group = group.astype(np.uint16)
-        self._draws = np.empty((n_draws, block), dtype=np.uint16)
-        self._equal = np.empty((n_draws, block), dtype=np.bool_)
-        self._found = np.empty((n_draws, block), dtype=np.bool_)
+        # The first draws again below the last: n_draws // 2 cyclic shifts then compare all pairs.
+        self._draws = np.empty((n_draws + n_draws // 2, block + PADDING), dtype=np.uint16)
+        self._equal = np.empty((n_draws, block + PADDING), dtype=np.bool_)
+        self._found = np.empty((n_draws, block + PADDING), dtype=np.bool_)
 
     def __call__(
         self, values: NDArray[np.int64], history: Sequences, order: NDArray[np.intp]
@@ -47,16 +51,17 @@ class CollisionFilter:
             bool, shape ``(n,)``, in the order of the columns: true for every column with a collision.
         """
         n_draws, n = values.shape
-        draws, equal, found = (a[:, :n] for a in (self._draws, self._equal, self._found))
+        cyclic, equal, found = (a[:, :n] for a in (self._draws, self._equal, self._found))
+        draws = cyclic[:n_draws]
         if self._identity:
             np.copyto(draws, values, casting="unsafe")
         else:
             np.take(self._group, values, out=draws, mode="clip")
         found[...] = False
-        for shift in range(1, n_draws):
-            rows = n_draws - shift
-            np.equal(draws[shift:], draws[:rows], out=equal[:rows])
-            np.logical_or(found[:rows], equal[:rows], out=found[:rows])
+        cyclic[n_draws:] = draws[: n_draws // 2]
+        for shift in range(1, n_draws // 2 + 1):
+            np.equal(cyclic[shift : shift + n_draws], draws, out=equal)
+            np.logical_or(found, equal, out=found)
         lengths = history.lengths[order]
         begins = history.offsets[:-1][order]
         titles = history.items.astype(np.uint16)

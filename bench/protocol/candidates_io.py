@@ -1,0 +1,147 @@
+"""Candidate sets of very many users, straight to disk in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.domain import Domain, Sequences
+from bench.data.strings import StringColumn
+from bench.errors import ProtocolError
+from bench.io import require_free_space
+from bench.protocol.candidates import Population, draw_candidates, eligible_groups
+from bench.protocol.keys import id_hashes, salt64, stream_keys
+from bench.protocol.split import MIN_EVENTS, prefixes
+from bench.protocol.types import Split
+
+__all__ = ["UserBlock", "domain_blocks", "position_path", "write_candidates"]
+
+_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UserBlock:
+    """Some users, with all that drawing needs.
+
+    Attributes:
+        ids: n raw user ids.
+        history: n rows of items: whole histories, held-out items included.
+        positives: int32, shape ``(n,)``, the held-out item of each user.
+    """
+
+    ids: StringColumn
+    history: Sequences
+    positives: NDArray[np.int32]
+
+
+def domain_blocks(domain: Domain, split: Split, size: int = 16384) -> Iterator[UserBlock]:
+    """The evaluated users of a (memory-mapped) domain, ``size`` at a time, in canonical order."""
+    held_out = 1 if split == "test" else 2
+    for start in range(0, domain.n_users, size):
+        stop = min(start + size, domain.n_users)
+        offsets = np.asarray(domain.sequences.offsets[start : stop + 1])
+        rows = start + np.flatnonzero(np.diff(offsets) >= MIN_EVENTS)
+        yield UserBlock(
+            domain.user_ids.take(rows),
+            prefixes(domain.sequences, rows, drop=0),
+            domain.sequences.items[domain.sequences.offsets[rows + 1] - held_out].astype(np.int32),
+        )
+
+
+def position_path(path: Path) -> Path:
+    """Where :func:`write_candidates` puts the columns of the positives: ``NAME.position.npy``."""
+    return path.with_suffix(".position.npy")
+
+
+def write_candidates(
+    path: Path,
+    blocks: Iterable[UserBlock],
+    pop: Population,
+    *,
+    n_users: int,
+    domain: str,
+    split: Split = "test",
+    seed: int = 0,
+    n_negatives: int = 29,
+) -> None:
+    """Write ``candidates`` and ``position`` of many users as two ``.npy`` files.
+
+    The files hold int32 ``(n_users, n_negatives + 1)`` and int32 ``(n_users,)``, equal to what a task
+    draws. Memory is that of one block, whatever ``n_users``; both files appear complete or not at all.
+
+    Args:
+        path: the candidate file, ending in ``.npy``; the other is :func:`position_path`.
+        blocks: the users in order, ``n_users`` in all.
+        pop: what negatives are drawn from.
+        n_users: number of users, needed for the header and the check of disk space.
+        domain: domain name, part of the key.
+        split: part of the key.
+        seed: candidate seed, part of the key.
+        n_negatives: negatives per user.
+
+    Raises:
+        ProtocolError: a wrong file name or number of users, or a user with too few eligible items.
+        BenchError: too little disk space.
+    """
+    if path.suffix != ".npy":
+        raise ProtocolError(f"{path}: candidates are written as NumPy arrays; expected `.npy`.")
+    require_free_space(path.parent, 4 * n_users * (n_negatives + 2) + 2 * _HEADER_BYTES)
+    salt = salt64("candidates", seed, split, domain)
+    n_written = 0
+    with ExitStack() as stack:
+        candidate_file = stack.enter_context(_npy(path, (n_users, n_negatives + 1)))
+        position_file = stack.enter_context(_npy(position_path(path), (n_users,)))
+        for block in blocks:
+            history = Sequences(block.history.offsets, pop.group[block.history.items])
+            _require_eligible(pop, history, block.ids, n_negatives, domain)
+            keys = stream_keys(id_hashes(block.ids), salt)
+            drawn, position = draw_candidates(pop, keys, history, block.positives, n_negatives)
+            candidate_file.write(drawn.astype("<i4", copy=False).data)
+            position_file.write(position.astype("<i4", copy=False).data)
+            n_written += len(keys)
+        if n_written != n_users:
+            raise ProtocolError(
+                f"{path}: {n_users} users announced, {n_written} came. Pass the number of evaluated "
+                "users (those with at least 3 events)."
+            )
+
+
+def _require_eligible(
+    pop: Population, history: Sequences, ids: StringColumn, n_negatives: int, domain: str
+) -> None:
+    drawable = int(pop.drawable.sum())
+    if drawable - int(history.lengths.max(initial=0)) >= n_negatives:
+        return
+    eligible = eligible_groups(pop, history)
+    short = np.flatnonzero(eligible < n_negatives)
+    if len(short):
+        row = int(short[0])
+        raise ProtocolError(
+            f"{domain}: user {ids[row]!r} has {int(eligible[row])} eligible items of {drawable} distinct "
+            f"titles, {n_negatives} negatives asked for. Ask for fewer."
+        )
+
+
+@contextmanager
+def _npy(path: Path, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
+    """A little-endian int32 ``.npy`` file open after its header; renamed into place at the end.
+
+    Appending beats a memory map here: pages of a map stay in the resident set of the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        with partial.open("wb") as stream:
+            header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            yield stream
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,138 @@
+"""Candidate sets per second and peak memory, beside a plain Python ``random.sample`` loop.
+
+``python benchmarks/candidates.py [--users 10000000]`` draws 29 negatives for synthetic users (ids of
+13 to 14 characters, 5 to 12 events, 20,000 items of which 100 share a title with another), writes the
+sets to disk and prints users per second on one thread. Making the synthetic users is not timed. The
+loop does the same work per user (avoid the history, insert the positive at a random place), though it
+depends on the order of users and ignores equal titles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench.data.domain import Sequences
+from bench.data.strings import StringColumn
+from bench.protocol.candidates import draw_negatives, population
+from bench.protocol.candidates_io import UserBlock, write_candidates
+from bench.protocol.keys import id_hashes, salt64, stream_keys
+from bench.protocol.titles import title_groups
+
+N_ITEMS = 20_000
+N_TWINS = 100
+N_NEGATIVES = 29
+BLOCK = 16_384
+LOOP_USERS = 20_000
+
+
+def synthetic_block(start: int, n: int) -> UserBlock:
+    """Users ``start`` to ``start + n`` with distinct ids and random histories."""
+    rng = np.random.default_rng(start)
+    digits = (np.arange(start, start + n)[:, None] // 10 ** np.arange(9, -1, -1)) % 10 + ord("0")
+    lengths = 13 + (np.arange(start, start + n) % 2)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    data = np.full(int(offsets[-1]), ord("A"), dtype=np.uint8)
+    data[(offsets[:-1, None] + np.arange(10)).ravel()] = digits.ravel()
+    events = np.concatenate([[0], np.cumsum(rng.integers(5, 13, n))]).astype(np.int64)
+    items = rng.integers(0, N_ITEMS, int(events[-1]), dtype=np.int32)
+    return UserBlock(
+        StringColumn(offsets, data), Sequences(events, items), items[events[1:] - 1].copy()
+    )
+
+
+def python_loop(n_users: int) -> float:
+    """Users per second of the plain loop."""
+    block = synthetic_block(0, n_users)
+    histories = [block.history[row].tolist() for row in range(n_users)]
+    generator = random.Random(0)
+    vocabulary = range(N_ITEMS)
+    start = time.perf_counter()
+    result = []
+    for history in histories:
+        seen = set(history)
+        drawn = generator.sample(vocabulary, N_NEGATIVES + len(seen))
+        row = [item for item in drawn if item not in seen][:N_NEGATIVES]
+        row.insert(generator.randrange(N_NEGATIVES + 1), history[-1])
+        result.append(row)
+    seconds = time.perf_counter() - start
+    assert all(len(row) == N_NEGATIVES + 1 for row in result)
+    return n_users / seconds
+
+
+def stages(groups: np.ndarray) -> dict[str, float]:
+    """Nanoseconds per user of each stage, best of five, on 10 blocks in memory."""
+    pop = population(groups)
+    blocks = [synthetic_block(i * BLOCK, BLOCK) for i in range(10)]
+    salt = salt64("candidates", 0, "test", "synthetic")
+    best = {"hash ids": np.inf, "histories to titles": np.inf, "draw": np.inf}
+    for _ in range(5):
+        spent = dict.fromkeys(best, 0.0)
+        for block in blocks:
+            times = [time.perf_counter()]
+            keys = stream_keys(id_hashes(block.ids), salt)
+            times.append(time.perf_counter())
+            history = Sequences(block.history.offsets, groups[block.history.items])
+            times.append(time.perf_counter())
+            draw_negatives(pop, keys, history, N_NEGATIVES)
+            times.append(time.perf_counter())
+            for name, seconds in zip(spent, np.diff(times), strict=True):
+                spent[name] += seconds
+        best = {name: min(best[name], spent[name]) for name in best}
+    return {name: seconds / (10 * BLOCK) * 1e9 for name, seconds in best.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path, help="folder for the file; a temporary one by default")
+    arguments = parser.parse_args()
+    titles = [f"title {i % (N_ITEMS - N_TWINS)}" for i in range(N_ITEMS)]
+    groups = title_groups(StringColumn.from_list(titles))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    making = 0.0
+
+    def blocks() -> Iterator[UserBlock]:
+        nonlocal making
+        for start in range(0, arguments.users, BLOCK):
+            begin = time.perf_counter()
+            block = synthetic_block(start, min(BLOCK, arguments.users - start))
+            making += time.perf_counter() - begin
+            yield block
+
+    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+        path = Path(folder) / "candidates.npy"
+        begin = time.perf_counter()
+        write_candidates(
+            path,
+            blocks(),
+            population(groups),
+            n_users=arguments.users,
+            domain="synthetic",
+            n_negatives=N_NEGATIVES,
+        )
+        seconds = time.perf_counter() - begin - making
+        size = path.stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rate = arguments.users / seconds
+    loop = python_loop(min(LOOP_USERS, arguments.users))
+    print(f"python {sys.version.split()[0]}, numpy {np.__version__}, one thread")
+    print(f"drawn and written: {arguments.users:,} users x {N_NEGATIVES + 1} in {seconds:.2f} s")
+    print(f"  {rate:,.0f} users/s, file {size / 1e6:,.0f} MB")
+    print(f"  peak memory {peak / 1024:,.0f} MB, of which {before / 1024:,.0f} MB before the start")
+    print(f"random.sample loop: {loop:,.0f} users/s")
+    print(f"ratio: {rate / loop:.1f}")
+    for name, nanoseconds in stages(groups).items():
+        print(f"  {name}: {nanoseconds:.0f} ns per user")
+
+
+if __name__ == "__main__":
+    main()
