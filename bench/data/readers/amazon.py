@@ -13,7 +13,7 @@ import json
 import warnings
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import polars as pl
 
@@ -153,7 +153,7 @@ def _product(number: int, line: str, errors: LineErrors) -> tuple[str, str, str,
     return record["asin"], title, brand, category
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[str]:
     """Whether a value is a text that UTF-8 can hold (an escape may name half a character)."""
     if not isinstance(value, str):
         return False

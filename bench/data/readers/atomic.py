@@ -141,7 +141,7 @@ def _header(
     header = read_header(lines, str(path), "\t")
     for position, typed in enumerate(header):
         name, colon, kind = typed.strip().rpartition(":")
-        if not colon or kind not in _TYPES:
+        if not colon or kind not in _TYPES or "," in name:
             raise DataError(
                 f"{path}, line 1: column {typed!r} has no known type; expected NAME:TYPE with TYPE "
                 f"one of {', '.join(_TYPES)}, separated by tabs. A file without such a header is "

@@ -30,7 +30,7 @@ from bench.data.raw import (
     require_events,
 )
 from bench.data.readers.archive import Place, open_place
-from bench.data.readers.lines import iter_lines, numeric_time, read_header, split_fields
+from bench.data.readers.lines import iter_lines, numeric_time, split_fields
 from bench.errors import DataError
 
 __all__ = ["find_movielens", "read_movielens", "source_files"]
@@ -143,11 +143,9 @@ def _ratings(place: Place, layout: _Layout, errors: LineErrors) -> pl.DataFrame:
         for lines in iter_lines(stream, errors.file, encoding=layout.encoding):
             skip = 0
             if layout.separator == "," and lines.first == 1:
-                _expect_header(
-                    read_header(lines, errors.file, ","),
-                    ["userId", "movieId", "rating", "timestamp"],
-                    errors.file,
-                )
+                header = str(lines.text[0]).split(",")
+                expected = ["userId", "movieId", "rating", "timestamp"]
+                _expect_header(header, expected, errors.file)
                 skip = 1
             frame = split_fields(lines, layout.separator, 4, picks, errors, skip_rows=skip)
             parts.append(numeric_time(frame, errors))
