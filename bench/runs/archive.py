@@ -74,7 +74,12 @@ def export_runs(runs: Sequence[StoredRun], destination: Path) -> Path:
 
 
 def _check_all(run: StoredRun) -> None:
+    """Compare every file with the manifest; a link could lead out of the folder."""
     for name in run.manifest["files"]:
+        parts = PurePosixPath(name).parts
+        inside = [run.path.joinpath(*parts[: i + 1]) for i in range(len(parts))]
+        if any(path.is_symlink() for path in inside):
+            raise ResultError(f"{run.path / name}: a link, expected a file; nothing was copied.")
         check_file(run.path, name, run.manifest["files"])
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError, MethodError
+from bench.errors import MethodError
 from bench.evaluation import Outcomes, rank_outcomes
 from bench.io import atomic_folder, sha256_file, write_bytes, write_json
 from bench.methods import Method, Progress
@@ -25,7 +24,13 @@ from bench.runs.journal import Journal
 from bench.runs.manifest import PreparedRun, RunRecord, manifest
 from bench.runs.progress import LoggedProgress
 from bench.runs.records import jsonable, metrics_record, per_user_bytes
-from bench.runs.scoring import check_candidates, check_scores, chunk_rows, merge_diagnostics
+from bench.runs.scoring import (
+    check_candidates,
+    check_scores,
+    chunk_rows,
+    merge_diagnostics,
+    method_phase,
+)
 from bench.runs.sets import SetRequest
 from bench.runs.store import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
 from bench.runs.work import Work
@@ -141,7 +146,7 @@ class Attempt:
         context.before_scoring()
         folder = self._model_folder()
         if folder is not None:
-            with _phase(resolved.spec.label, "load"):
+            with method_phase(resolved.spec.label, "load"):
                 method.load(folder)
             context.log.info("loaded the fitted model instead of fitting again")
             if journal.fit is None and self._earlier is not None:
@@ -157,7 +162,7 @@ class Attempt:
         with (
             context.progress.stage(f"fit {resolved.spec.label}"),
             journal.phase("fit"),
-            _phase(resolved.spec.label, "fit"),
+            method_phase(resolved.spec.label, "fit"),
         ):
             method.fit(view, context)
         if journal.wall["fit"] >= self._checkpoint_seconds and can_save(resolved.method_cls):
@@ -212,7 +217,7 @@ class Attempt:
             if row <= done:
                 continue
             context.before_scoring()
-            with _phase(resolved.spec.label, "score"):
+            with method_phase(resolved.spec.label, "score"):
                 scores = method.score(chunk, context)
             check_scores(scores, chunk, capabilities, owner)
             parts.append(
@@ -262,7 +267,7 @@ class Attempt:
         if not can_save(self._prepared.resolved.method_cls):
             return "not supported"
         (folder / MODEL).mkdir()
-        with _phase(spec.label, "save"):
+        with method_phase(spec.label, "save"):
             method.save(folder / MODEL)
         return "stored"
 
@@ -318,17 +323,3 @@ def _json_diagnostics(diagnostics: object, owner: str) -> dict[str, Any]:
             f"{owner}: Scores.diagnostics is {type(diagnostics).__name__}, expected a mapping."
         )
     return {key: value for key, value in values.items() if key != "training"}
-
-
-@contextmanager
-def _phase(label: str, phase: str) -> Iterator[None]:
-    """Name method and phase in errors that are not this package's own."""
-    try:
-        yield
-    except (BenchError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise MethodError(
-            f"{label}: {phase}() failed with {type(error).__name__}: {error}. "
-            "The log has the traceback; `bench check` tests a method on small data."
-        ) from error

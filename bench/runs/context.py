@@ -19,7 +19,7 @@ from bench.errors import MethodError
 from bench.evaluation import Outcomes, metric_per_user, rank_outcomes
 from bench.methods import AdapterStore, Capabilities, Method, Progress, ValidationFigures
 from bench.protocol.types import Labels, Requests
-from bench.runs.scoring import check_scores, chunk_rows
+from bench.runs.scoring import check_scores, chunk_rows, method_phase
 
 __all__ = ["DEFAULT_VALIDATION_USERS", "RunContext", "ValidationCall", "Validator"]
 
@@ -78,7 +78,8 @@ class Validator:
         began = time.perf_counter()
         outcomes = []
         for requests, labels in self._parts():
-            scores = method.score(requests, context)
+            with method_phase(method.name, "score"):
+                scores = method.score(requests, context)
             check_scores(scores, requests, self.capabilities, method.name)
             outcomes.append(
                 rank_outcomes(
@@ -104,7 +105,8 @@ class Validator:
         """Mean of -log softmax(score of the positive) over the competing candidates, in nats."""
         total = 0.0
         for requests, labels in self._parts():
-            scores = method.score(requests, context)
+            with method_phase(method.name, "score"):
+                scores = method.score(requests, context)
             check_scores(scores, requests, self.capabilities, method.name)
             values = np.asarray(scores.values, dtype=np.float64)
             if np.isnan(values).any():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bench.errors import MethodError
+from bench.errors import BenchError, MethodError
 from bench.methods import Capabilities, Scores
 from bench.protocol.types import Requests
 
-__all__ = ["check_candidates", "check_scores", "chunk_rows", "merge_diagnostics"]
+__all__ = ["check_candidates", "check_scores", "chunk_rows", "merge_diagnostics", "method_phase"]
 
 _MAX_ROWS = 2048
 _MAX_CELLS = 8_000_000
@@ -102,3 +103,17 @@ def merge_diagnostics(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@contextmanager
+def method_phase(label: str, phase: str) -> Iterator[None]:
+    """Name method and phase in errors that are not this package's own."""
+    try:
+        yield
+    except (BenchError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise MethodError(
+            f"{label}: {phase}() failed with {type(error).__name__}: {error}. "
+            "The log has the traceback; `bench check` tests a method on small data."
+        ) from error

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,8 @@ FORMAT = 1
 MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics.json", "log.txt"
 MODEL = "model"
 WORK, FAILED = ".work", "failed"
+
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
 
 _REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "format": int,
@@ -271,7 +273,32 @@ def read_manifest(path: Path) -> dict[str, Any]:
     _check_fields(path, manifest, _REQUIRED, "")
     for key, fields in _REQUIRED_NESTED.items():
         _check_fields(path, manifest[key], fields, f"{key}.")
+    if not _RUN_ID.fullmatch(manifest["run_id"]) or manifest["seed"] < 0:
+        raise _damaged(
+            path,
+            f"{MANIFEST}: run_id {manifest['run_id']!r}, seed {manifest['seed']}; expected 16 hex "
+            "digits and a seed >= 0",
+        )
+    _check_names(path, manifest)
     return manifest
+
+
+def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse file names that lead out of the run's folder: a manifest may come from anywhere."""
+    files, sets = manifest["files"], manifest.get("sets", {})
+    for name, digest in files.items():
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or name.startswith("/") or re.search(r"[\\:\0]", name):
+            raise _damaged(path, f"{MANIFEST}: file name {name!r} leads out of the folder")
+        if not isinstance(digest, str):
+            raise _damaged(path, f"{MANIFEST}: no SHA-256 for the file {name!r}")
+    if not isinstance(sets, dict):
+        raise _damaged(
+            path, f"{MANIFEST}: field 'sets' is {type(sets).__name__}, expected an object"
+        )
+    for key, described in sets.items():
+        if not isinstance(described, dict) or described.get("file") not in files:
+            raise _damaged(path, f"{MANIFEST}: request set {key} names no file of the run")
 
 
 def _check_fields(
@@ -280,7 +307,7 @@ def _check_fields(
     for name, kind in fields.items():
         if name not in values:
             raise _damaged(path, f"{MANIFEST} lacks the field '{prefix}{name}'")
-        if not isinstance(values[name], kind):
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
             raise _damaged(
                 path,
                 f"{MANIFEST}: field '{prefix}{name}' is {type(values[name]).__name__}, "
