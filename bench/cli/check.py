@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from bench.cli.output import human_seconds, print_json
+
 __all__ = ["check"]
+
+_SHOWN = {"pass": "passed ", "fail": "FAILED ", "skip": "skipped"}
 
 
 def check(
@@ -17,6 +22,10 @@ def check(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CHECK", help="Only this; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check that a method keeps the contract; exit 1 where it does not, saying what is wrong."""
     from bench.methods.config import parse_set, resolve_config
@@ -25,5 +34,18 @@ def check(
 
     cls = resolve(method)
     config = resolve_config(cls, profile=profile, overrides=parse_set(set_ or ()))
-    results = check_method(cls, config)
-    del results
+    results = check_method(cls, config, profile=profile, checks=only)
+    if as_json:
+        print_json([asdict(result) for result in results])
+    else:
+        for result in results:
+            reason = f": {result.reason}" if result.reason else ""
+            took = f" ({human_seconds(result.seconds)})" if result.seconds >= 1 else ""
+            typer.echo(f"{_SHOWN[result.status]} {result.id}{took}{reason}")
+        counts = {state: sum(r.status == state for r in results) for state in _SHOWN}
+        typer.echo(
+            f"{cls.name}: {counts['pass']} passed, {counts['fail']} failed, "
+            f"{counts['skip']} skipped."
+        )
+    if any(result.status == "fail" for result in results):
+        raise typer.Exit(1)

@@ -234,6 +234,8 @@ def import_(
 ) -> None:
     """Import your own interactions under a name; `bench run --target NAME` finds it from then on."""
     from bench.data.imports import import_domain
+    from bench.data.sources import IMPORT_FILE, domains_root
+    from bench.io import read_json
 
     domain = import_domain(
         name,
@@ -250,9 +252,13 @@ def import_(
     typer.echo(
         f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events"
     )
-    for what, count in domain.provenance["counts"].items():
-        if what != "events_read" and count:
-            typer.echo(f"  {what.replace('_', ' ')}: {count}")
+    for what in ("duplicates_dropped", "k_core_dropped", "placeholder_titles"):
+        if domain.provenance["counts"][what]:
+            typer.echo(f"  {what.replace('_', ' ')}: {domain.provenance['counts'][what]}")
+    # The skipped lines are gone from what is loaded later; the record of the import has them.
+    for file, count in read_json(domains_root() / name / IMPORT_FILE)["lines_skipped"].items():
+        if count:
+            typer.echo(f"  lines skipped in {file}: {count}")
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
@@ -327,7 +333,10 @@ def stats(
                 for key, value in figures.items()
             ),
             *(
-                (f"preparation: {key.replace('_', ' ')}", value or 0)
+                (
+                    f"preparation: {key.replace('_', ' ')}",
+                    sum(value.values()) if isinstance(value, dict) else value,
+                )
                 for key, value in domain.provenance.get("counts", {}).items()
             ),
             *(

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from bench.cli.output import human_bytes, print_table
+from bench.errors import ConfigError
 
 __all__ = ["doctor"]
 
@@ -45,8 +46,6 @@ def doctor() -> None:
         ("cache (BENCH_CACHE)", cache_root()),
         ("data root (BENCH_DATA_ROOT)", Path(data_root) if data_root else None),
     ]
-    if data_root and not Path(data_root).is_dir():
-        problems.append(f"BENCH_DATA_ROOT names {data_root}, which is no folder.")
     typer.echo()
     print_table(
         ("folder", "path", "free"),
@@ -66,19 +65,23 @@ def doctor() -> None:
             for name in sorted(assets.ASSETS)
         ],
     )
-    missing = set(missing_domains(tuple(CATALOGUE)))
-    typer.echo()
-    print_table(
-        ("study group", "here", "missing"),
-        [
-            (
-                group,
-                ", ".join(name for name in names if name not in missing),
-                ", ".join(name for name in names if name in missing),
-            )
-            for group, names in GROUPS.items()
-        ],
-    )
+    try:
+        missing = set(missing_domains(tuple(CATALOGUE)))
+    except ConfigError as error:
+        problems.append(str(error))
+    else:
+        typer.echo()
+        print_table(
+            ("study group", "here", "missing"),
+            [
+                (
+                    group,
+                    ", ".join(name for name in names if name not in missing),
+                    ", ".join(name for name in names if name in missing),
+                )
+                for group, names in GROUPS.items()
+            ],
+        )
     typer.echo(f"\n{_threads()}\n{_torch(problems)}")
     problems += [f"method {found.name}: {found.reason}" for found in registry.problems()]
     for problem in problems:

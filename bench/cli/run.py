@@ -14,7 +14,7 @@ from bench.cli import run_options, run_report
 from bench.cli.output import print_json, print_table
 from bench.cli.rivals import REFERENCES, against_best
 from bench.cli.runs import open_store
-from bench.errors import ConfigError
+from bench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from bench.runs.matrix import RunResult
@@ -136,6 +136,7 @@ def run(
 
     Example: bench run --method sasrec,item-knn --target ml100k-drama --seed 0,1,2
     """
+    from bench.assets import is_present
     from bench.methods.config import load_config_file, merge, parse_set
     from bench.protocol.types import ProtocolOptions
     from bench.runs.matrix import expand
@@ -177,7 +178,13 @@ def run(
         keep_model=keep_model,
         **common,
     )
-    require_available(specs)
+    try:
+        require_available(specs)
+    except DataError as error:
+        pull = "" if is_present("ml-100k") else "bench assets pull ml-100k && "
+        raise DataError(
+            f"{error} What works at once: {pull}bench run --method {method} --target ml100k-drama"
+        ) from error
     opened = open_store(store)
     if plan:
         _print_plan(specs, opened, as_json=as_json)

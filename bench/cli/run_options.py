@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.cli.output import split_names
 from bench.errors import ConfigError
 
-__all__ = ["parse_integers", "parse_limit", "parse_names", "parse_sources"]
+__all__ = ["parse_integers", "parse_limit", "parse_names", "parse_sources", "parse_users"]
 
 
 def parse_names(option: str, text: str) -> tuple[str, ...]:
@@ -53,4 +53,17 @@ def parse_limit(text: str) -> int | None:
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"--limit-users {text!r}: expected 'all' or a number of users >= 1.")
+    return int(text)
+
+
+def parse_users(text: str) -> int | None:
+    """``--users``: a number of users >= 1, or None for ``full``.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if text == "full":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--users {text!r}: expected 'full' or a number of users >= 1.")
     return int(text)

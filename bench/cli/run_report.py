@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.output import human_seconds, print_table
 from bench.cli.rivals import PRIMARY, Comparison
+from bench.cli.runs import in_order
 
 if TYPE_CHECKING:
     from bench.runs.matrix import RunResult
@@ -58,7 +59,10 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
         )
         print_table(
             ("metric", "mean [95 % CI]"),
-            [(name.upper(), _with_interval(first, name)) for name in first.metrics["metrics"]],
+            [
+                (name.upper(), _with_interval(first, name))
+                for name, _ in in_order(first.metrics["metrics"])
+            ],
         )
         typer.echo(f"run {first.run_id}: {first.path}")
         return

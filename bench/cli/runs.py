@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +13,9 @@ from bench.cli.output import human_seconds, print_json, print_table
 if TYPE_CHECKING:
     from bench.runs.store import RunStore, StoredRun
 
-__all__ = ["app", "open_store"]
+__all__ = ["app", "in_order", "open_store"]
+
+PER_USER = "per_user.parquet"
 
 app = typer.Typer(
     help="Stored runs. A run is named by its id, the first digits of it, or its folder.",
@@ -32,6 +35,13 @@ def open_store(store: Path | None) -> RunStore:
     from bench.runs.store import RunStore
 
     return RunStore(store if store is not None else store_root())
+
+
+def in_order(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Metrics in the order of the evaluator; JSON files sort them by name."""
+    from bench.evaluation import METRICS
+
+    return [(name, metrics[name]) for name in METRICS if name in metrics]
 
 
 def _mean(run: StoredRun, metric: str) -> str:
@@ -119,7 +129,7 @@ def show(
         ("metric", "mean", "from", "to"),
         [
             (name, f"{v['mean']:.4f}", f"{v['ci95'][0]:.4f}", f"{v['ci95'][1]:.4f}")
-            for name, v in found.metrics["metrics"].items()
+            for name, v in in_order(found.metrics["metrics"])
         ],
     )
 
@@ -134,3 +144,107 @@ def rm(
     for folder in dict.fromkeys(opened.locate(name) for name in names):
         opened.remove(folder.name)
         typer.echo(f"removed {folder}")
+
+
+@app.command("export")
+def export(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or folders.")],
+    out: Annotated[Path, typer.Option(help="A .tar.gz file, or a folder.", show_default=False)],
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish",
+            help="Into a folder: without log and model, and without paths of this machine.",
+        ),
+    ] = False,
+    store: Store = None,
+) -> None:
+    """Copy runs to a file or folder for another machine, or in a form to publish."""
+    from bench.runs.archive import export_runs
+    from bench.runs.results import export_result
+
+    opened = open_store(store)
+    runs = list({run.run_id: run for run in map(opened.get, names)}.values())
+    if publish:
+        for run in runs:
+            typer.echo(export_result(run, out).path)
+    else:
+        typer.echo(f"{len(runs)} runs: {export_runs(runs, out)}")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="What `bench runs export` wrote.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace stored runs.")] = False,
+    store: Store = None,
+) -> None:
+    """Copy exported runs into the store; every file is compared with its manifest first."""
+    from bench.runs.archive import import_runs
+
+    for run in import_runs(source, open_store(store), replace=replace):
+        typer.echo(f"{run.run_id}  {run.method} on {run.target}, seed {run.seed}")
+
+
+@app.command("reproduce")
+def reproduce(
+    name: RunName,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
+    ] = None,
+    store: Store = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Run a manifest again, in a store of its own, and compare; exit 1 where figures differ."""
+    import tempfile
+
+    from bench.runs.archive import reproduce_spec
+    from bench.runs.progress import make_progress
+    from bench.runs.runner import execute
+    from bench.runs.store import RunStore
+
+    before = open_store(store).get(name)
+    spec = reproduce_spec(before, data_root=data_root)
+    progress = make_progress("quiet" if quiet else "auto")
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-reproduce-") as scratch:
+            after = execute(spec, RunStore(Path(scratch)), progress=progress)
+            _compare(before, after)
+    finally:
+        progress.close()
+
+
+def _compare(before: StoredRun, after: StoredRun) -> None:
+    """Print both means of every metric; the per-user outcomes decide."""
+    metrics = before.metrics["metrics"]
+    print_table(
+        ("metric", "stored", "again", "difference"),
+        [
+            (
+                metric,
+                f"{metrics[metric]['mean']:.6f}",
+                f"{after.metrics['metrics'][metric]['mean']:.6f}",
+                f"{after.metrics['metrics'][metric]['mean'] - metrics[metric]['mean']:+.2e}",
+            )
+            for metric, _ in in_order(metrics)
+        ],
+    )
+    for what, old, new in (
+        ("task", before.task_hash, after.task_hash),
+        ("candidates", before.candidates_hash, after.candidates_hash),
+        ("users", before.users_hash, after.users_hash),
+        ("run id", before.run_id, after.run_id),
+    ):
+        if old != new:
+            typer.echo(f"{what} differs: {old} stored, {new} now", err=True)
+    same = before.manifest["files"][PER_USER] == after.manifest["files"][PER_USER]
+    if not same or before.run_id != after.run_id:
+        versions = {
+            package: (version, after.manifest["packages"].get(package))
+            for package, version in before.manifest["packages"].items()
+            if after.manifest["packages"].get(package) != version
+        }
+        for package, (old, new) in versions.items():
+            typer.echo(f"{package}: {old} then, {new} now", err=True)
+        typer.echo("The outcomes of users differ.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"Reproduced: the outcomes of all {before.n_users} users are equal.")
