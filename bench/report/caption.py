@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report.table import Block
+from bench.report.table import FLAGS, Block
 
 if TYPE_CHECKING:
     from bench.runs.store import StoredRun
@@ -73,7 +73,13 @@ def caption_lines(
             "not a test."
         )
     if any("transductive" in row.flags for row in rows):
-        lines.append("† saw the unlabelled test requests while training.")
+        lines.append(f"{FLAGS['transductive']} saw the unlabelled test requests while training.")
+    lines += [
+        f"{FLAGS['ties']} {row.label}: {100 * row.share_tied:.1f} % of its users have a tied positive; "
+        f"the order of ties could move a displayed mean by {row.tie_gap:.4f}."
+        for row in rows
+        if "ties" in row.flags
+    ]
     if len(blocks) > 1:
         lines.append(
             "Rows below the rule were scored on other users (own n); they are neither marked nor "

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError
-from bench.evaluation import Outcomes, bootstrap_interval, metric_per_user, random_row
+from bench.evaluation import (
+    Outcomes,
+    bootstrap_interval,
+    metric_per_user,
+    random_row,
+    tie_report,
+)
 from bench.evaluation.metrics import parse_metric
 from bench.report.caption import caption_lines, protocol_record
 from bench.report.select import Series, choose_task, choose_users, group_series
@@ -154,7 +160,9 @@ def _row(
             total = total + metric_per_user(other, metric)
         figures[metric] = _figure(total / len(outcomes), ci)
     record = one.first.manifest
-    flags = tuple(name for name in ("transductive",) if record["method"].get(name))
+    ties = [tie_report(one_seed, metrics) for one_seed in outcomes]
+    flags = ["transductive"] if record["method"].get("transductive") else []
+    flags += ["ties"] if any(report.needs_footnote for report in ties) else []
     times = [float(run.manifest["seconds"].get("fit", math.nan)) for run in runs]
     seconds = math.fsum(times) / len(times)
     return Row(
@@ -168,7 +176,9 @@ def _row(
         run_ids=tuple(run.run_id for run in runs),
         config=one.first.config,
         sources=one.first.sources,
-        flags=flags,
+        flags=tuple(flags),
+        share_tied=round(math.fsum(report.share_tied for report in ties) / len(ties), _DECIMALS),
+        tie_gap=round(max(f.gap for r in ties for f in r.metrics.values()), _DECIMALS),
         seconds_fit=None if math.isnan(seconds) else round(seconds, 3),
     )
 

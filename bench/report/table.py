@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["DIGITS", "FAMILIES", "Block", "Figure", "Mark", "Row", "Table", "mark_rows"]
+__all__ = ["DIGITS", "FAMILIES", "FLAGS", "Block", "Figure", "Mark", "Row", "Table", "mark_rows"]
 
 DIGITS = 4
 """Decimals of a displayed figure; marks compare displayed figures."""
@@ -21,6 +21,9 @@ FAMILIES: Mapping[str, str] = {
     "weaverec": "WeaveRec",
 }
 """Families in the order of the paper's rows, with their titles."""
+
+FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡"}
+"""What a reader must know of a row, with the sign that stands behind its name."""
 
 Mark = Literal["best", "second"]
 
@@ -59,7 +62,9 @@ class Row:
         run_ids: the stored runs behind the row, in the order of ``seeds``.
         config: resolved configuration.
         sources: source domains.
-        flags: what a reader must know, for example ``transductive``.
+        flags: keys of :data:`FLAGS`.
+        share_tied: share of users whose positive is tied, the mean over seeds.
+        tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
         seconds_fit: mean wall seconds of training, or None.
         marks: best and second best, by metric.
     """
@@ -75,6 +80,8 @@ class Row:
     config: Mapping[str, object] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    share_tied: float = 0.0
+    tie_gap: float = 0.0
     seconds_fit: float | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
 
@@ -145,18 +152,15 @@ def sort_rows(rows: Iterable[Row], primary: str) -> list[Row]:
 def mark_rows(rows: Sequence[Row], metrics: Iterable[str]) -> tuple[Row, ...]:
     """Mark the best displayed figure of each metric, and the next distinct one.
 
-    All rows that show the same figure get the same mark. A column in which all rows show one figure
-    has no best.
+    All rows that show the same figure get the same mark.
     """
     marks: list[dict[str, Mark]] = [{} for _ in rows]
     for metric in metrics:
         shown = [float(row.figures[metric].shown) for row in rows]
         levels = sorted(set(shown), reverse=True)
-        if len(levels) < 2:
-            continue
         for mark, value in zip(marks, shown, strict=True):
             if value == levels[0]:
                 mark[metric] = "best"
-            elif value == levels[1]:
+            elif value in levels[1:2]:
                 mark[metric] = "second"
     return tuple(replace(row, marks=mark) for row, mark in zip(rows, marks, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from bench.report.table import FAMILIES, Row, Table
+from bench.report.table import FAMILIES, FLAGS, Row, Table
 
 __all__ = ["to_csv", "to_json", "to_markdown"]
 
@@ -40,13 +40,14 @@ def to_markdown(table: Table) -> str:
             tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True),
             "",
         ]
-    parts += [_escape(line) + "  " for line in table.caption]
-    parts += [f"Made by `{table.command}`; do not edit."]
+    parts += [f"- {_escape(line)}" for line in table.caption]
+    parts += [f"- Made by `{table.command}`; do not edit."]
     return "\n".join(parts) + "\n"
 
 
 def _cells(table: Table, row: Row, family: str, with_profile: bool) -> list[str]:
-    name = _escape(row.label) + (" †" if "transductive" in row.flags else "")
+    signs = "".join(sign for flag, sign in FLAGS.items() if flag in row.flags)
+    name = _escape(row.label) + (f" {signs}" if signs else "")
     cells = [_escape(family), name]
     if with_profile:
         cells.append(_escape(row.profile) or _EMPTY)
@@ -143,5 +144,7 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "config": dict(row.config),
         "sources": list(row.sources),
         "flags": list(row.flags),
+        "share_tied": row.share_tied,
+        "tie_gap": row.tie_gap,
         "seconds_fit": row.seconds_fit,
     }
