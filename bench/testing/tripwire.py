@@ -220,7 +220,8 @@ def _attributes(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
         tensor = value.detach()
         if not tensor.is_floating_point():
-            yield f"{path}.numpy()", tensor.cpu().numpy()
+            # A copy: the memory of a shared array leads back to a new tensor, without end.
+            yield f"{path}.numpy()", tensor.cpu().numpy().copy()
         return
     for attribute, item in getattr(value, "__dict__", {}).items():
         yield f"{path}.{attribute}", item
