@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -93,8 +94,12 @@ def _total_memory_mb() -> int | None:
         return None
 
 
+@functools.cache
 def git_revision() -> str | None:
-    """Commit of the checkout this package runs from, with ``+changes`` when edited; else None."""
+    """Commit of the checkout this package runs from, with ``+changes`` when edited; else None.
+
+    Asked once per process: the code that runs is the code that was loaded.
+    """
     root = Path(bench.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

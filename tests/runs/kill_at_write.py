@@ -14,8 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-import bench.baselines.reference
-import bench.runs.archive
+from bench.runs.environment import git_revision
 from bench.runs.runner import execute
 from bench.runs.spec import RunSpec
 from bench.runs.store import RunStore, read_manifest
@@ -89,11 +88,15 @@ def check_after_kill(store: RunStore, before: dict) -> None:
             run.outcomes(digest)
         assert read_manifest(run.path)["status"] == "done"
     if before.get("replacing") and not store.list():
-        assert list((store.root / ".work").glob("*/replaced/*/manifest.json")), "the old run is lost"
+        assert list((store.root / ".work").glob("*/replaced/*/manifest.json")), (
+            "the old run is lost"
+        )
 
 
 def main() -> None:
     options = json.loads(sys.argv[1])
+    # Forked children inherit what is asked once per process.
+    git_revision()
     root = Path(options["root"])
     force = options["force"]
     spec = RunSpec.model_validate(options["spec"])
@@ -130,7 +133,7 @@ def main() -> None:
         if in_child(finish):
             raise SystemExit(f"kill at {kill_at}: the repeated run failed")
         kill_at += options["step"]
-    print(json.dumps({"writes": writes, "last": kill_at}))  # noqa: T201
+    print(json.dumps({"writes": writes, "last": kill_at}))
 
 
 if __name__ == "__main__":

@@ -41,16 +41,12 @@ def _kill_everywhere(make_spec, tmp_path, *, first: int, step: int, force: bool,
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["new", "replacing"])
-def test_kill_at_some_writes_then_the_store_reads_and_the_run_completes(
-    make_spec, tmp_path, force
-):
-    first, step = (3, 17) if force else (1, 11)
-    _kill_everywhere(make_spec, tmp_path, first=first, step=step, force=force, timeout=120)
+def test_kill_at_some_writes_then_the_store_reads_and_the_run_completes(make_spec, tmp_path, force):
+    first, step = (26, 33) if force else (5, 23)
+    _kill_everywhere(make_spec, tmp_path, first=first, step=step, force=force, timeout=600)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("force", [False, True], ids=["new", "replacing"])
-def test_kill_at_every_write_then_the_store_reads_and_the_run_completes(
-    make_spec, tmp_path, force
-):
-    _kill_everywhere(make_spec, tmp_path, first=1, step=1, force=force, timeout=1500)
+def test_kill_at_every_write_then_the_store_reads_and_the_run_completes(make_spec, tmp_path, force):
+    _kill_everywhere(make_spec, tmp_path, first=1, step=1, force=force, timeout=1700)
