@@ -1,6 +1,8 @@
 """Domains to tasks: leave-one-out split, leak guard, candidate sets, requests."""
 
+from bench.protocol.candidate_files import export_candidates, read_candidates
 from bench.protocol.imported import CandidateTable, ImportedCandidates
+from bench.protocol.requests_io import export_requests, read_scores
 from bench.protocol.task import PROTOCOL_VERSION, RequestSet, Task, build_task
 from bench.protocol.types import DomainView, Labels, ProtocolOptions, Requests, Split, TrainView
 
@@ -17,4 +19,8 @@ __all__ = [
     "Task",
     "TrainView",
     "build_task",
+    "export_candidates",
+    "export_requests",
+    "read_candidates",
+    "read_scores",
 ]

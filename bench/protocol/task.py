@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from bench.data.domain import Domain
 from bench.errors import ProtocolError
 from bench.io import hash_arrays, hash_json
-from bench.protocol.candidate_sets import CandidateSets
+from bench.protocol.candidate_sets import CandidateSets, FullSets
 from bench.protocol.guard import GuardedDomain, guard_domain
 from bench.protocol.imported import ImportedCandidates
 from bench.protocol.keys import mix64, salt64
 from bench.protocol.part import DomainPart
 from bench.protocol.split import LeaveOneOut, leave_one_out
-from bench.protocol.types import Labels, ProtocolOptions, Requests, TrainView
+from bench.protocol.types import Labels, ProtocolOptions, Requests, Split, TrainView
 
 __all__ = ["PROTOCOL_VERSION", "GuardState", "RequestSet", "Task", "build_task"]
 
@@ -33,11 +33,13 @@ class RequestSet:
     """Requests of one split for some users, built chunk by chunk.
 
     Attributes:
+        split: ``valid`` or ``test``.
         users: int32, shape ``(n,)``, canonical user indices, in the order of the requests.
         n_candidates: candidates per user.
         candidates_hash: identity of the candidate sets of *all* evaluated users.
     """
 
+    split: Split
     users: NDArray[np.int32]
     n_candidates: int
     candidates_hash: str
@@ -49,6 +51,16 @@ class RequestSet:
     def n(self) -> int:
         """Number of requests."""
         return len(self.users)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the whole catalogue is ranked."""
+        return isinstance(self._sets, FullSets)
+
+    @property
+    def domain(self) -> Domain:
+        """The domain that the indices belong to."""
+        return self._part.domain
 
     def __len__(self) -> int:
         return self.n
@@ -75,6 +87,7 @@ class Task:
         guard_counts: JSON-serialisable: training events, dropped events and by which domain.
         task_hash: identity; runs with equal ``task_hash`` are comparable.
         candidates_hash: identity of the test candidates.
+        validation_hash: identity of the validation candidates.
         source_hashes: SHA-256 of every source's guarded training data, in the order given.
         n_users: evaluated users.
         n_short_users: users with fewer than 3 events; trained on, not evaluated.
@@ -102,6 +115,7 @@ class Task:
         self._test_sets = part.candidate_sets("test")
         self._hashes: dict[tuple[int | None, bool], str] = {}
         self.candidates_hash = self._candidates_hash(None, full=False)
+        self.validation_hash = part.valid_sets.sha256()
         self.task_hash = hash_json(
             {
                 "protocol": PROTOCOL_VERSION,
@@ -110,7 +124,7 @@ class Task:
                 "namespace": part.domain.namespace,
                 "training": part.training_hash,
                 "split": part.split_hash,
-                "candidates": {"valid": part.valid_sets.sha256(), "test": self.candidates_hash},
+                "candidates": {"valid": self.validation_hash, "test": self.candidates_hash},
             }
         )
 
@@ -165,6 +179,19 @@ class Task:
         """
         return self._part.requests(self._part.valid_sets, self._rows(users))
 
+    def validation_set(self, users: NDArray[np.integer]) -> RequestSet:
+        """The same requests as :meth:`validation`, in chunks and with their identity."""
+        rows = self._rows(users)
+        return RequestSet(
+            split="valid",
+            users=self._part.split.users[rows],
+            n_candidates=self._part.valid_sets.n_candidates,
+            candidates_hash=self.validation_hash,
+            _part=self._part,
+            _sets=self._part.valid_sets,
+            _rows=rows,
+        )
+
     def test(
         self,
         users: NDArray[np.integer],
@@ -191,6 +218,7 @@ class Task:
         rows = self._rows(users)
         sets = self._sets(candidate_seed, full=full)
         return RequestSet(
+            split="test",
             users=self._part.split.users[rows],
             n_candidates=sets.n_candidates,
             candidates_hash=self._candidates_hash(candidate_seed, full=full),
