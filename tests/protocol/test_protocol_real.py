@@ -11,6 +11,7 @@ import pytest
 from bench.data.catalogue import CATALOGUE, namespace_members
 from bench.data.domain import Domain
 from bench.data.load import is_available, load_domain
+from bench.errors import ProtocolError
 from bench.protocol import ProtocolOptions, Task, build_task
 
 pytestmark = [
@@ -82,7 +83,11 @@ def test_task_of_every_domain(domains: dict[str, Domain], name: str) -> None:
     task = build_task(domain, siblings=siblings)
     expected = CATALOGUE[name].expected
     if expected is not None:
-        assert (domain.n_users, domain.n_items, domain.n_events) == tuple(expected)
+        assert (domain.n_users, domain.n_items, domain.n_events) == (
+            expected.users,
+            expected.items,
+            expected.events,
+        )
     assert (task.n_users, task.n_short_users) == (domain.n_users, 0)
     assert task.guard == ("full" if siblings else "none")
     users = task.subset(500)
@@ -113,7 +118,7 @@ def test_too_many_negatives_for_films(domains: dict[str, Domain]) -> None:
     """Users of ml-1m saw up to 2,314 of 3,706 films, so 999 fit and 2,000 do not."""
     films = load_domain("ml-1m")
     assert build_task(films, options=ProtocolOptions(n_negatives=999)).n_users == films.n_users
-    with pytest.raises(Exception, match="of the nested sizes 29, 99, 999: 29, 99, 999"):
+    with pytest.raises(ProtocolError, match="of the nested sizes 29, 99, 999: 29, 99, 999"):
         build_task(films, options=ProtocolOptions(n_negatives=2000))
 
 
