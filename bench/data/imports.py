@@ -17,7 +17,9 @@ from bench.data.download import DOWNLOAD_FILE
 from bench.data.load import load_domain, not_found
 from bench.data.prepare import prepare
 from bench.data.raw import OnError, RawData
+from bench.data.readers.amazon import read_amazon
 from bench.data.readers.atomic import read_atomic
+from bench.data.readers.movielens import read_movielens
 from bench.data.readers.tabular import ColumnMapping, read_tabular
 from bench.data.sources import IMPORT_FILE, check_name, domains_root, find_source
 from bench.errors import ConfigError, ResultError
@@ -46,9 +48,11 @@ def import_domain(
 
     Args:
         name: new name; not one of the catalogue's.
-        inter: interactions: ``.csv``, ``.tsv``, ``.txt``, ``.parquet`` or ``.inter`` (text also ``.gz``).
-        items: item table of the same kinds (``.item`` for ``.inter``); None: no titles.
-        mapping: which column holds what; not for atomic files.
+        inter: a table (``.csv``, ``.tsv``, ``.txt``, ``.parquet``), an atomic file (``.inter``),
+            Amazon reviews (``.json``; all but Parquet also ``.gz``), or a MovieLens folder or ``.zip``.
+        items: item table of the same kind (``.item``, or Amazon metadata); None: no titles. Not for
+            MovieLens, which brings its own.
+        mapping: which column holds what; for tables only.
         k_core: fewest events per user and per item; None keeps all.
         namespace: id space shared with other domains (for the leak guard), or None.
         group: study group, or None.
@@ -101,12 +105,20 @@ def _read(
     encoding: str,
     on_error: OnError,
 ) -> RawData:
-    if inter.name.removesuffix(".gz").endswith(".inter"):
-        if mapping is not None:
-            raise ConfigError(
-                f"{inter}: atomic files name their columns in the header; leave the mapping out."
-            )
+    suffix = Path(inter.name.removesuffix(".gz")).suffix
+    fixed = inter.is_dir() or suffix in (".zip", ".inter", ".json")
+    if fixed and mapping is not None:
+        raise ConfigError(
+            f"{inter}: the columns of this format are known; leave the mapping (--column) out."
+        )
+    if suffix == ".inter":
         return read_atomic(inter, items, on_error=on_error)
+    if suffix == ".json":
+        return read_amazon(inter, items, on_error=on_error)
+    if fixed:
+        if items is not None:
+            raise ConfigError(f"{inter}: MovieLens brings its titles; leave the item table out.")
+        return read_movielens(inter, on_error=on_error)
     if mapping is not None and not isinstance(mapping, ColumnMapping):
         mapping = ColumnMapping.from_pairs(mapping)
     return read_tabular(inter, items, mapping=mapping, encoding=encoding, on_error=on_error)

@@ -155,7 +155,7 @@ def prepare(
         raise DataError(
             f"domain {name}: nothing is left of {len(keep)} events after the {k_core}-core filter; "
             f"expected users and items with at least {k_core} events each. "
-            "Choose a smaller k (--k-core), or use more data."
+            "Choose a smaller k (--k-core of `bench data import`), or use more data."
         )
     n_dropped = int(len(keep) - keep.sum())
     user_ids, users = _renumber(user_ids, users[keep])
@@ -251,8 +251,8 @@ def _items(
             raise DataError(
                 f"domain {name}: item {missing['item'][0]!r} of {raw.files[0].name} has no row in "
                 f"{raw.files[-1].name} ({n_missing} such items); expected one row per item. "
-                "Add the rows (an empty title is allowed), or use --on-error skip to give them "
-                "placeholder titles."
+                "Add the rows (an empty title is allowed), or give them placeholder titles: "
+                "--on-error skip of `bench data import`, on_error='skip' in Python."
             )
         table = ids.join(raw.items, on="item", how="left", maintain_order="left")
     table = table.with_columns(clean_text(pl.col(c)) for c in table.columns if c != "item")

@@ -81,7 +81,8 @@ class LineErrors:
         shown = found if len(found) <= _SHOWN else found[:_SHOWN] + "..."
         raise DataError(
             f"{self.file}, line {line}: found {shown!r}; expected {expected}. "
-            "Repair the line, or skip and count malformed lines with --on-error skip."
+            "Repair the line, or skip and count such lines: --on-error skip of `bench data import`, "
+            "on_error='skip' in Python."
         )
 
 

@@ -248,8 +248,28 @@ def test_atomic_files_can_be_imported_too(root, tmp_path):
     again = load_domain("toy", data_root=root)
     assert made.items.titles.to_list() == again.items.titles.to_list()
     assert made.sequences.items.tolist() == again.sequences.items.tolist()
-    with pytest.raises(ConfigError, match="leave the mapping out"):
+    with pytest.raises(ConfigError, match=r"leave the mapping \(--column\) out"):
         import_domain("other", root / "toy" / "toy.inter", mapping={"user": "x"})
+
+
+def test_other_amazon_categories_and_movielens_releases_can_be_imported(tmp_path):
+    review = {"reviewerID": "U", "asin": "B", "unixReviewTime": 1}
+    reviews, meta = tmp_path / "reviews_Pets_5.json.gz", tmp_path / "meta_Pets.json.gz"
+    reviews.write_bytes(gzip.compress((json.dumps(review) + "\nbroken\n").encode()))
+    meta.write_bytes(gzip.compress(b"{'asin': 'B', 'title': 'Bone', 'categories': [['P', 'Q']]}\n"))
+    pets = import_domain("pets", reviews, meta, namespace="amazon-2014", on_error="skip")
+    assert pets.items.titles.to_list() == ["Bone"]
+    assert pets.items.extra["category"].to_list() == ["P > Q"]
+    assert pets.namespace == "amazon-2014"
+    assert pets.provenance["import"]["lines_skipped"]["reviews_Pets_5.json.gz"] == 1
+
+    folder = tmp_path / "ml-tiny"
+    folder.mkdir()
+    (folder / "ratings.dat").write_text("1::10::5::100\n")
+    (folder / "movies.dat").write_text("10::Café (1999)::Drama\n11::Unseen::War\n")
+    assert import_domain("films", folder).items.titles.to_list() == ["Café (1999)"]
+    with pytest.raises(ConfigError, match="brings its titles"):
+        import_domain("films-2", folder, meta)
 
 
 def test_skipped_lines_of_an_import_stay_known(tmp_path):

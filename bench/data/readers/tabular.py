@@ -164,7 +164,8 @@ def _read(path: Path, wanted: dict[str, str], errors: LineErrors, encoding: str)
     if suffix.lower() not in _SEPARATORS:
         raise DataError(
             f"{path}: unsupported ending {path.suffix!r}; expected .csv, .tsv or .txt (each also "
-            ".gz), .parquet, or RecBole's .inter. Rename or convert the file."
+            ".gz), .parquet, RecBole's .inter, Amazon's .json or .json.gz, or a MovieLens folder or .zip. "
+            "Rename or convert the file."
         )
     return _delimited(path, _SEPARATORS[suffix.lower()], wanted, errors, encoding)
 
@@ -177,7 +178,7 @@ def _positions(found: Sequence[str], wanted: Mapping[str, str], file: str) -> li
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(
                 f"{file}: no column {column!r} (mapped to {name}); the columns are "
-                f"{', '.join(map(repr, found))}.{hint} Set the mapping: --map {name}=COLUMN."
+                f"{', '.join(map(repr, found))}.{hint} Set the mapping: --column {name}=COLUMN."
             )
         if list(found).count(column) > 1:
             raise DataError(
