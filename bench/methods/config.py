@@ -7,6 +7,7 @@ chosen profile changes, and the overrides of the user (``--config FILE``, then `
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -65,10 +66,28 @@ def profiles_of(config_cls: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
 
 def config_fields(config_cls: type[BaseModel]) -> tuple[ConfigField, ...]:
     """Describe every key of a configuration class, in order of definition."""
-    return tuple(_describe_field(name, info) for name, info in config_cls.model_fields.items())
+    documented = _documented(config_cls)
+    return tuple(
+        _describe_field(name, info, info.description or documented.get(name, ""))
+        for name, info in config_cls.model_fields.items()
+    )
 
 
-def _describe_field(name: str, info: FieldInfo) -> ConfigField:
+def _documented(config_cls: type[BaseModel]) -> dict[str, str]:
+    """Meanings of the keys from the ``Attributes:`` sections of the class and its bases."""
+    found: dict[str, str] = {}
+    for cls in reversed(config_cls.__mro__):
+        _, marker, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        if marker and issubclass(cls, BaseModel):
+            # An entry begins at the section's own indent, its continuation lines stand deeper.
+            for entry in re.split(r"\n(?=(?: {4})?\S)", section):
+                name, colon, text = entry.strip().partition(":")
+                if colon and name.strip().isidentifier():
+                    found[name.strip()] = " ".join(text.split())
+    return found
+
+
+def _describe_field(name: str, info: FieldInfo, description: str) -> ConfigField:
     default = info.get_default(call_default_factory=True) if not info.is_required() else None
     if isinstance(default, BaseModel):
         default = default.model_dump(mode="json")
@@ -79,7 +98,7 @@ def _describe_field(name: str, info: FieldInfo) -> ConfigField:
         type=shown.replace("typing.", ""),
         default=None if default is PydanticUndefined else default,
         required=info.is_required(),
-        description=info.description or "",
+        description=description,
     )
 
 

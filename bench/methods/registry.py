@@ -49,6 +49,7 @@ __all__ = [
 ENTRY_POINT_GROUP = "weavebench.methods"
 RECBOLE_PREFIX = "recbole:"
 _RECBOLE = "bench.baselines.recbole.methods"
+_RECBOLE_ALLOWED = "bench.baselines.recbole.models:ALLOWED"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
 
 BUILT_INS: Mapping[str, str] = {
@@ -231,10 +232,7 @@ _registry = Registry(BUILT_INS, _discover_entry_points)
 
 def _recbole_names() -> list[str]:
     """Names of the RecBole allow-list; that module imports neither torch nor RecBole."""
-    try:
-        allowed: Mapping[str, str] = _import_target(f"{_RECBOLE}:ALLOWED")
-    except (ImportError, AttributeError):
-        return []
+    allowed: Mapping[str, Any] = _import_target(_RECBOLE_ALLOWED)
     return [RECBOLE_PREFIX + name for name in sorted(allowed)]
 
 

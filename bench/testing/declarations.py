@@ -8,7 +8,7 @@ import yaml
 
 from bench.errors import ConfigError, MethodError
 from bench.methods import Capabilities, Job, Method, PlanSpec, config_dict, resolve_config
-from bench.methods.config import profiles_of
+from bench.methods.config import config_fields, profiles_of
 from bench.methods.registry import check_class
 from bench.testing.results import CheckFailed
 from bench.testing.session import Session
@@ -33,15 +33,11 @@ def check_declared(cls: Any) -> str:
             f"class {cls.__qualname__} has no docstring. Its first line is the method's description "
             "in `bench methods`; say in one sentence what it computes."
         )
-    silent = [
-        name
-        for name, info in cls.Config.model_fields.items()
-        if not (info.description or "").strip()
-    ]
+    silent = [field.name for field in config_fields(cls.Config) if not field.description.strip()]
     if silent:
         raise CheckFailed(
             f"configuration keys without a description: {', '.join(silent)}. "
-            "Write them as Field(default=..., description=...)."
+            "Write Field(default=..., description=...), or an `Attributes:` section in its docstring."
         )
     return f"{cls.name} {cls.version}, {cls.family.value}"
 
