@@ -37,6 +37,7 @@ class RunSpec(BaseModel):
         dtype: number format of the model.
         threads: CPU threads, >= 1; None = all that the process may use.
         ties: how events of equal time are ordered: as in the ``file``, or by a keyed ``hash``.
+        on_error: at a malformed line of a domain's files: ``raise``, or ``skip`` and count.
         data_root: folder with ready domains; None = ``BENCH_DATA_ROOT`` and the caches.
         keep_model: whether the fitted model is stored with the run.
     """
@@ -59,6 +60,7 @@ class RunSpec(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = Field(default=None, ge=1)
     ties: Literal["file", "hash"] = "file"
+    on_error: Literal["raise", "skip"] = "raise"
     data_root: Path | None = None
     keep_model: bool = False
 

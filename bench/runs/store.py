@@ -429,6 +429,30 @@ class RunStore:
             discard(folder, self.root / WORK)
         return folder
 
+    def unfinished(self) -> Sequence[Path]:
+        """Work folders of runs that were interrupted, killed, failed, or are running now."""
+        work = self.root / WORK
+        names = sorted(work.iterdir()) if work.is_dir() else []
+        return [path for path in names if path.is_dir() and _RUN_ID.fullmatch(path.name)]
+
+    def clean(self) -> Sequence[Path]:
+        """Delete the checkpoints of runs that no process works on; return their work folders.
+
+        A replaced result that waits there to be put back (the process died between two renames) is
+        kept, with its folder.
+        """
+        removed = []
+        for folder in self.unfinished():
+            try:
+                with lock(folder, timeout=0):
+                    if any(folder.glob(f"replaced/*/{MANIFEST}")):
+                        continue
+                    shutil.rmtree(folder)
+                    removed.append(folder)
+            except ResultError:
+                continue
+        return removed
+
     def failures(self) -> Sequence[dict[str, Any]]:
         """Records of failed runs, in order of their path; unreadable ones are skipped."""
         records = []

@@ -11,7 +11,7 @@ from bench.data.catalogue import namespace_members
 from bench.data.domain import Domain
 from bench.data.load import load_domain, missing_domains
 from bench.io import hash_json
-from bench.protocol import Task, build_task
+from bench.protocol import ImportedCandidates, Task, build_task
 from bench.runs.records import jsonable, without_paths
 from bench.runs.spec import RunSpec
 
@@ -47,7 +47,15 @@ class TaskCache:
         key = hash_json(
             spec.model_dump(
                 mode="json",
-                include={"target", "sources", "protocol", "candidates", "ties", "data_root"},
+                include={
+                    "target",
+                    "sources",
+                    "protocol",
+                    "candidates",
+                    "ties",
+                    "on_error",
+                    "data_root",
+                },
             )
         )
         if key not in self._tasks:
@@ -76,19 +84,27 @@ def load_task(spec: RunSpec) -> LoadedTask:
             if name not in absent:
                 domains[name] = _load(name, spec)
                 roles[name] = "leak guard"
-    target = domains[spec.target]
     task = build_task(
-        target,
+        domains[spec.target],
         sources=[domains[name] for name in sources],
         siblings=[domain for name, domain in domains.items() if name != spec.target],
         missing_siblings=absent,
         options=spec.protocol,
+        imported=_imported(spec),
     )
     return LoadedTask(task, {name: _describe(domains[name], role) for name, role in roles.items()})
 
 
+def _imported(spec: RunSpec) -> ImportedCandidates | None:
+    if spec.candidates is None:
+        return None
+    from bench.protocol.candidate_files import read_candidates
+
+    return read_candidates(spec.candidates)
+
+
 def _load(name: str, spec: RunSpec) -> Domain:
-    return load_domain(name, data_root=spec.data_root, ties=spec.ties)
+    return load_domain(name, data_root=spec.data_root, ties=spec.ties, on_error=spec.on_error)
 
 
 def _describe(domain: Domain, role: str) -> dict[str, Any]:

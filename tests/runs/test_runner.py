@@ -468,3 +468,19 @@ def test_log_has_utc_times_stages_and_validation_figures(store, make_spec):
     assert "validation NDCG@5" in text
     assert "fit " in text and "score " in text
     assert all(line[10] == "T" and line[19] == "Z" for line in text.splitlines())
+
+
+def test_imported_candidates_rank_like_the_drawn_ones_under_a_task_of_their_own(
+    store, make_spec, tmp_path
+):
+    from bench.protocol.candidate_files import export_candidates
+
+    drawn = execute(make_spec(), store)
+    file = tmp_path / "candidates.csv"
+    export_candidates(load_task(make_spec(sources=())).task, file)
+    imported = execute(
+        make_spec(protocol=ProtocolOptions(negatives="imported"), candidates=file), store
+    )
+    np.testing.assert_array_equal(imported.outcomes().n_better, drawn.outcomes().n_better)
+    assert imported.task_hash != drawn.task_hash
+    assert len(imported.manifest["task"]["options"]["candidates_file"]) == 64

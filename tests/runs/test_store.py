@@ -230,3 +230,17 @@ def test_reading_needs_neither_torch_nor_methods_nor_protocol(copied, store):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_clean_removes_abandoned_checkpoints_only(copied, store):
+    from bench.io import lock
+
+    abandoned, running, replaced = (store.work_folder(c * 16) for c in "abc")
+    for folder in (abandoned, running, replaced):
+        (folder / "scratch").mkdir(parents=True)
+    shutil.copytree(copied.path, replaced / "replaced" / copied.path.name)
+    assert list(store.unfinished()) == [abandoned, running, replaced]
+    with lock(running):
+        assert list(store.clean()) == [abandoned]
+    assert list(store.unfinished()) == [running, replaced]
+    assert store.get(copied.run_id).run_id == copied.run_id
