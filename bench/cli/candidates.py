@@ -1,7 +1,155 @@
+"""``bench candidates``: export, import, hash."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
 
-app = typer.Typer()
+from bench.cli.output import print_json, print_table
+from bench.cli.protocol_options import (
+    CandidateSeed,
+    DataRoot,
+    Drawn,
+    DrawnNegatives,
+    KeepLeak,
+    NNegatives,
+    Target,
+    Ties,
+    TiesOption,
+    TrainOn,
+    TrainOnOption,
+    load_task,
+    task_spec,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Candidate sets: the items that every method ranks for a user.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+# Tasks are the same for every method without sources; this one needs nothing.
+_ANY_METHOD = "random"
+
+
+class Splits(StrEnum):
+    """Which candidate sets are written."""
+
+    BOTH = "both"
+    VALID = "valid"
+    TEST = "test"
+
+
+_SPLITS: dict[Splits, tuple[Literal["valid", "test"], ...]] = {
+    Splits.BOTH: ("valid", "test"),
+    Splits.VALID: ("valid",),
+    Splits.TEST: ("test",),
+}
+
+
+@app.command("export")
+def export(
+    target: Target,
+    out: Annotated[Path, typer.Option(help="File: .csv, .tsv or .parquet.", show_default=False)],
+    split: Annotated[Splits, typer.Option(help="Which sets.")] = Splits.BOTH,
+    candidate_seed: CandidateSeed = 0,
+    negatives: Drawn = DrawnNegatives.UNIFORM,
+    n_negatives: NNegatives = 29,
+    ties: TiesOption = Ties.FILE,
+    data_root: DataRoot = None,
+) -> None:
+    """Write the candidates of all users by raw id, one row each; the file holds no labels."""
+    from bench.protocol import export_candidates
+
+    spec = task_spec(
+        _ANY_METHOD,
+        target,
+        negatives=negatives,
+        n_negatives=n_negatives,
+        candidate_seed=candidate_seed,
+        ties=ties,
+        data_root=data_root,
+    )
+    task = load_task(spec)
+    export_candidates(task, out, splits=_SPLITS[split])
+    typer.echo(f"{out}: {task.n_users:,} users, candidates {task.candidates_hash}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Columns user_id, item_id and optionally split.")],
+    target: Target,
+    train_on: TrainOnOption = TrainOn.TRAIN,
+    keep_leak: KeepLeak = False,
+    ties: TiesOption = Ties.FILE,
+    data_root: DataRoot = None,
+) -> None:
+    """Check a candidate file against a domain; `bench run --candidates FILE` then ranks its sets."""
+    task = load_task(
+        task_spec(
+            _ANY_METHOD,
+            target,
+            candidates=file,
+            train_on=train_on,
+            keep_leak=keep_leak,
+            ties=ties,
+            data_root=data_root,
+        )
+    )
+    n_candidates = task.test(task.subset(None)).n_candidates
+    print_table(
+        ("", str(file)),
+        [
+            ("users", f"{task.n_users:,}"),
+            ("candidates per user", n_candidates),
+            ("content", task.options.candidates_file),
+            ("candidates", task.candidates_hash),
+            ("task", task.task_hash),
+        ],
+    )
+    typer.echo(f"\nThe file fits. Use it with: bench run --target {target} --candidates {file} ...")
 
 
 @app.command("hash")
-def h(): ...
+def hash_(
+    target: Target,
+    candidate_seed: CandidateSeed = 0,
+    negatives: Drawn = DrawnNegatives.UNIFORM,
+    n_negatives: NNegatives = 29,
+    train_on: TrainOnOption = TrainOn.TRAIN,
+    keep_leak: KeepLeak = False,
+    ties: TiesOption = Ties.FILE,
+    data_root: DataRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the identity of a task and of its candidates, to compare machines and versions."""
+    task = load_task(
+        task_spec(
+            _ANY_METHOD,
+            target,
+            negatives=negatives,
+            n_negatives=n_negatives,
+            candidate_seed=candidate_seed,
+            train_on=train_on,
+            keep_leak=keep_leak,
+            ties=ties,
+            data_root=data_root,
+        )
+    )
+    facts = {
+        "target": task.target,
+        "task_hash": task.task_hash,
+        "candidates_hash": task.candidates_hash,
+        "guard": task.guard,
+        "n_users": task.n_users,
+        "n_items": task.n_items,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(("", ""), facts.items())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.output import human_bytes, print_json, print_table
+from bench.cli.protocol_options import OnError
 from bench.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ Root = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of ready domains; BENCH_DATA_ROOT.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class OnError(StrEnum):
-    """What happens at a malformed line."""
-
-    RAISE = "raise"
-    SKIP = "skip"
 
 
 def domains(

@@ -16,7 +16,7 @@ __all__ = ["app", "method_source"]
 app = typer.Typer(help="Start a plugin.", no_args_is_help=True, rich_markup_mode=None)
 
 _TEMPLATE = '''\
-"""{class_name}: popularity damped by age, a starting point to replace.
+"""{class_name}: what followed the newest item before, a starting point to replace.
 
 Try it:
     bench check {file}:{class_name}
@@ -30,17 +30,26 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from bench.methods import Capabilities, Context, Family, Method, MethodConfig, Requests, Scores, TrainView
+from bench.methods import (
+    Capabilities,
+    Context,
+    Family,
+    Method,
+    MethodConfig,
+    Requests,
+    Scores,
+    TrainView,
+)
 
 
 class {class_name}Config(MethodConfig):
-    """Options; change them with --set, for example --set decay=0.9."""
+    """Options; change them with --set, for example --set popularity=0.5."""
 
-    decay: float = Field(default=0.95, gt=0, le=1, description="weight lost per step into the past")
+    popularity: float = Field(default=0.1, ge=0, description="weight of the item's training share")
 
 
 class {class_name}(Method):
-    """Sums, over the training sequences, decay ** (steps from the end) for every item."""
+    """Counts how often the candidate directly followed the newest item."""
 
     name = "{name}"
     version = "1"  # raise it whenever the scores can change
@@ -49,24 +58,36 @@ class {class_name}(Method):
 
     @classmethod
     def capabilities(cls, config: {class_name}Config) -> Capabilities:
-        return Capabilities(trainable=False)
+        return Capabilities(trainable=False)  # True where context.seed changes the scores
 
     def fit(self, view: TrainView, context: Context) -> None:
-        sequences = view.target.sequences
-        age = sequences.offsets[1:][sequences.rows] - 1 - np.arange(len(sequences.items))
-        self.weight = np.bincount(
-            sequences.items, weights=self.config.decay ** age, minlength=view.target.n_items
-        ).astype(np.float32)
+        sequences, n_items = view.target.sequences, view.target.n_items
+        items = sequences.items.astype(np.int64)
+        same_user = sequences.rows[1:] == sequences.rows[:-1]
+        pairs = (items[:-1] * n_items + items[1:])[same_user]
+        self.pairs, self.counts = np.unique(pairs, return_counts=True)
+        self.share = np.bincount(items, minlength=n_items) / max(len(items), 1)
 
     def score(self, requests: Requests, context: Context) -> Scores:
         # One row per request; requests.history[row] holds the user's items, oldest first.
-        return Scores(self.weight[requests.candidates])
+        newest = np.full(len(requests), -1, dtype=np.int64)
+        for row in range(len(requests)):
+            if len(requests.history[row]):
+                newest[row] = requests.history[row][-1]
+        values = self.config.popularity * self.share[requests.candidates]
+        if len(self.pairs):
+            keys = newest[:, None] * len(self.share) + requests.candidates
+            slots = np.minimum(np.searchsorted(self.pairs, keys), len(self.pairs) - 1)
+            values = values + np.where(self.pairs[slots] == keys, self.counts[slots], 0)
+        return Scores(values.astype(np.float32))
 
     def save(self, folder: Path) -> None:
-        np.save(folder / "weight.npy", self.weight, allow_pickle=False)
+        for name in ("pairs", "counts", "share"):
+            np.save(folder / f"{{name}}.npy", getattr(self, name), allow_pickle=False)
 
     def load(self, folder: Path) -> None:
-        self.weight = np.load(folder / "weight.npy", allow_pickle=False)
+        for name in ("pairs", "counts", "share"):
+            setattr(self, name, np.load(folder / f"{{name}}.npy", allow_pickle=False))
 '''
 
 

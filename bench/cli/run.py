@@ -12,6 +12,7 @@ import typer
 
 from bench.cli import run_options, run_report
 from bench.cli.output import print_json, print_table
+from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import REFERENCES, against_best
 from bench.cli.runs import open_store
 from bench.errors import ConfigError, DataError
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from bench.runs.store import RunStore, StoredRun
 
 __all__ = ["run"]
-
-
-class TrainOn(StrEnum):
-    """What a method is trained on."""
-
-    TRAIN = "train"
-    TRAIN_VALID = "train+valid"
 
 
 class Negatives(StrEnum):
@@ -44,13 +38,6 @@ class Dtype(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-
-
-class Ties(StrEnum):
-    """Order of events of equal time."""
-
-    FILE = "file"
-    HASH = "hash"
 
 
 def run(
@@ -113,6 +100,9 @@ def run(
     ties: Annotated[
         Ties, typer.Option(help="Order of events of equal time: as in the file, or by a hash.")
     ] = Ties.FILE,
+    on_error: Annotated[
+        OnError, typer.Option(help="At a malformed line of the data: stop, or skip and count.")
+    ] = OnError.RAISE,
     keep_leak: Annotated[
         bool, typer.Option("--keep-leak", help="Switch the cross-domain leak guard off.")
     ] = False,
@@ -167,6 +157,7 @@ def run(
         "dtype": dtype.value,
         "threads": threads,
         "ties": ties.value,
+        "on_error": on_error.value,
         "data_root": data_root,
     }
     specs = expand(

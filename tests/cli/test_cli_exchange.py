@@ -1,0 +1,148 @@
+"""`bench candidates`, `export-requests`, `import-scores` and the travel of runs between stores."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+
+def as_json(result) -> dict:
+    return json.loads(result.stdout)
+
+
+def test_hash_is_that_of_the_runs(cli, tiny):
+    run = as_json(cli("run", "--method", "random", "--target", tiny, "--json"))
+    found = as_json(cli("candidates", "hash", "--target", tiny, "--json"))
+    assert found["task_hash"] == run["task_hash"]
+    assert found["candidates_hash"] == run["candidates_hash"]
+    other = as_json(cli("candidates", "hash", "--target", tiny, "--candidate-seed", 1, "--json"))
+    assert other["candidates_hash"] != found["candidates_hash"]
+    assert found["task_hash"] in cli("candidates", "hash", "--target", tiny).stdout
+
+
+def test_exported_candidates_can_be_imported_and_ranked(cli, tiny, tmp_path):
+    file = tmp_path / "candidates.csv"
+    cli("candidates", "export", "--target", tiny, "--out", file)
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 60 * 30 * 2
+    assert "task" in cli("candidates", "import", file, "--target", tiny).stdout
+    drawn = as_json(cli("run", "--method", "item-knn", "--target", tiny, "--json"))
+    words = ("run", "--method", "item-knn", "--target", tiny, "--candidates", file, "--json")
+    imported = as_json(cli(*words))
+    # The same sets under another identity: equal figures, another task.
+    assert imported["task_hash"] != drawn["task_hash"]
+    for metric, value in drawn["metrics"].items():
+        assert imported["metrics"][metric]["mean"] == pytest.approx(value["mean"], abs=1e-12)
+
+
+def test_a_candidate_file_of_another_domain_is_refused(cli, tiny, tmp_path):
+    file = tmp_path / "candidates.csv"
+    file.write_text("user_id,item_id\nnobody,i001\nnobody,i002\n")
+    result = cli("candidates", "import", file, "--target", tiny, code=1)
+    assert "nobody" in result.stderr
+    assert "expected" not in result.stdout
+
+
+def scores_of(requests: Path, scores: Path, score) -> None:
+    lines = ["user_id,item_id,score"]
+    for line in requests.read_text().splitlines():
+        row = json.loads(line)
+        lines += [f"{row['user_id']},{item},{score(row, item)}" for item in row["candidates"]]
+    scores.write_text("\n".join(lines) + "\n")
+
+
+def test_scores_of_another_program_become_a_run(cli, tiny, tmp_path):
+    requests, scores = tmp_path / "requests.jsonl", tmp_path / "scores.csv"
+    cli("export-requests", "--target", tiny, "--out", requests)
+    # The planted pattern: the successor of the last item on the circle of 45 items.
+    scores_of(
+        requests, scores, lambda row, item: int((int(row["history"][-1][1:]) + 1) % 45 == int(item[1:]))
+    )  # fmt: skip
+    words = ("import-scores", scores, "--target", tiny, "--requests", requests)
+    run = as_json(cli(*words, "--name", "circle", "--json"))
+    assert run["method"] == "circle"
+    random_row = as_json(cli("run", "--method", "random", "--target", tiny, "--json"))
+    assert run["task_hash"] == random_row["task_hash"]
+    # Known without the harness: about 0.8 of the steps follow the circle.
+    assert run["metrics"]["ndcg@1"]["mean"] > 0.5
+    table = cli("leaderboard", "--target", tiny).stdout
+    assert "circle" in table
+    assert "circle" in cli("run", "--method", "random", "--target", tiny).stdout
+    refused = cli(*words, "--name", "markov", code=2).stderr
+    assert "exists" in refused
+
+
+def test_scores_for_other_requests_are_refused(cli, tiny, tmp_path):
+    requests, scores = tmp_path / "requests.jsonl", tmp_path / "scores.csv"
+    cli("export-requests", "--target", tiny, "--out", requests, "--candidate-seed", 1)
+    scores_of(requests, scores, lambda row, item: 0)
+    words = ("import-scores", scores, "--target", tiny, "--name", "zero")
+    assert "task_hash" in cli(*words, "--requests", requests, code=1).stderr
+    assert "candidates" in cli(*words, code=1).stderr
+    as_json(cli(*words, "--requests", requests, "--candidate-seed", 1, "--json"))
+
+
+def test_limited_requests_and_titles(cli, tiny, tmp_path):
+    requests = tmp_path / "requests.jsonl"
+    cli("export-requests", "--target", tiny, "--out", requests, "--limit-users", 7, "--titles")
+    rows = [json.loads(line) for line in requests.read_text().splitlines()]
+    assert len(rows) == 7
+    assert rows[0]["candidate_titles"][0] == f"Title {int(rows[0]['candidates'][0][1:])}"
+
+
+def test_runs_travel_between_stores(cli, tiny, tmp_path):
+    run = as_json(cli("run", "--method", "markov", "--target", tiny, "--json"))
+    file, other = tmp_path / "runs.tar.gz", tmp_path / "other"
+    cli("runs", "export", run["run_id"], "--out", file)
+    assert run["run_id"] in cli("runs", "import", file, "--store", other).stdout
+    listed = json.loads(cli("runs", "list", "--store", other, "--json").stdout)
+    assert [row["run_id"] for row in listed] == [run["run_id"]]
+    published = tmp_path / "results"
+    cli("runs", "export", run["run_id"], "--out", published, "--publish")
+    (folder,) = published.glob("*/*")
+    assert not (folder / "log.txt").exists()
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+
+
+def test_reproduce_compares_user_by_user(cli, tiny, tmp_path):
+    run = as_json(cli("run", "--method", "markov", "--target", tiny, "--json"))
+    assert (
+        "outcomes of all 60 users are equal" in cli("runs", "reproduce", run["run_id"][:8]).stdout
+    )
+    # Other data under the same name: the task differs, and the verb says so.
+    path = tmp_path / "tiny.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    cli("data", "import", tiny, path, "--items", tmp_path / "tiny-items.csv", "--replace")
+    result = cli("runs", "reproduce", run["run_id"], code=1)
+    assert "task differs" in result.stderr
+
+
+@pytest.mark.parametrize("format_", ["markdown", "csv", "json"])
+def test_leaderboard_holds_the_stored_figures(cli, tiny, tmp_path, format_):
+    cli("run", "--method", "markov,popularity", "--target", tiny, "--quiet")
+    run = json.loads(cli("runs", "list", "--method", "markov", "--json").stdout)[0]
+    shown = as_json(cli("runs", "show", run["run_id"], "--json"))
+    mean = shown["metrics"]["metrics"]["ndcg@5"]["mean"]
+    out = cli("leaderboard", "--target", tiny, "--format", format_).stdout
+    if format_ == "json":
+        rows = {row["method"]: row for row in json.loads(out)["blocks"][0]["rows"]}
+        assert rows["markov"]["metrics"]["ndcg@5"]["mean"] == pytest.approx(mean, abs=1e-9)
+    else:
+        assert f"{mean:.4f}" in out or f"{mean:.6f}"[:7] in out
+    file = tmp_path / "table"
+    words = ("leaderboard", "--target", tiny, "--format", format_)
+    assert cli(*words, "--out", file).stdout == ""
+    assert file.read_text() == out
+
+
+def test_leaderboard_without_runs_says_how_to_begin(cli, tiny):
+    result = cli("leaderboard", "--target", tiny, code=1)
+    assert f"bench run --method popularity,item-knn --target {tiny}" in result.stderr
+    cli("run", "--method", "markov", "--target", tiny, "--quiet")
+    assert "ndcg@x" in cli("leaderboard", "--target", tiny, "--primary", "ndcg@x", code=2).stderr
+    assert "--users" in cli("leaderboard", "--target", tiny, "--users", "0", code=2).stderr
