@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from bench.data.catalogue import CATALOGUE, CatalogueEntry, RemoteFile
 from bench.data.download import download, fetch
+from bench.data.imports import verify
+from bench.data.load import load_domain
 from bench.errors import BenchError, ConfigError, DataError
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
@@ -316,3 +321,23 @@ def test_download_leaves_finished_files_alone(server, client, tmp_path, own_cach
 def test_embedded_domains_have_nothing_to_download():
     with pytest.raises(ConfigError, match="bench assets pull ml-100k"):
         download(CATALOGUE["ml100k-drama"])
+
+
+def test_a_downloaded_domain_is_loaded_and_verified_by_name(server, monkeypatch):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("ml-1m/ratings.dat", "1::10::5::100\n1::11::4::50\n2::10::3::7\n")
+        archive.writestr("ml-1m/movies.dat", "10::Ten (1999)::Drama\n11::Eleven::War|Crime\n")
+    server.body = packed.getvalue()
+    file = RemoteFile("ml-1m.zip", server.url, len(server.body))
+    monkeypatch.setitem(CATALOGUE, "ml-1m", replace(CATALOGUE["ml-1m"], files=(file,)))
+    server.script = [drop(60), honest]
+    folder = download(CATALOGUE["ml-1m"], wait_seconds=0.001)
+    domain = load_domain("ml-1m")
+    assert domain.items.titles.to_list() == ["Ten (1999)", "Eleven"]
+    assert domain.sequences[0].tolist() == [1, 0]
+    (problem,) = verify("ml-1m")
+    assert "users: 2 instead of 6040" in problem
+    with (folder / "ml-1m.zip").open("ab") as stream:
+        stream.write(b"x")
+    assert verify("ml-1m") == [f"{folder / 'ml-1m.zip'}: content differs from the recorded SHA-256"]
