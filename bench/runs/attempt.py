@@ -31,7 +31,7 @@ from bench.runs.scoring import (
     merge_diagnostics,
     method_phase,
 )
-from bench.runs.sets import SetRequest
+from bench.runs.sets import SetRequest, wanted_sets
 from bench.runs.store import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
 from bench.runs.work import Work
 
@@ -59,7 +59,6 @@ class Attempt:
         prepared: the run.
         work: its work folder.
         progress: reporter.
-        wanted: further request sets.
         checkpoint_seconds: work worth this many seconds is saved.
         earlier: a stored result of this run that lacks something; its model saves the fit.
     """
@@ -69,14 +68,13 @@ class Attempt:
         prepared: PreparedRun,
         work: Work,
         progress: Progress,
-        wanted: tuple[SetRequest, ...],
         checkpoint_seconds: float,
         earlier: StoredRun | None = None,
     ) -> None:
         self._prepared = prepared
         self._work = work
         self._progress = progress
-        self._wanted = wanted
+        self._wanted = wanted_sets(prepared.spec)
         self._checkpoint_seconds = checkpoint_seconds
         self._earlier = earlier
         self._memory = MemoryMeter()
@@ -259,10 +257,9 @@ class Attempt:
             write_json(folder / MANIFEST, manifest(record))
 
     def _write_model(self, folder: Path, method: Method) -> str:
-        """Store the model where it is asked for, or was stored before; say what became of it."""
+        """Store the model where it is asked for; say what became of it."""
         spec = self._prepared.spec
-        had = self._earlier is not None and self._earlier.manifest.get("model") == "stored"
-        if not spec.keep_model and not had:
+        if not spec.keep_model:
             return "not asked"
         if not can_save(self._prepared.resolved.method_cls):
             return "not supported"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from bench.errors import ResultError
 from bench.runs.manifest import PreparedRun
 from bench.runs.store import MANIFEST, RunStore, StoredRun, read_manifest, read_run
 from bench.runs.work import Work
@@ -39,7 +40,11 @@ def recover(store: RunStore, run_id: str) -> None:
     waiting: list[Path] = sorted((store.work_folder(run_id) / _OLD).glob(f"*/{MANIFEST}"))
     for manifest in waiting:
         old = manifest.parent
-        content = read_manifest(old)
+        try:
+            content = read_manifest(old)
+        except ResultError:
+            # It was damaged before it was to be replaced: nothing to put back.
+            continue
         final = store.run_folder(
             content["target"], content["method"]["name"], content["seed"], content["run_id"]
         )

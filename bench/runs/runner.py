@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from bench.errors import BenchError, MethodError, ResultError
 from bench.io import lock, require_free_space
@@ -14,7 +15,7 @@ from bench.runs.manifest import PreparedRun
 from bench.runs.progress import QuietProgress
 from bench.runs.publish import publish, recover
 from bench.runs.resolve import require_available, resolve_spec
-from bench.runs.sets import SetRequest, wanted_sets
+from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec, run_id
 from bench.runs.store import RunStore, StoredRun
 from bench.runs.tasks import TaskCache
@@ -145,8 +146,8 @@ def execute_run(
             if found is not None and not _lacks(found, prepared):
                 work.clear()
                 return found, False
-            wanted = _united(found, wanted_sets(prepared.spec))
-            attempt = Attempt(prepared, work, progress, wanted, checkpoint_seconds, found)
+            prepared = _completed(prepared, found or _readable(store, prepared))
+            attempt = Attempt(prepared, work, progress, checkpoint_seconds, found)
             try:
                 attempt.run(anew=force)
                 stored = publish(store, prepared, work)
@@ -185,11 +186,27 @@ def _lacks(run: StoredRun, prepared: PreparedRun) -> bool:
     return prepared.spec.keep_model and run.manifest.get("model", "not asked") == "not asked"
 
 
-def _united(run: StoredRun | None, wanted: tuple[SetRequest, ...]) -> tuple[SetRequest, ...]:
-    """Wanted sets and those already stored: a run never loses a set it had."""
-    stored = run.sets.values() if run is not None else ()
-    have = tuple(SetRequest(s["kind"], s.get("candidate_seed")) for s in stored)
-    return tuple(dict.fromkeys(have + wanted))
+def _completed(prepared: PreparedRun, stored: StoredRun | None) -> PreparedRun:
+    """Ask also for what the stored run has: a run never loses a request set or a model it had."""
+    if stored is None:
+        return prepared
+    spec = prepared.spec
+    seeds = [s["candidate_seed"] for s in stored.sets.values() if s["kind"] == "candidates"]
+    update = {
+        "extra_candidate_seeds": tuple(dict.fromkeys((*seeds, *spec.extra_candidate_seeds))),
+        "full_ranking": spec.full_ranking or any(s["kind"] == "full" for s in stored.sets.values()),
+        "keep_model": spec.keep_model or stored.manifest.get("model") == "stored",
+    }
+    resolved = replace(prepared.resolved, spec=spec.model_copy(update=update))
+    return replace(prepared, resolved=resolved)
+
+
+def _readable(store: RunStore, prepared: PreparedRun) -> StoredRun | None:
+    """The stored run that is about to be replaced, or None where it is absent or damaged."""
+    try:
+        return _stored(store, prepared)
+    except ResultError:
+        return None
 
 
 def _stored(store: RunStore, prepared: PreparedRun) -> StoredRun | None:

@@ -112,7 +112,7 @@ def method_phase(label: str, phase: str) -> Iterator[None]:
         yield
     except (BenchError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MethodError(
             f"{label}: {phase}() failed with {type(error).__name__}: {error}. "
             "The log has the traceback; `bench check` tests a method on small data."

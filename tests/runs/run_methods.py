@@ -35,6 +35,7 @@ class Settings(MethodConfig):
         "disk",
         "memory",
         "own-error",
+        "exit",
         "interrupt",
         "interrupt-score",
     ] = "none"
@@ -115,6 +116,8 @@ def _raise(fault: str, where: str) -> None:
         raise KeyboardInterrupt
     if fault == "disk" and where == "fit":
         raise OSError(28, "No space left on device", "/some/where")
+    if fault == "exit" and where == "fit":
+        raise SystemExit(0)
     if fault == "memory" and where == "fit":
         raise MemoryError
     if fault == "own-error" and where == "fit":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -231,6 +232,7 @@ def test_missing_domains_are_named_with_the_ways_to_get_them(store, make_spec):
         ("diagnostics", MethodError, "not JSON"),
         ("disk", ResultError, "disk is full"),
         ("memory", MethodError, "out of memory"),
+        ("exit", MethodError, "SystemExit"),
         ("own-error", MethodError, "the message of the method itself"),
     ],
 )
@@ -310,6 +312,61 @@ def test_stored_run_is_completed_with_the_sets_it_lacks_and_loses_none(store, ma
     assert more.manifest["seconds"]["fit"] == first.manifest["seconds"]["fit"]
     assert (more.path / "per_user.parquet").is_file()
     np.testing.assert_array_equal(more.outcomes().n_better, first.outcomes().n_better)
+
+
+def test_forced_run_keeps_the_sets_and_the_model_of_the_one_it_replaces(store, make_spec):
+    execute(make_spec(keep_model=True, full_ranking=True), store)
+    again = execute(make_spec(extra_candidate_seeds=(1,)), store, force=True)
+    assert {s["kind"] for s in again.sets.values()} == {"full", "candidates"}
+    assert again.manifest["model"] == "stored"
+    assert again.manifest["attempts"] == 1
+    spec = again.manifest["spec"]
+    assert spec["full_ranking"] and spec["keep_model"] and spec["extra_candidate_seeds"] == [1]
+
+
+def test_damaged_run_is_replaced_only_when_forced(store, make_spec):
+    run = execute(make_spec(), store)
+    (run.path / "metrics.json").write_text("{}")
+    with pytest.raises(ResultError, match="bench runs rm"):
+        execute(make_spec(), store)
+    assert execute(make_spec(), store, force=True).metrics == run.metrics
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["new", "replacing"])
+def test_full_disk_at_any_write_leaves_nothing_half_written(
+    store, make_spec, tmp_path, monkeypatch, force
+):
+    spec = make_spec(keep_model=True, extra_candidate_seeds=(1,))
+    reference = execute(spec, RunStore(tmp_path / "reference"))
+    if force:
+        execute(spec, store)
+    sync, calls, failing_at = os.fsync, [0], 0
+
+    def full(handle: int) -> None:
+        calls[0] += 1
+        if calls[0] >= failing_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    while True:
+        failing_at, calls[0] = failing_at + 1, 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                execute(spec, store, force=force, checkpoint_seconds=0.0)
+            except ResultError as error:
+                assert "disk is full" in str(error)
+            else:
+                break
+        assert len(store.list()) == int(force)
+        assert not [p for p in store.root.rglob(".partial-*") if p.is_file()]
+        store.clean()  # so that every attempt makes all of its writes
+    assert failing_at > 10, "the writes of a run are counted"
+    run = store.get(reference.run_id)
+    assert (
+        run.manifest["files"]["per_user.parquet"]
+        == (reference.manifest["files"]["per_user.parquet"])
+    )
 
 
 def test_model_of_a_method_that_cannot_be_saved_is_no_reason_to_repeat_it(store, make_spec):
