@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,11 @@ from bench.io import cache_root, hash_arrays
 
 __all__ = ["arrays_of", "frozen", "global_state", "restore_state", "state_changes", "watch_writes"]
 
-# Importing a library for the first time may legitimately extend these; a second call may not.
-IMPORT_EFFECTS = frozenset({"warnings filters", "root logger", "sys.path"})
+# Importing a library for the first time may legitimately extend these (PyTorch's compiler sets an
+# environment variable, for example); a second call may not.
+IMPORT_EFFECTS = frozenset({"warnings filters", "root logger", "sys.path", "environment"})
+# The folder that PyTorch's compiler makes in the temporary folder when it is imported.
+_COMPILER_CACHE = "torchinductor_"
 
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATH_EVENTS: Mapping[str, tuple[int, ...]] = {
@@ -140,6 +144,7 @@ class _Recorder:
     def __init__(self, allowed: list[Path]) -> None:
         self.allowed = [Path(os.path.realpath(path)) for path in allowed]
         self.paths: list[str] = []
+        self._temporary = Path(os.path.realpath(tempfile.gettempdir()))
 
     def see(self, path: Any) -> None:
         if isinstance(path, bytes):
@@ -147,6 +152,8 @@ class _Recorder:
         if not isinstance(path, (str, os.PathLike)):
             return  # a file descriptor: its opening was seen
         real = Path(os.path.realpath(path))
+        if real.name.startswith(_COMPILER_CACHE) and real.parent == self._temporary:
+            return
         if real.parts[1:2] in (("dev",), ("proc",)) or "__pycache__" in real.parts:
             return
         if not any(real.is_relative_to(folder) for folder in self.allowed):

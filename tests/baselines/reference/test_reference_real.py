@@ -1,0 +1,68 @@
+"""Reference rows on the real domains: figures of an independent trial, within what a draw moves."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.data.load import load_domain
+from bench.evaluation import metric_per_user
+from bench.methods import resolve, resolve_config
+from bench.protocol.task import build_task
+from bench.testing import evaluate, make_context
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        "BENCH_DATA_ROOT" not in os.environ, reason="BENCH_DATA_ROOT is unset: no real domains"
+    ),
+]
+
+TEXTBOOK = {"pair_decay": 1.0, "candidate_exponent": 0.5, "shrinkage": 0.0, "popularity": 1e-5}
+TRIAL = {
+    ("amazon-beauty", "popularity"): (0.124, 0.255),
+    ("amazon-beauty", "item-knn"): (0.257, 0.390),
+    ("amazon-sports", "popularity"): (0.141, 0.268),
+    ("amazon-sports", "item-knn"): (0.219, 0.358),
+}
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    tasks = {}
+
+    def measure(domain, name, **overrides):
+        if domain not in tasks:
+            root = Path(os.environ["BENCH_DATA_ROOT"])
+            if not (root / domain).is_dir():
+                pytest.skip(f"{domain} is not under BENCH_DATA_ROOT")
+            tasks[domain] = build_task(load_domain(domain))
+        task = tasks[domain]
+        cls = resolve(name)
+        method = cls(resolve_config(cls, overrides=overrides))
+        context = make_context(tmp_path_factory.mktemp("scratch"), task)
+        method.fit(task.train_view(with_sources=False), context)
+        outcomes = evaluate(method, task.test(task.subset(None)), context)
+        return tuple(float(metric_per_user(outcomes, m).mean()) for m in ("ndcg@1", "ndcg@5"))
+
+    return measure
+
+
+@pytest.mark.parametrize("domain", ["amazon-beauty", "amazon-sports"])
+def test_popularity_matches_the_trial(figures, domain):
+    assert figures(domain, "popularity") == pytest.approx(TRIAL[domain, "popularity"], abs=0.01)
+
+
+@pytest.mark.parametrize("domain", ["amazon-beauty", "amazon-sports"])
+def test_textbook_item_knn_matches_the_trial_and_the_default_is_as_strong(figures, domain):
+    trial = TRIAL[domain, "item-knn"]
+    assert figures(domain, "item-knn", **TEXTBOOK) == pytest.approx(trial, abs=0.01)
+    default = figures(domain, "item-knn")
+    assert default[0] >= trial[0] - 0.01
+    assert default[1] >= trial[1] - 0.01
+
+
+@pytest.mark.parametrize("domain", ["amazon-beauty", "amazon-toys", "amazon-food"])
+@pytest.mark.parametrize("name", ["markov", "item-knn", "ease"])
+def test_personalised_rows_beat_popularity(figures, domain, name):
+    assert figures(domain, name)[1] > figures(domain, "popularity")[1]
