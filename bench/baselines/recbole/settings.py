@@ -55,8 +55,11 @@ class _Settings(dict[str, Any]):
 class _Vocabulary:
     """The only questions that RecBole's models ask a data set: sizes including padding."""
 
-    def __init__(self, n_users: int, n_items: int) -> None:
+    def __init__(self, n_users: int, n_items: int, max_history: int) -> None:
         self._sizes = {"user_id": n_users + 1, "item_id": n_items + 1}
+        self.user_num = n_users + 1
+        self.item_num = n_items + 1
+        self.field2seqlen = {"item_id_list": max_history}
 
     def num(self, field: str) -> int:
         """Number of values of ``user_id`` or ``item_id``, padding included."""
@@ -134,6 +137,7 @@ def build_model(
     with quiet_recbole():
         module = import_module(f"recbole.model.sequential_recommender.{model.lower()}")
         made: nn.Module = getattr(module, model)(
-            _Settings({**settings, "device": device}), _Vocabulary(n_users, n_items)
+            _Settings({**settings, "device": device}),
+            _Vocabulary(n_users, n_items, settings["MAX_ITEM_LIST_LENGTH"]),
         )
     return made

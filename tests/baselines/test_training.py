@@ -1,0 +1,148 @@
+"""The shared training loop: early stopping, best weights, resume, isolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bench.baselines.training import LoopConfig, isolated_randomness, train  # noqa: E402
+from bench.errors import MethodError  # noqa: E402
+from bench.testing import make_context  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+
+class Killed(BaseException):
+    """Stands for a process that dies."""
+
+
+def noisy_steps(
+    model: nn.Module,
+) -> Callable[[np.random.Generator], Sequence[Callable[[], Tensor]]]:
+    """A regression whose data come from NumPy's and whose noise from torch's generator."""
+
+    def steps(rng: np.random.Generator) -> Sequence[Callable[[], Tensor]]:
+        def step() -> Tensor:
+            x = torch.from_numpy(rng.normal(size=(16, 3)).astype(np.float32))
+            y = x.sum(1, keepdim=True)
+            noise = nn.functional.dropout(torch.ones(16, 1), 0.3)
+            return ((model(x) - y) * noise).square().mean()
+
+        return [step] * 5
+
+    return steps
+
+
+def linear(seed: int = 0) -> nn.Linear:
+    with isolated_randomness(seed):
+        return nn.Linear(3, 1)
+
+
+def test_a_killed_run_resumes_with_the_result_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    config = LoopConfig(epochs=6, patience=6, learning_rate=0.05)
+
+    def run(folder: Path, die_after: int | None) -> nn.Module:
+        folder.mkdir(exist_ok=True)
+        model, calls = linear(), []
+
+        def validate() -> float:
+            calls.append(1)
+            if die_after is not None and len(calls) > die_after:
+                raise Killed
+            return -float((model.weight - 1).abs().sum().detach())
+
+        train(
+            model,
+            noisy_steps(model),
+            config=config,
+            context=make_context(folder),
+            validate=validate,
+        )
+        return model
+
+    whole = run(tmp_path / "whole", None)
+    for die_after in (1, 3):
+        folder = tmp_path / f"killed-{die_after}"
+        with pytest.raises(Killed):
+            run(folder, die_after)
+        resumed = run(folder, None)
+        assert torch.equal(whole.weight, resumed.weight)
+        assert torch.equal(whole.bias, resumed.bias)
+
+
+def test_stops_after_patience_and_restores_the_best_weights(tmp_path: Path) -> None:
+    model = linear()
+    figures = iter([0.1, 0.5, 0.3, 0.4, 0.2, 0.9])
+    seen: list[Tensor] = []
+
+    def validate() -> float:
+        seen.append(model.weight.detach().clone())
+        return next(figures)
+
+    report = train(
+        model,
+        noisy_steps(model),
+        config=LoopConfig(epochs=50, patience=3),
+        context=make_context(tmp_path),
+        validate=validate,
+    )
+    assert (report.best_epoch, len(report.history), report.stopped) == (2, 5, "patience")
+    assert torch.equal(model.weight, seen[1])
+    assert not torch.equal(model.weight, seen[4])
+    assert not model.training
+
+
+def test_runs_out_of_epochs(tmp_path: Path) -> None:
+    model = linear()
+    figures = iter([0.1, 0.2, 0.3])
+    report = train(
+        model,
+        noisy_steps(model),
+        config=LoopConfig(epochs=3, patience=2),
+        context=make_context(tmp_path),
+        validate=lambda: next(figures),
+    )
+    assert (report.best_epoch, report.stopped) == (3, "epochs")
+    assert [h["epoch"] for h in report.history] == [1, 2, 3]
+
+
+def test_a_diverged_loss_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    model = linear()
+
+    def steps(rng: np.random.Generator) -> Sequence[Callable[[], Tensor]]:
+        return [lambda: model.weight.sum() * float("nan")]
+
+    with pytest.raises(MethodError, match=r"nan in epoch 1, step 1.*learning rate"):
+        train(
+            model,
+            steps,
+            config=LoopConfig(),
+            context=make_context(tmp_path),
+            validate=lambda: 0.0,
+        )
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="nothing to train on"):
+        train(
+            linear(),
+            lambda rng: [],
+            config=LoopConfig(),
+            context=make_context(tmp_path),
+            validate=lambda: 0.0,
+        )
+
+
+def test_torch_generators_are_left_as_they_were() -> None:
+    before = torch.get_rng_state()
+    with isolated_randomness(7, 3):
+        inside = torch.rand(3)
+    assert torch.equal(before, torch.get_rng_state())
+    with isolated_randomness(7, 3):
+        assert torch.equal(inside, torch.rand(3))
+    with isolated_randomness(7, 4):
+        assert not torch.equal(inside, torch.rand(3))
