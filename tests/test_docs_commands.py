@@ -135,3 +135,21 @@ def test_commands_are_found_in_blocks_and_in_prose():
         ("bench doctor", False),
         ("bench data list", False),
     ]
+
+
+def links_of(text: str) -> list[str]:
+    """Targets of relative Markdown links, without anchors."""
+    found = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [link.split("#")[0] for link in found if "://" not in link and not link.startswith("#")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    broken = [link for link in links_of(page.read_text()) if not (page.parent / link).exists()]
+    assert not broken
+
+
+def test_every_page_is_in_the_index():
+    linked = set(links_of((ROOT / "docs/index.md").read_text()))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert pages - {"index.md"} == linked
