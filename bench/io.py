@@ -193,7 +193,7 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(canonical_json([name, little.dtype.str, list(array.shape)]))
         digest.update(b"\n")
-        digest.update(memoryview(little).cast("B") if little.size else b"")
+        digest.update(little.tobytes())
     return digest.hexdigest()
 
 

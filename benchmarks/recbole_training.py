@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from bench.baselines.batches import pad_histories
 from bench.data.domain import Domain
 from bench.data.load import load_domain

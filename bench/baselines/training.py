@@ -188,7 +188,7 @@ def _run_epoch(
                 f"the training loss became {value} in epoch {epoch}, step {n_steps + 1}. "
                 f"Lower the learning rate (now {config.learning_rate}) or set clip_norm."
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bench.baselines.batches import (
     cloze_rows,
     epoch_rows,
@@ -15,8 +18,6 @@ from bench.baselines.batches import (
 from bench.baselines.negatives import NegativeSampler
 from bench.data.domain import Sequences
 from bench.errors import MethodError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def sequences_of(rows: list[list[int]]) -> Sequences:

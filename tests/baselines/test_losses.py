@@ -6,8 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench.baselines import losses  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
+
+from bench.baselines import losses  # noqa: E402
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -16,6 +16,7 @@ if find_spec("recbole") is None:
     pytest.skip("RecBole is absent: run `bench assets pull recbole`", allow_module_level=True)
 
 import torch
+
 from bench.baselines.batches import Batch
 from bench.baselines.recbole.masking import draw_mask
 from bench.baselines.recbole.methods import ALLOWED, REFUSED, BERT4Rec, GRU4Rec, SASRec, method_for

@@ -10,10 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor, nn  # noqa: E402
+
 from bench.baselines.training import LoopConfig, isolated_randomness, train  # noqa: E402
 from bench.errors import MethodError  # noqa: E402
 from bench.testing import make_context  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
 
 
 class Killed(BaseException):
