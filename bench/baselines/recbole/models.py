@@ -30,7 +30,6 @@ class AllowedModel:
 ALLOWED: dict[str, AllowedModel] = {
     "CORE": AllowedModel("session encoder and items in one space, cosine scores."),
     "Caser": AllowedModel("horizontal and vertical convolutions over the history.", True),
-    "FEARec": AllowedModel("attention in the time and the frequency domain.", True),
     "FPMC": AllowedModel("factorised first-order Markov chain with user factors, BPR."),
     "GCSAN": AllowedModel("session graph network followed by self-attention."),
     "HGN": AllowedModel("feature and instance gating over the newest items.", True),
@@ -49,6 +48,7 @@ REFUSED: dict[str, str] = {
     "DIEN": "it needs click labels and negative histories, which leave-one-out data do not have.",
     "DIN": "it is a click model that needs labels; it does not rank from a history alone.",
     "FDSA": "it needs item features beyond the title.",
+    "FEARec": "its contrastive loss samples from RecBole's own data set object, which is not built here.",
     "GRU4Rec": "it is a method of its own: use gru4rec.",
     "GRU4RecF": "it needs item features beyond the title.",
     "GRU4RecKG": "it needs knowledge-graph embeddings.",
