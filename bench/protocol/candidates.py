@@ -44,6 +44,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _LOW_HALF = 0 if sys.byteorder == "little" else 1
 _MAX_DRAWS = 1 << 22
 _CELLS = 1 << 20
+_WORDS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,8 +226,10 @@ class _Workspace:
         self._n = n_negatives
         # Rows a power of two apart would fall into the same cache sets when columns are read.
         width = block + PADDING
-        self._words = np.empty(((n_negatives + 1) // 2, width), dtype=np.uint64)
-        self._products = np.empty((n_negatives + 1, width), dtype=np.uint64)
+        self._words = np.empty((_WORDS, width), dtype=np.uint64)
+        self._products = np.empty((2 * _WORDS, width), dtype=np.uint64)
+        self._values = np.empty((n_negatives, width), dtype=np.int32)
+        self._rows = np.empty((block, n_negatives), dtype=np.int32)
         self._filter = CollisionFilter(pop.group, n_negatives, block)
 
     def draw(self, keys: UInt64Array, history: Sequences, out: NDArray[np.int32]) -> None:
@@ -235,18 +238,26 @@ class _Workspace:
         # Longest history first: the users that still have an event at slot s are a prefix.
         order = np.argsort(-np.minimum(history.lengths, 32767).astype(np.int16), kind="stable")
         sorted_keys = keys[order]
-        values, invalid = _values(
-            self._pop,
-            sorted_keys,
-            self._words[:, :n],
-            self._products[:, :n],
-            self._n,
-        )
-        redo = self._filter(values, history, order)
-        if invalid is not None:
-            redo |= invalid.any(axis=0)
-        drawn = np.empty((n, self._n), dtype=np.int32)
-        drawn[...] = values.T
+        rejected = np.zeros(n, dtype=np.bool_)
+        # A few words at a time: the 64-bit intermediate results then stay in the cache.
+        for first in range(0, self._n, 2 * _WORDS):
+            n_draws = min(2 * _WORDS, self._n - first)
+            values, invalid = _values(
+                self._pop,
+                sorted_keys,
+                self._words[: (n_draws + 1) // 2, :n],
+                self._products[: n_draws + 1, :n],
+                n_draws,
+                first // 2,
+            )
+            self._values[first : first + n_draws, :n] = values
+            self._filter.load(first, values)
+            if invalid is not None:
+                rejected |= invalid.any(axis=0)
+        redo = self._filter.collisions(history, order)
+        redo |= rejected
+        drawn = self._rows[:n]
+        np.copyto(drawn, self._values[:, :n].T)
         out[order] = drawn
         rows = order[np.flatnonzero(redo)]
         if len(rows):
@@ -254,9 +265,14 @@ class _Workspace:
 
 
 def _values(
-    pop: Population, keys: UInt64Array, words: UInt64Array, products: UInt64Array, n_draws: int
+    pop: Population,
+    keys: UInt64Array,
+    words: UInt64Array,
+    products: UInt64Array,
+    n_draws: int,
+    first_word: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
-    """The first draws of every stream.
+    """Consecutive draws of every stream.
 
     Args:
         pop: the population.
@@ -264,6 +280,7 @@ def _values(
         words: uint64 buffer, shape ``((n_draws + 1) // 2, n)``.
         products: uint64 buffer, shape ``(n_draws or more, n)``, last axis contiguous.
         n_draws: number of draws.
+        first_word: words to skip.
 
     Returns:
         Items, int64, shape ``(n_draws, n)``, in the memory of ``products`` where draws are uniform,
@@ -275,7 +292,8 @@ def _values(
     (Lemire, "Fast random integer generation in an interval", ACM TOMACS 29(1), 2019).
     """
     n_words = len(words)
-    counters = np.arange(1, n_words + 1, dtype=np.uint64) * np.uint64(GAMMA)
+    counters = np.arange(first_word + 1, first_word + n_words + 1, dtype=np.uint64)
+    counters *= np.uint64(GAMMA)
     np.add(counters[:, None], keys, out=words)
     mix64_in_place(words, products[:n_words])
     products = products[:n_draws]

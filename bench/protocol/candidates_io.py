@@ -40,7 +40,7 @@ class UserBlock:
     positives: NDArray[np.int32]
 
 
-def domain_blocks(domain: Domain, split: Split, size: int = 16384) -> Iterator[UserBlock]:
+def domain_blocks(domain: Domain, split: Split, size: int = 65536) -> Iterator[UserBlock]:
     """The evaluated users of a (memory-mapped) domain, ``size`` at a time, in canonical order."""
     held_out = 1 if split == "test" else 2
     for start in range(0, domain.n_users, size):

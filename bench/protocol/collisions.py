@@ -37,26 +37,28 @@ class CollisionFilter:
         self._equal = np.empty((n_draws, block + PADDING), dtype=np.bool_)
         self._found = np.empty((n_draws, block + PADDING), dtype=np.bool_)
 
-    def __call__(
-        self, values: NDArray[np.int64], history: Sequences, order: NDArray[np.intp]
-    ) -> NDArray[np.bool_]:
-        """Judge one block.
-
-        Args:
-            values: int64, shape ``(n_draws, n)``, drawn items; columns in the order of ``order``.
-            history: n rows of title groups.
-            order: shape ``(n,)``, rows of ``history`` by falling length.
-
-        Returns:
-            bool, shape ``(n,)``, in the order of the columns: true for every column with a collision.
-        """
-        n_draws, n = values.shape
-        cyclic, equal, found = (a[:, :n] for a in (self._draws, self._equal, self._found))
-        draws = cyclic[:n_draws]
+    def load(self, first: int, values: NDArray[np.int64]) -> None:
+        """Take over draws ``first``, ``first + 1``, ...: int64 items, shape ``(some, n)``."""
+        draws = self._draws[first : first + len(values), : values.shape[1]]
         if self._identity:
             np.copyto(draws, values, casting="unsafe")
         else:
             np.take(self._group, values, out=draws, mode="clip")
+
+    def collisions(self, history: Sequences, order: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Judge the loaded block.
+
+        Args:
+            history: n rows of title groups.
+            order: shape ``(n,)``, rows of ``history`` by falling length; row ``order[i]`` belongs to
+                column ``i`` of the draws.
+
+        Returns:
+            bool, shape ``(n,)``, in the order of the columns: true for every column with a collision.
+        """
+        n_draws, n = len(self._equal), len(order)
+        cyclic, equal, found = (a[:, :n] for a in (self._draws, self._equal, self._found))
+        draws = cyclic[:n_draws]
         found[...] = False
         cyclic[n_draws:] = draws[: n_draws // 2]
         for shift in range(1, n_draws // 2 + 1):
