@@ -172,28 +172,56 @@ class MemoryMeter:
 def limit_threads(n: int) -> Iterator[Callable[[], None]]:
     """Limit BLAS and torch to ``n`` threads while the block runs, and restore both afterwards.
 
-    Torch is not imported for it. The block receives a function that applies the limit once torch has
-    been imported; the runner calls it before each fit, validation and scoring.
+    Torch is not imported for it. Where a method imports torch inside the block, torch finds
+    ``OMP_NUM_THREADS`` set to ``n``; the variable is restored at the end.
+
+    Yields:
+        A function that applies the limit again; the runner calls it before each fit, validation and
+        scoring, so that a method which changed the number does not keep the change.
     """
     before: list[int] = []
 
     def apply() -> None:
-        torch = sys.modules.get("torch")
-        if torch is not None and hasattr(torch, "set_num_threads"):
-            current = torch.get_num_threads()
-            if not before:
-                before.append(current)
-            if current != n:
-                torch.set_num_threads(n)
+        torch = _loaded_torch()
+        if torch is None:
+            return
+        if not before:
+            before.append(torch.get_num_threads())
+        if torch.get_num_threads() != n:
+            torch.set_num_threads(n)
 
     with ExitStack() as stack:
         if importlib.util.find_spec("threadpoolctl") is not None:
             threadpoolctl = importlib.import_module("threadpoolctl")
             stack.enter_context(threadpoolctl.threadpool_limits(limits=n, user_api="blas"))
+        if _loaded_torch() is None:
+            # Torch that is imported below starts with n threads; its own default is all of them.
+            before.append(available_threads())
+            stack.enter_context(_variable("OMP_NUM_THREADS", str(n)))
         apply()
         try:
             yield apply
         finally:
-            torch = sys.modules.get("torch")
-            if torch is not None and before and torch.get_num_threads() != before[0]:
+            torch = _loaded_torch()
+            if torch is not None and torch.get_num_threads() != before[0]:
                 torch.set_num_threads(before[0])
+
+
+def _loaded_torch() -> Any:
+    """The torch module where something has imported it completely, else None."""
+    torch = sys.modules.get("torch")
+    return torch if hasattr(torch, "set_num_threads") else None
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for the block."""
+    known = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if known is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = known

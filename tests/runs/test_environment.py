@@ -54,20 +54,23 @@ def test_revision_is_a_commit_or_nothing():
 
 def test_threads_are_limited_and_restored_without_importing_torch():
     code = (
-        "import sys\n"
-        "from bench.runs.environment import limit_threads\n"
+        "import os, sys\n"
+        "from bench.runs.environment import available_threads, limit_threads\n"
+        "os.environ.pop('OMP_NUM_THREADS', None)\n"
         "with limit_threads(1) as apply:\n"
         "    apply()\n"
         "    assert 'torch' not in sys.modules\n"
         "    import torch\n"
-        "    default = 3\n"
-        "    torch.set_num_threads(default)\n"
+        "    assert torch.get_num_threads() == 1, 'imported inside the block'\n"
+        "    torch.set_num_threads(3)\n"
         "    apply()\n"
-        "    assert torch.get_num_threads() == 1\n"
-        "assert torch.get_num_threads() == default, torch.get_num_threads()\n"
+        "    assert torch.get_num_threads() == 1, 'changed by the method'\n"
+        "assert 'OMP_NUM_THREADS' not in os.environ\n"
+        "assert torch.get_num_threads() == available_threads()\n"
+        "torch.set_num_threads(3)\n"
         "with limit_threads(2):\n"
         "    assert torch.get_num_threads() == 2\n"
-        "assert torch.get_num_threads() == default\n"
+        "assert torch.get_num_threads() == 3\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
