@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from bench.baselines.reference.markov import Markov
+from bench.cli.new import method_source
 from bench.methods import (
     Capabilities,
     Family,
@@ -21,7 +22,6 @@ from bench.methods import (
     resolve,
 )
 from bench.testing import CHECKS, assert_conforms, check_method
-from bench.testing.template import class_name_of, new_method_template
 
 REFERENCE = ("random", "popularity", "markov", "item-knn", "ease")
 
@@ -38,19 +38,13 @@ def test_reference_row_conforms(name):
     assert sum(r.status == "pass" for r in results) >= 21
 
 
-def test_template_conforms_and_is_found_by_file_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("my_method.py").write_text(new_method_template("my-method"))
-    cls = resolve("my_method.py:MyMethod")
-    results = check_method(cls)
-    assert not [f"{r.id}: {r.reason}" for r in results if r.status != "pass"]
+def test_template_of_new_methods_conforms_in_every_check(tmp_path):
+    path = tmp_path / "my_method.py"
+    source, class_name = method_source("my-method", path.as_posix())
+    path.write_text(source, encoding="utf-8")
+    cls = resolve(f"{path}:{class_name}")
+    assert not [f"{r.id}: {r.reason}" for r in check_method(cls) if r.status != "pass"]
     assert cls.name == "my-method"
-
-
-def test_template_refuses_names_without_a_class_name():
-    assert class_name_of("gru-4-rec") == "Gru4Rec"
-    with pytest.raises(Exception, match="gives no class name"):
-        new_method_template("4rec")
 
 
 class Honest(Markov):
