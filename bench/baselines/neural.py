@@ -100,8 +100,7 @@ class NeuralMethod(Method):
             for start in range(0, len(order), rows_at_once):
                 rows = order[start : start + rows_at_once]
                 values[rows] = self._score_rows(requests, rows, device)
-        diagnostics = {"training": self.report.as_dict()} if self.report else {}
-        return Scores(values, diagnostics=diagnostics)
+        return Scores(values)
 
     def _score_rows(
         self, requests: Requests, rows: NDArray[np.integer], device: torch.device
