@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.evaluation import PairedTest
-    from bench.runs.store import RunStore, StoredRun
+    from bench.runs.store import RunStore
+    from bench.runs.stored import StoredRun
 
 __all__ = ["PRIMARY", "REFERENCES", "Comparison", "against_best", "committed_folder"]
 

@@ -20,7 +20,8 @@ from bench.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from bench.runs.matrix import RunResult
     from bench.runs.spec import RunSpec
-    from bench.runs.store import RunStore, StoredRun
+    from bench.runs.store import RunStore
+    from bench.runs.stored import StoredRun
 
 __all__ = ["run"]
 

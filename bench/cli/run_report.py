@@ -14,7 +14,7 @@ from bench.cli.runs import in_order
 
 if TYPE_CHECKING:
     from bench.runs.matrix import RunResult
-    from bench.runs.store import StoredRun
+    from bench.runs.stored import StoredRun
 
 __all__ = ["failed_json", "print_comparisons", "print_failures", "print_runs"]
 

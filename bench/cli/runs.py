@@ -11,7 +11,8 @@ import typer
 from bench.cli.output import human_seconds, print_json, print_table
 
 if TYPE_CHECKING:
-    from bench.runs.store import RunStore, StoredRun
+    from bench.runs.store import RunStore
+    from bench.runs.stored import StoredRun
 
 __all__ = ["app", "in_order", "open_store"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.report.table import FLAGS, Block
 
 if TYPE_CHECKING:
-    from bench.runs.store import StoredRun
+    from bench.runs.stored import StoredRun
 
 __all__ = ["caption_lines", "protocol_record"]
 

@@ -11,7 +11,7 @@ from bench.errors import ResultError
 from bench.evaluation import PairedTest, metric_per_user, paired_t_test
 
 if TYPE_CHECKING:
-    from bench.runs.store import StoredRun
+    from bench.runs.stored import StoredRun
 
 __all__ = ["Comparison", "compare", "comparison_lines"]
 

@@ -24,7 +24,7 @@ from bench.report.table import Block, Figure, Row, Table, mark_rows, sort_rows
 from bench.report.writers import to_csv, to_json, to_markdown
 
 if TYPE_CHECKING:
-    from bench.runs.store import StoredRun
+    from bench.runs.stored import StoredRun
 
 __all__ = ["DISPLAYED", "build_table", "to_csv", "to_json", "to_markdown"]
 

@@ -14,7 +14,7 @@ from bench.errors import ConfigError, ResultError
 from bench.io import canonical_json
 
 if TYPE_CHECKING:
-    from bench.runs.store import StoredRun
+    from bench.runs.stored import StoredRun
 
 __all__ = ["DEFAULT_OPTIONS", "Series", "choose_task", "choose_users", "group_series"]
 

@@ -16,16 +16,8 @@ from pydantic import ValidationError
 from bench.errors import ConfigError, ResultError
 from bench.io import atomic_folder, lock
 from bench.runs.spec import RunSpec
-from bench.runs.store import (
-    MANIFEST,
-    WORK,
-    RunStore,
-    StoredRun,
-    check_file,
-    discard,
-    read_manifest,
-    read_run,
-)
+from bench.runs.store import WORK, RunStore, discard
+from bench.runs.stored import MANIFEST, StoredRun, check_file, read_manifest, read_run
 
 __all__ = ["export_runs", "import_runs", "reproduce_spec"]
 

@@ -32,7 +32,7 @@ from bench.runs.scoring import (
     method_phase,
 )
 from bench.runs.sets import SetRequest, wanted_sets
-from bench.runs.store import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
+from bench.runs.stored import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
 from bench.runs.work import Work
 
 __all__ = ["Attempt", "can_save"]

@@ -25,7 +25,8 @@ from bench.protocol import Task, read_scores
 from bench.protocol.requests_io import meta_path
 from bench.runs.runner import execute, prepare
 from bench.runs.spec import RunSpec
-from bench.runs.store import RunStore, StoredRun
+from bench.runs.store import RunStore
+from bench.runs.stored import StoredRun
 
 __all__ = ["ExternalScores", "store_scores"]
 

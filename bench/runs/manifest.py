@@ -14,7 +14,7 @@ from bench.runs.journal import Journal
 from bench.runs.records import jsonable, utc_now
 from bench.runs.resolve import Resolved
 from bench.runs.spec import RunSpec
-from bench.runs.store import FORMAT
+from bench.runs.stored import FORMAT
 from bench.runs.tasks import LoadedTask
 
 __all__ = ["PreparedRun", "RunRecord", "manifest"]

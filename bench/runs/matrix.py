@@ -16,7 +16,8 @@ from bench.runs.records import utc_now
 from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute_run
 from bench.runs.spec import RunSpec
-from bench.runs.store import FORMAT, LOG, MANIFEST, WORK, RunStore, StoredRun, discard
+from bench.runs.store import WORK, RunStore, discard
+from bench.runs.stored import FORMAT, LOG, MANIFEST, StoredRun
 from bench.runs.tasks import TaskCache
 
 __all__ = ["MatrixInterrupted", "RunResult", "expand", "run_matrix"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench.errors import ResultError
 from bench.runs.manifest import PreparedRun
-from bench.runs.store import MANIFEST, RunStore, StoredRun, read_manifest, read_run
+from bench.runs.store import RunStore
+from bench.runs.stored import MANIFEST, StoredRun, read_manifest, read_run
 from bench.runs.work import Work
 
 __all__ = ["publish", "recover"]

@@ -10,12 +10,11 @@ from typing import Any
 from bench.errors import ResultError
 from bench.io import atomic_folder, write_json
 from bench.runs.records import without_paths
-from bench.runs.store import (
+from bench.runs.store import Damage, RunStore
+from bench.runs.stored import (
     MANIFEST,
     METRICS,
     PER_USER,
-    Damage,
-    RunStore,
     StoredRun,
     check_file,
     folder_name,

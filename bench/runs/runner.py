@@ -17,7 +17,8 @@ from bench.runs.publish import publish, recover
 from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec, run_id
-from bench.runs.store import RunStore, StoredRun
+from bench.runs.store import RunStore
+from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
 

@@ -26,7 +26,7 @@ from bench.evaluation import Outcomes
 from bench.io import atomic_folder, read_json, write_bytes, write_json
 from bench.methods import Method
 from bench.runs.records import jsonable
-from bench.runs.store import LOG, MODEL
+from bench.runs.stored import LOG, MODEL
 
 __all__ = ["Work"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from bench.evaluation import Outcomes, rank_outcomes
-from bench.runs.store import StoredRun, read_run
+from bench.runs.stored import StoredRun, read_run
 
 TASK = "a" * 64
 OPTIONS = {

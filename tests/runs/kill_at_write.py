@@ -17,7 +17,8 @@ from pathlib import Path
 from bench.runs.environment import git_revision
 from bench.runs.runner import execute
 from bench.runs.spec import RunSpec
-from bench.runs.store import RunStore, read_manifest
+from bench.runs.store import RunStore
+from bench.runs.stored import read_manifest
 
 _CHANGES = {
     "os.rename",

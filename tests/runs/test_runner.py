@@ -20,7 +20,8 @@ from bench.runs.context import RunContext
 from bench.runs.results import run_json
 from bench.runs.runner import execute, prepare
 from bench.runs.spec import RunSpec
-from bench.runs.store import RunStore, read_run
+from bench.runs.store import RunStore
+from bench.runs.stored import read_run
 from bench.runs.tasks import load_task
 
 

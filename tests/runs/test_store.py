@@ -14,7 +14,8 @@ import pytest
 from bench.errors import ResultError
 from bench.io import sha256_file, write_json
 from bench.runs.runner import execute
-from bench.runs.store import RunStore, read_run
+from bench.runs.store import RunStore
+from bench.runs.stored import read_run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,301 @@
+"""One stored run: its folder read and checked. Imports neither torch nor methods nor protocol.
+
+A run is a folder with ``manifest.json``, ``per_user.parquet``, ``metrics.json`` and ``log.txt``, with
+``sets/<hash>.parquet`` for each further request set and optionally ``model/``.
+
+Reading repairs nothing: what is damaged is named, together with the command that removes it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import ResultError
+from bench.io import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from bench.evaluation import Outcomes
+
+__all__ = ["FORMAT", "StoredRun", "folder_name", "read_manifest", "read_run"]
+
+FORMAT = 1
+"""Version of the run folder; readers refuse newer ones."""
+
+MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics.json", "log.txt"
+MODEL = "model"
+
+RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+_REQUIRED: Mapping[str, type | tuple[type, ...]] = {
+    "format": int,
+    "run_id": str,
+    "status": str,
+    "method": dict,
+    "target": str,
+    "sources": list,
+    "profile": str,
+    "seed": int,
+    "task": dict,
+    "users": dict,
+    "config": dict,
+    "seconds": dict,
+    "files": dict,
+}
+_REQUIRED_NESTED: Mapping[str, Mapping[str, type]] = {
+    "method": {"name": str, "version": str, "family": str},
+    "task": {"task_hash": str, "candidates_hash": str, "guard": str},
+    "users": {"users_hash": str, "n_users": int},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """One finished run.
+
+    Attributes:
+        path: its folder.
+        manifest: identity, configuration, environment, times; see ``docs/runs.md``.
+        metrics: content of ``metrics.json``.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """Identity, 16 hex digits."""
+        return str(self.manifest["run_id"])
+
+    @property
+    def method(self) -> str:
+        """The method's own name."""
+        return str(self.manifest["method"]["name"])
+
+    @property
+    def family(self) -> str:
+        """The method's family, a value of :class:`bench.methods.Family`."""
+        return str(self.manifest["method"]["family"])
+
+    @property
+    def target(self) -> str:
+        """Target domain."""
+        return str(self.manifest["target"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Source domains, in the order given."""
+        return tuple(self.manifest["sources"])
+
+    @property
+    def profile(self) -> str:
+        """Named hyper-parameters."""
+        return str(self.manifest["profile"])
+
+    @property
+    def seed(self) -> int:
+        """Training seed."""
+        return int(self.manifest["seed"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Resolved configuration."""
+        return dict(self.manifest["config"])
+
+    @property
+    def task_hash(self) -> str:
+        """Runs with equal task hash are comparable."""
+        return str(self.manifest["task"]["task_hash"])
+
+    @property
+    def candidates_hash(self) -> str:
+        """Identity of the test candidates."""
+        return str(self.manifest["task"]["candidates_hash"])
+
+    @property
+    def users_hash(self) -> str:
+        """Identity of the scored user set."""
+        return str(self.manifest["users"]["users_hash"])
+
+    @property
+    def n_users(self) -> int:
+        """How many users were scored."""
+        return int(self.manifest["users"]["n_users"])
+
+    @property
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """Further request sets scored by the same fit, by candidates hash."""
+        return dict(self.manifest.get("sets", {}))
+
+    @cached_property
+    def _main(self) -> tuple[NDArray[np.int32], Outcomes]:
+        return self._read(PER_USER)
+
+    @property
+    def users(self) -> NDArray[np.int32]:
+        """Canonical user indices, int32, ascending, one per outcome."""
+        return self._main[0]
+
+    def outcomes(self, candidates_hash: str | None = None) -> Outcomes:
+        """Outcomes of the task's test candidates, or of a further request set.
+
+        Args:
+            candidates_hash: key of :attr:`sets`; None or the run's own hash = the task's candidates.
+
+        Raises:
+            ResultError: the file is absent, damaged, or not the one the manifest describes.
+        """
+        if candidates_hash is None or candidates_hash == self.candidates_hash:
+            return self._main[1]
+        if candidates_hash not in self.sets:
+            known = ", ".join(self.sets) or "none"
+            raise ResultError(
+                f"run {self.run_id} has no request set {candidates_hash}; its further sets: {known}."
+            )
+        return self._read(str(self.sets[candidates_hash]["file"]))[1]
+
+    def _read(self, name: str) -> tuple[NDArray[np.int32], Outcomes]:
+        import polars as pl
+
+        from bench.evaluation import Outcomes
+
+        path = self.path / name
+        check_file(self.path, name, self.manifest["files"])
+        try:
+            frame = pl.read_parquet(io.BytesIO(path.read_bytes()))
+        except Exception as error:
+            raise _damaged(self.path, f"{name} is not a readable Parquet file ({error})") from error
+        columns = {column: frame[column].to_numpy() for column in frame.columns}
+        users = columns.pop("user", None)
+        if users is None or users.dtype != np.int32 or len(users) != self.n_users:
+            found = "no column" if users is None else f"{len(users)} rows of {users.dtype}"
+            raise _damaged(self.path, f"{name}: 'user' has {found}, expected {self.n_users} int32")
+        if np.any(np.diff(users) <= 0):
+            raise _damaged(self.path, f"{name}: 'user' is not strictly ascending")
+        try:
+            return users, Outcomes.from_columns(columns)
+        except ResultError as error:
+            raise _damaged(self.path, f"{name}: {error}") from error
+
+
+def check_file(folder: Path, name: str, files: Mapping[str, str]) -> None:
+    """Compare a file of a run with the SHA-256 in its manifest.
+
+    Raises:
+        ResultError: the file is absent, changed, or not listed.
+    """
+    path = folder / name
+    if name not in files:
+        raise _damaged(folder, f"the manifest does not list {name}")
+    if not path.is_file():
+        raise _damaged(folder, f"{name} is missing")
+    found = sha256_file(path)
+    if found != files[name]:
+        raise _damaged(
+            folder,
+            f"{name} was changed: SHA-256 {found[:12]}..., the manifest says {files[name][:12]}...",
+        )
+
+
+def _damaged(folder: Path, reason: str) -> ResultError:
+    return ResultError(
+        f"{folder}: damaged run: {reason}. Remove it with `bench runs rm {folder.name}` and run it "
+        "again, or restore it from an export."
+    )
+
+
+def slug(name: str) -> str:
+    """A method or domain name as part of a folder name: letters, digits, ``.``, ``_`` and ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed"
+
+
+def folder_name(method: str, seed: int, run_id: str) -> str:
+    """Name of a run's folder below its target's."""
+    return f"{slug(method)}-s{seed}-{run_id}"
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read one run folder.
+
+    Raises:
+        ResultError: not a run, damaged, or written by a newer version; the message names field and
+            remedy.
+    """
+    manifest = read_manifest(path)
+    if manifest["status"] != "done":
+        raise _damaged(path, f"status is {manifest['status']!r}, expected 'done'")
+    for name in (METRICS, PER_USER):
+        if not (path / name).is_file():
+            raise _damaged(path, f"{name} is missing")
+    check_file(path, METRICS, manifest["files"])
+    metrics = read_json(path / METRICS)
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("metrics"), dict):
+        raise _damaged(path, f"{METRICS} has no object 'metrics'")
+    return StoredRun(path, manifest, metrics)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check a run's manifest; raises like :func:`read_run`."""
+    try:
+        manifest = read_json(path / MANIFEST)
+    except ResultError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(manifest, dict):
+        raise _damaged(path, f"{MANIFEST} holds {type(manifest).__name__}, expected an object")
+    found = manifest.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise ResultError(
+            f"{path}: run format {found}; this version reads up to {FORMAT}. Update weavebench."
+        )
+    _check_fields(path, manifest, _REQUIRED, "")
+    for key, fields in _REQUIRED_NESTED.items():
+        _check_fields(path, manifest[key], fields, f"{key}.")
+    if not RUN_ID.fullmatch(manifest["run_id"]) or manifest["seed"] < 0:
+        raise _damaged(
+            path,
+            f"{MANIFEST}: run_id {manifest['run_id']!r}, seed {manifest['seed']}; expected 16 hex "
+            "digits and a seed >= 0",
+        )
+    _check_names(path, manifest)
+    return manifest
+
+
+def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse file names that lead out of the run's folder: a manifest may come from anywhere."""
+    files, sets = manifest["files"], manifest.get("sets", {})
+    for name, digest in files.items():
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or name.startswith("/") or re.search(r"[\\:\0]", name):
+            raise _damaged(path, f"{MANIFEST}: file name {name!r} leads out of the folder")
+        if not isinstance(digest, str):
+            raise _damaged(path, f"{MANIFEST}: no SHA-256 for the file {name!r}")
+    if not isinstance(sets, dict):
+        raise _damaged(
+            path, f"{MANIFEST}: field 'sets' is {type(sets).__name__}, expected an object"
+        )
+    for key, described in sets.items():
+        if not isinstance(described, dict) or described.get("file") not in files:
+            raise _damaged(path, f"{MANIFEST}: request set {key} names no file of the run")
+
+
+def _check_fields(
+    path: Path, values: Mapping[str, Any], fields: Mapping[str, Any], prefix: str
+) -> None:
+    for name, kind in fields.items():
+        if name not in values:
+            raise _damaged(path, f"{MANIFEST} lacks the field '{prefix}{name}'")
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            raise _damaged(
+                path,
+                f"{MANIFEST}: field '{prefix}{name}' is {type(values[name]).__name__}, "
+                f"expected {kind.__name__ if isinstance(kind, type) else kind}",
+            )
