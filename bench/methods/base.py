@@ -211,6 +211,10 @@ class Method(ABC):
     version: ClassVar[str]
     family: ClassVar[Family]
     Config: ClassVar[type[BaseModel]] = MethodConfig
+    known_below_popularity: ClassVar[Mapping[str, str]] = {}
+    """Domain (or ``*``) -> why the method is known to rank below popularity there."""
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Check of ``bench check`` -> why it cannot apply to this method."""
 
     def __init__(self, config: BaseModel | None = None) -> None:
         self.config: Any = self.Config() if config is None else config

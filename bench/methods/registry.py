@@ -349,7 +349,7 @@ def describe(name: str) -> MethodInfo:
         fields=config_fields(cls.Config),
         profiles=profiles_of(cls.Config),
         capabilities=capabilities,
-        known_below_popularity=getattr(cls, "known_below_popularity", {}),
+        known_below_popularity=cls.known_below_popularity,
         source_sha256=source_sha256(cls),
     )
 
