@@ -181,9 +181,18 @@ def draw_candidates(
     positives: NDArray[np.int32],
     n_negatives: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """:func:`draw_negatives` and :func:`place_positives` in one, without a copy of the negatives."""
+    """:func:`draw_negatives` and :func:`place_positives` in one, without a copy of the negatives.
+
+    Negatives drawn by weights are put into a keyed order first: without replacement heavy items
+    tend to come early, so the drawing order would say something about which candidate is the
+    positive.
+    """
     candidates = np.empty((len(keys), n_negatives + 1), dtype=np.int32)
-    _draw_into(candidates[:, :n_negatives], pop, keys, history, BLOCK)
+    negatives = candidates[:, :n_negatives]
+    _draw_into(negatives, pop, keys, history, BLOCK)
+    if pop.bounds is not None:
+        shuffled = mix64(keys[:, None] + negatives.astype(np.uint64) * np.uint64(GAMMA))
+        negatives[...] = np.take_along_axis(negatives, shuffled.argsort(axis=1), axis=1)
     position = position_of(keys, n_negatives)
     insert_positives(candidates, positives, position)
     return candidates, position

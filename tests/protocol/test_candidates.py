@@ -20,6 +20,7 @@ from bench.data.domain import Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.protocol.candidates import (
+    draw_candidates,
     draw_negatives,
     eligible_groups,
     place_positives,
@@ -229,6 +230,23 @@ def test_popularity_draws_follow_the_weights() -> None:
     counts = np.bincount(negatives[:, 0], minlength=8)
     assert chisquare(counts[1:7], weights[1:7] / weights.sum() * len(keys)).pvalue > 1e-4
     assert (np.sort(negatives, axis=1) == np.arange(1, 7)).all()
+
+
+def test_the_column_of_a_popular_negative_says_nothing() -> None:
+    n, m = 20_000, 10
+    weights = np.r_[np.full(5, 400), np.ones(45)].astype(np.int64)
+    groups = np.arange(50, dtype=np.int32)
+    pop = population(groups, weights)
+    users = [f"u{i}" for i in range(n)]
+    history = rows_of([[49]] * n, groups)
+    positives = np.full(n, 49, dtype=np.int32)
+    in_drawing_order = draw_negatives(pop, keys_for(users), history, m)
+    candidates, position = draw_candidates(pop, keys_for(users), history, positives, m)
+    assert (np.sort(candidates[candidates != 49].reshape(n, m)) == np.sort(in_drawing_order)).all()
+    assert (candidates[np.arange(n), position] == 49).all()
+    early = (in_drawing_order < 5).sum(axis=0)
+    assert early[0] > 2 * early[-1], "heavy items are drawn early, or this test shows nothing"
+    assert chisquare((candidates < 5).sum(axis=0)).pvalue > 0.001
 
 
 def test_position_of_the_positive_is_uniform_and_independent_of_the_first_draw() -> None:
