@@ -61,7 +61,14 @@ class _NextItemConfig(LoopConfig):
 
 
 class GRU4RecConfig(_NextItemConfig):
-    """GRU4Rec: ``embedding_size`` of the items, ``hidden_size`` of the GRU, dropout on the input."""
+    """GRU4Rec.
+
+    Attributes:
+        embedding_size: size of the item vectors.
+        hidden_size: size of the GRU's state.
+        num_layers: stacked GRU layers.
+        dropout_prob: dropout on the input vectors.
+    """
 
     embedding_size: int = Field(default=64, ge=1)
     hidden_size: int = Field(default=128, ge=1)
@@ -70,7 +77,16 @@ class GRU4RecConfig(_NextItemConfig):
 
 
 class SASRecConfig(_NextItemConfig):
-    """SASRec: ``hidden_size`` is also the size of the item vectors."""
+    """SASRec.
+
+    Attributes:
+        n_layers: Transformer layers.
+        n_heads: attention heads per layer.
+        hidden_size: size of the item vectors and of the states.
+        inner_size: size of the feed-forward layers.
+        hidden_dropout_prob: dropout on states.
+        attn_dropout_prob: dropout on attention weights.
+    """
 
     n_layers: int = Field(default=2, ge=1)
     n_heads: int = Field(default=2, ge=1)
@@ -86,6 +102,12 @@ class BERT4RecConfig(LoopConfig):
     Attributes:
         rows: ``all-positions`` = the full training sequence of every user, with fresh masks in each
             epoch; ``prefixes`` = every prefix as well, as RecBole expands its data.
+        n_layers: Transformer layers.
+        n_heads: attention heads per layer.
+        hidden_size: size of the item vectors and of the states.
+        inner_size: size of the feed-forward layers.
+        hidden_dropout_prob: dropout on states.
+        attn_dropout_prob: dropout on attention weights.
         mask_ratio: share of items hidden.
         ft_ratio: share of batches that hide the last item only.
         fresh_masks: how often an epoch goes over the rows, each time with other masks.
