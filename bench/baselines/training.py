@@ -64,7 +64,8 @@ class TrainingReport:
 
     Attributes:
         history: one entry per epoch: ``epoch`` (1-based), ``loss`` (mean per step, nats),
-            ``ndcg@5`` (validation), ``seconds`` (training alone) and ``validation_seconds``.
+            ``ndcg@5`` (validation), ``seconds`` and ``cpu_seconds`` (training alone) and
+            ``validation_seconds``.
         best_epoch: 1-based epoch whose weights were kept.
         stopped: ``patience`` or ``epochs``.
     """
@@ -135,10 +136,10 @@ def train(
         if history and len(history) - best_epoch >= config.patience:
             stopped = "patience"
             break
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         with isolated_randomness(context.seed, epoch):
             loss = _run_epoch(model, optimiser, steps, config, context, epoch)
-        trained = time.perf_counter()
+        trained, cpu = time.perf_counter(), time.process_time() - cpu_began
         model.eval()
         figure = validate()
         history.append(
@@ -147,6 +148,7 @@ def train(
                 "loss": loss,
                 "ndcg@5": figure,
                 "seconds": round(trained - began, 3),
+                "cpu_seconds": round(cpu, 3),
                 "validation_seconds": round(time.perf_counter() - trained, 3),
             }
         )
