@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -334,6 +335,14 @@ def test_options_on_the_command_line_of_the_program_do_not_reach_recbole(
     assert [p.name for p in tmp_path.iterdir()] == ["scratch"]
     assert set(dir(np)) == numpy_names
     assert dict(os.environ) == environment
+
+
+def test_importing_recbole_leaves_torchs_anomaly_detection_off() -> None:
+    code = (
+        "import torch, bench.baselines.recbole.methods as m; g = m.GRU4Rec(); g.build(3, 5); "
+        "assert not torch.is_anomaly_enabled()"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_settings_are_typed_values_never_code() -> None:

@@ -67,6 +67,22 @@ class _Vocabulary:
 
 
 @contextmanager
+def _anomaly_mode_kept() -> Iterator[None]:
+    """Undo ``torch.autograd.set_detect_anomaly(True)``, which importing RecBole's models does.
+
+    One of its modules calls it when imported, and the package imports all of them. Every operation
+    would then format a Python traceback, which multiplies the time of a training step.
+    """
+    import torch
+
+    enabled, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(enabled, check_nan)
+
+
+@contextmanager
 def quiet_recbole() -> Iterator[None]:
     """Ignore the deprecation warnings of RecBole and of what it imports, inside the block only."""
     with warnings.catch_warnings():
@@ -134,7 +150,7 @@ def build_model(
 ) -> nn.Module:
     """Construct RecBole's class ``model`` for a vocabulary (sizes without padding)."""
     _root()
-    with quiet_recbole():
+    with quiet_recbole(), _anomaly_mode_kept():
         module = import_module(f"recbole.model.sequential_recommender.{model.lower()}")
         made: nn.Module = getattr(module, model)(
             _Settings({**settings, "device": device}),
