@@ -4,6 +4,9 @@ Both train the same RecBole model class with the same loss, batch size, learning
 and number of threads; both are validated on the same candidates after each epoch. Only the training
 part of an epoch is timed, in wall seconds and, since machines are shared, in CPU seconds.
 
+Importing RecBole's sequential models switches on torch's anomaly detection, so RecBole as shipped
+trains with it; ``--anomaly-off`` gives RecBole's side the benefit of switching it off.
+
     python benchmarks/recbole_training.py --model sasrec --domain amazon-beauty --epochs 2 --threads 1
 """
 
@@ -59,7 +62,7 @@ def write_atomic_file(domain: Domain, folder: Path) -> None:
 
 
 def recbole(
-    domain: Domain, task: Task, model: str, epochs: int, folder: Path
+    domain: Domain, task: Task, model: str, epochs: int, folder: Path, *, anomaly_off: bool
 ) -> list[dict[str, float]]:
     """Epoch history of RecBole's own data set, loader and Trainer."""
     for name, kind in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
@@ -130,6 +133,8 @@ def recbole(
         outcomes = rank_outcomes(values, labels.position)
         return float(metric_per_user(outcomes, "ndcg@5").mean())
 
+    torch.autograd.set_detect_anomaly(torch.is_anomaly_enabled() and not anomaly_off)
+    print(f"  RecBole trains with anomaly detection {torch.is_anomaly_enabled()}", flush=True)
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, net)
     for epoch in range(1, epochs + 1):
         net.train()
@@ -156,6 +161,7 @@ def main() -> None:
     parser.add_argument("--domain", default="amazon-beauty")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--anomaly-off", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -172,7 +178,14 @@ def main() -> None:
         mine = ours(task, arguments.model, arguments.epochs, folder / "ours")
         for row in mine:
             print(f"  ours    epoch {row['epoch']}: {row}", flush=True)
-        theirs = recbole(domain, task, arguments.model, arguments.epochs, folder)
+        theirs = recbole(
+            domain,
+            task,
+            arguments.model,
+            arguments.epochs,
+            folder,
+            anomaly_off=arguments.anomaly_off,
+        )
 
     def per_minute(rows: list[dict[str, float]], key: str = "seconds") -> float:
         return 60 / float(np.median([r[key] for r in rows]))

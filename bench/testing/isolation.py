@@ -66,6 +66,8 @@ def global_state() -> dict[str, Any]:
         state["torch default dtype"] = str(torch.get_default_dtype())
         state["torch deterministic algorithms"] = torch.are_deterministic_algorithms_enabled()
         state["torch gradients"] = torch.is_grad_enabled()
+        # Some libraries switch it on when imported; every operation then formats a traceback.
+        state["torch anomaly detection"] = torch.is_anomaly_enabled()
     return state
 
 
@@ -107,6 +109,7 @@ def restore_state(before: Mapping[str, Any]) -> None:
         )
         torch.set_num_threads(before["torch threads"])
         torch.set_grad_enabled(before["torch gradients"])
+        torch.autograd.set_detect_anomaly(before["torch anomaly detection"])
         torch.use_deterministic_algorithms(before["torch deterministic algorithms"])
 
 
