@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.output import human_seconds, print_json
+from bench.errors import MissingExtraError
 
 __all__ = ["check"]
 
@@ -27,7 +28,11 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a method keeps the contract; exit 1 where it does not, saying what is wrong."""
+    """Check that a method keeps the contract; exit 1 where it does not, saying what is wrong.
+
+    A method that cannot be fitted here, because something optional is missing, is not checked
+    (exit code 2).
+    """
     from bench.methods.config import parse_set, resolve_config
     from bench.methods.registry import resolve
     from bench.testing import check_method
@@ -49,3 +54,6 @@ def check(
         )
     if any(result.status == "fail" for result in results):
         raise typer.Exit(1)
+    unfitted = next((r for r in results if r.id == "fits" and r.status == "skip"), None)
+    if unfitted is not None:
+        raise MissingExtraError(f"{cls.name} was not checked: {unfitted.reason}")

@@ -101,6 +101,17 @@ def test_check_says_what_is_wrong_and_exits_with_1(cli, tmp_path):
     assert "failed" in result.stdout
 
 
+def test_a_method_that_cannot_be_fitted_is_not_called_checked(cli, tmp_path):
+    plugin = tmp_path / "absent.py"
+    source = BAD_METHOD.replace(
+        "        pass", "        raise MissingExtraError('install it first')"
+    )
+    plugin.write_text("from bench.errors import MissingExtraError\n" + source)
+    result = cli("check", f"{plugin}:Wrong", code=2)
+    assert "wrong was not checked" in result.stderr
+    assert "install it first" in result.stderr
+
+
 class TestRuns:
     @pytest.fixture
     def run(self, cli, tiny):
