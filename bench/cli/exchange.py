@@ -117,4 +117,4 @@ def import_scores(
         print_json(run_json(run))
         return
     print_runs(target, [RunResult(spec, "done", run)])
-    print_comparisons(against_best([run], opened))
+    print_comparisons(against_best([run], opened)[0])

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.evaluation import PairedTest
+    from bench.report.comparison import Comparison
     from bench.runs.store import RunStore
     from bench.runs.stored import StoredRun
 
-__all__ = ["PRIMARY", "REFERENCES", "Comparison", "against_best", "committed_folder"]
+__all__ = ["PRIMARY", "REFERENCES", "against_best", "committed_folder"]
 
 PRIMARY = "ndcg@5"
 """Metric that decides which rival is best, and that is tested."""
 
 REFERENCES = ("popularity", "item-knn")
 """Methods that are run beside a lonely run: seconds, and hard to beat."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One paired test; ``test.difference`` is run minus rival on :data:`PRIMARY`.
-
-    Attributes:
-        run: the run.
-        rival: its best rival, None where there is none.
-        test: the test, None without a rival.
-    """
-
-    run: StoredRun
-    rival: StoredRun | None
-    test: PairedTest | None
 
 
 def committed_folder() -> Path | None:
@@ -47,18 +31,23 @@ def committed_folder() -> Path | None:
     return None
 
 
-def against_best(runs: Iterable[StoredRun], store: RunStore) -> list[Comparison]:
-    """Two-sided paired t-test of every run against its best rival, over the same users."""
-    from bench.evaluation import metric_per_user, paired_t_test
+def against_best(
+    runs: Iterable[StoredRun], store: RunStore
+) -> tuple[list[Comparison], list[StoredRun]]:
+    """Compare every run with its best rival, over the same users.
+
+    Returns:
+        The comparisons, and the runs that have no rival.
+    """
+    from bench.report.comparison import compare
     from bench.runs.results import find_rivals
 
     committed = committed_folder()
-    found = []
+    found, lonely = [], []
     for run in runs:
         rivals = find_rivals(run, store, committed=committed)
-        if not rivals:
-            found.append(Comparison(run, None, None))
-            continue
-        a, b = (metric_per_user(one.outcomes(), PRIMARY) for one in (run, rivals[0]))
-        found.append(Comparison(run, rivals[0], paired_t_test(a, b)))
-    return found
+        if rivals:
+            found.append(compare(run, rivals[0], PRIMARY))
+        else:
+            lonely.append(run)
+    return found, lonely

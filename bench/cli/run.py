@@ -234,7 +234,7 @@ def _beside(
     from bench.runs.matrix import expand
 
     runs = [result.run for result in results if result.run is not None]
-    lonely = [found.run for found in against_best(runs, store) if found.rival is None]
+    _, lonely = against_best(runs, store)
     targets = tuple(dict.fromkeys(run.target for run in lonely))
     missing = [name for name in REFERENCES if name not in {run.method for run in lonely}]
     if not targets or not missing:
@@ -249,7 +249,7 @@ def _report(results: Sequence[RunResult], store: RunStore) -> None:
         chosen = [result for result in results if result.spec.target == target]
         runs: list[StoredRun] = [result.run for result in chosen if result.run is not None]
         run_report.print_runs(target, chosen)
-        run_report.print_comparisons(against_best(runs, store))
+        run_report.print_comparisons(against_best(runs, store)[0])
 
 
 def _print_plan(specs: Sequence[RunSpec], store: RunStore, *, as_json: bool) -> None:

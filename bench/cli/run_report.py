@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bench.cli.output import human_seconds, print_table
-from bench.cli.rivals import PRIMARY, Comparison
+from bench.cli.rivals import PRIMARY
 from bench.cli.runs import in_order
 
 if TYPE_CHECKING:
+    from bench.report.comparison import Comparison
     from bench.runs.matrix import RunResult
     from bench.runs.stored import StoredRun
 
@@ -94,8 +95,6 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
     """The paired tests of the runs on one target."""
     rows = []
     for found in comparisons:
-        if found.rival is None or found.test is None:
-            continue
         test = found.test
         low, high = test.ci95
         rows.append(

@@ -1,9 +1,7 @@
-"""A stored run beside others: the paired test, in a few lines for a terminal."""
+"""Two stored runs side by side: the paired test over the same users."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ from bench.evaluation import PairedTest, metric_per_user, paired_t_test
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["Comparison", "compare", "comparison_lines"]
+__all__ = ["Comparison", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,53 +56,3 @@ def compare(run: StoredRun, rival: StoredRun, metric: str = "ndcg@5") -> Compari
     a = metric_per_user(run.outcomes(), metric)
     b = metric_per_user(rival.outcomes(), metric)
     return Comparison(run, rival, metric, float(a.mean()), float(b.mean()), paired_t_test(a, b))
-
-
-def comparison_lines(
-    run: StoredRun, rivals: Sequence[StoredRun], metric: str = "ndcg@5"
-) -> list[str]:
-    """The lines that end a run: its test against the best stored rival.
-
-    Args:
-        run: the run that has just ended.
-        rivals: comparable runs, in any order; the one with the best mean counts.
-        metric: what is compared.
-
-    Returns:
-        Three lines, or one when there is no rival.
-
-    Raises:
-        ResultError: a rival is not comparable.
-    """
-    if not rivals:
-        return [f"No stored run of another method to compare with on task {run.task_hash[:10]}."]
-    found = [compare(run, rival, metric) for rival in rivals]
-    best = min(found, key=lambda c: (-c.rival_mean, c.rival.method, c.rival.run_id))
-    test = best.test
-    name = metric.upper()
-    low, high = test.ci95
-    p = "p < 0.0001" if test.p < 1e-4 else f"p = {test.p:.4f}"
-    interval = f"[{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "unbounded"
-    verdict = _verdict(best)
-    return [
-        f"{run.method} {best.mean:.4f}, best stored rival {best.rival.method} "
-        f"{best.rival_mean:.4f} {name} (run {best.rival.run_id[:8]}, {test.n:,} users)",
-        f"difference {test.difference:+.4f}, 95 % CI {interval}, paired t-test {p}; "
-        f"{test.wins:,} users better, {test.ties:,} equal, {test.losses:,} worse",
-        verdict,
-    ]
-
-
-def _verdict(found: Comparison) -> str:
-    """One sentence that never calls "not significant" equal."""
-    test = found.test
-    power = test.minimum_detectable
-    reach = (
-        f"a test of this size finds differences of {power:.4f} with 80 % power"
-        if math.isfinite(power)
-        else "one user decides nothing"
-    )
-    if test.p < 0.05:
-        which = "better" if test.difference > 0 else "worse"
-        return f"significantly {which} on these users for these two trained models; {reach}"
-    return f"no significant difference; {reach}"

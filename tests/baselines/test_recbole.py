@@ -398,6 +398,6 @@ def test_other_rows_and_losses_learn(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALLOWED))
 def test_every_allowed_model_trains(name: str, tmp_path: Path) -> None:
-    # The weakest, NextItNet, reaches 0.48 here after 40 epochs; chance is 0.098.
-    settings = QUICK | {"rows": "random-prefix", "max_history": 20, "epochs": 40, "patience": 40}
+    # The weakest, NextItNet, reaches 0.48 here; chance is 0.098.
+    settings = QUICK | {"rows": "prefixes", "max_history": 20, "epochs": 40, "patience": 40}
     assert planted_ndcg(method_for(name), tmp_path, **settings) > random_row(30)["ndcg@5"] + 0.25
