@@ -155,9 +155,14 @@ def train(
         if figure > best:
             best, best_epoch = figure, epoch
             best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        context.progress.status(
-            f"epoch {epoch}: loss {loss:.4f}, validation NDCG@5 {figure:.4f} "
-            f"(best {best:.4f} at {int(best_epoch)}), {trained - began:.1f} s"
+        # The context shows every validation figure; the rest is for the log.
+        context.log.info(
+            "epoch %d: loss %.4f, best NDCG@5 %.4f in epoch %d, %.1f s",
+            epoch,
+            loss,
+            best,
+            best_epoch,
+            trained - began,
         )
         _save(checkpoint, model, optimiser, history, best, best_state)
 
