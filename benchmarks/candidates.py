@@ -1,23 +1,30 @@
 """Candidate sets per second and peak memory, beside a plain Python ``random.sample`` loop.
 
 ``python benchmarks/candidates.py [--users 10000000]`` draws 29 negatives for synthetic users (ids of
-13 to 14 characters, 5 to 12 events, 20,000 items of which 100 share a title with another), writes the
-sets to disk and prints users per second on one thread. Making the synthetic users is not timed; all
-figures are medians over many short spans, which other programs on the machine disturb least. Two
-plain loops run beside it: the usual one over a shared generator, which depends on the order of users
-and ignores equal titles, and one that keeps the protocol's rules with a generator per user.
+13 to 14 characters, 5 to 12 events, 20,000 items of which 100 share a title with another) and writes
+the sets to disk, on one thread and on all usable cores. Making the synthetic users is not timed: a
+million are made before, more are the same again. Two plain loops on one thread run beside it: the
+usual one over a shared generator, which depends on the order of users and ignores equal titles, and
+one that keeps the protocol's rules with a generator per user.
+
+The four take turns in several rounds, so that other programs on the machine disturb all of them
+alike. ``best`` and ``median`` are over rounds; ratios compare best with best. ``CPU`` is the least
+time of all threads together: where it is far below the wall time, the machine was busy.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +35,14 @@ from bench.protocol.candidates import draw_negatives, population
 from bench.protocol.candidates_io import UserBlock, write_candidates
 from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.titles import title_groups
+from bench.protocol.workers import usable_cores
 
 N_ITEMS = 20_000
 N_TWINS = 100
 N_NEGATIVES = 29
 BLOCK = 65_536
+MADE = 1_000_000
 LOOP_USERS = 20_000
-SLICE = 500
 
 
 def synthetic_block(start: int, n: int) -> UserBlock:
@@ -50,6 +58,15 @@ def synthetic_block(start: int, n: int) -> UserBlock:
     return UserBlock(
         StringColumn(offsets, data), Sequences(events, items), items[events[1:] - 1].copy()
     )
+
+
+def head(block: UserBlock, n: int) -> UserBlock:
+    """The first ``n`` users of a block."""
+    ids = StringColumn(block.ids.offsets[: n + 1], block.ids.data)
+    history = Sequences(
+        block.history.offsets[: n + 1], block.history.items[: block.history.offsets[n]]
+    )
+    return UserBlock(ids, history, block.positives[:n])
 
 
 def plain_loop(histories: list[list[int]]) -> None:
@@ -79,25 +96,6 @@ def keyed_loop(histories: list[list[int]], users: list[str], groups: list[int]) 
         row.insert(generator.randrange(N_NEGATIVES + 1), history[-1])
 
 
-def loops(groups: np.ndarray, n_users: int) -> tuple[float, float]:
-    """Users per second of both loops: medians over slices of 500 users."""
-    block = synthetic_block(0, n_users)
-    histories = [block.history[row].tolist() for row in range(n_users)]
-    users, titles = block.ids.to_list(), groups.tolist()
-    plain, keyed = [], []
-    for start in range(0, n_users, SLICE):
-        part = slice(start, start + SLICE)
-        times = [time.perf_counter()]
-        plain_loop(histories[part])
-        times.append(time.perf_counter())
-        keyed_loop(histories[part], users[part], titles)
-        times.append(time.perf_counter())
-        n = len(histories[part])
-        plain.append((times[1] - times[0]) / n)
-        keyed.append((times[2] - times[1]) / n)
-    return 1 / statistics.median(plain), 1 / statistics.median(keyed)
-
-
 def stages(groups: np.ndarray) -> dict[str, float]:
     """Nanoseconds per user of each stage, best of five, on 3 blocks in memory."""
     pop = population(groups)
@@ -110,7 +108,7 @@ def stages(groups: np.ndarray) -> dict[str, float]:
             times = [time.perf_counter()]
             keys = stream_keys(id_hashes(block.ids), salt)
             times.append(time.perf_counter())
-            history = Sequences(block.history.offsets, groups[block.history.items])
+            history = Sequences(block.history.offsets, np.take(groups, block.history.items))
             times.append(time.perf_counter())
             draw_negatives(pop, keys, history, N_NEGATIVES)
             times.append(time.perf_counter())
@@ -120,50 +118,85 @@ def stages(groups: np.ndarray) -> dict[str, float]:
     return {name: seconds / (3 * BLOCK) * 1e9 for name, seconds in best.items()}
 
 
+@dataclass
+class Timing:
+    """Seconds per user of one contestant, a value per round."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def measure(self, work: Callable[[], object], n_users: int) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        self.wall.append((time.perf_counter() - wall) / n_users)
+        self.cpu.append((time.process_time() - cpu) / n_users)
+
+    def row(self, name: str, plain: Timing) -> str:
+        best, median = 1 / min(self.wall), 1 / statistics.median(self.wall)
+        cpu, ratio = min(self.cpu) * 1e6, min(plain.wall) * best
+        return f"{name:44}{best:>12,.0f}{median:>12,.0f}{cpu:>10.2f} us{ratio:>8.1f}"
+
+
+def peak_mb() -> float:
+    """Largest resident set of this process so far, in MB (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="folder for the file; a temporary one by default")
     arguments = parser.parse_args()
     titles = [f"title {i % (N_ITEMS - N_TWINS)}" for i in range(N_ITEMS)]
     groups = title_groups(StringColumn.from_list(titles))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times: list[float] = []
+    pop = population(groups)
+    made = min(arguments.users, MADE)
+    ready = [synthetic_block(i, min(BLOCK, made - i)) for i in range(0, made, BLOCK)]
+    sample = synthetic_block(0, min(LOOP_USERS, made))
+    n_sample = len(sample.ids)
+    histories = [sample.history[row].tolist() for row in range(n_sample)]
+    users, title_of = sample.ids.to_list(), groups.tolist()
 
     def blocks() -> Iterator[UserBlock]:
-        for start in range(0, arguments.users, BLOCK):
-            block = synthetic_block(start, min(BLOCK, arguments.users - start))
-            begin = time.perf_counter()
-            yield block
-            times.append((time.perf_counter() - begin) / len(block.ids))
+        left = arguments.users
+        for block in itertools.cycle(ready):
+            yield block if len(block.ids) <= left else head(block, left)
+            left -= min(len(block.ids), left)
+            if not left:
+                return
 
+    def write(path: Path, threads: int) -> None:
+        n = arguments.users
+        write_candidates(path, blocks(), pop, n_users=n, domain="synthetic", threads=threads)
+
+    cores = usable_cores()
+    drawing = {threads: Timing() for threads in sorted({1, cores})}
+    peaks = {0: peak_mb()}
+    plain, keyed = Timing(), Timing()
     with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
         path = Path(folder) / "candidates.npy"
-        write_candidates(
-            path,
-            blocks(),
-            population(groups),
-            n_users=arguments.users,
-            domain="synthetic",
-            n_negatives=N_NEGATIVES,
-        )
+        for _ in range(arguments.rounds):
+            plain.measure(lambda: plain_loop(histories), n_sample)
+            for threads, timing in drawing.items():
+                timing.measure(partial(write, path, threads), arguments.users)
+                peaks.setdefault(threads, peak_mb())
+            keyed.measure(lambda: keyed_loop(histories, users, title_of), n_sample)
         size = path.stat().st_size
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rate = 1 / statistics.median(times)
-    mean = 1 / statistics.fmean(times)
-    plain, keyed = loops(groups, min(LOOP_USERS, arguments.users))
-    print(f"python {sys.version.split()[0]}, numpy {np.__version__}, one thread")
-    print(f"drawn and written: {arguments.users:,} users x {N_NEGATIVES + 1}, {size / 1e6:,.0f} MB")
-    print(f"  {rate:,.0f} users/s (median block; mean {mean:,.0f})")
-    print(f"  peak memory {peak / 1024:,.0f} MB, of which {before / 1024:,.0f} MB before the start")
-    print(f"random.sample, one generator: {plain:,.0f} users/s (median slice)")
-    print(f"  ratio {rate / plain:.1f}")
-    print(
-        f"random.sample, generator per user, distinct titles: {keyed:,.0f} users/s (median slice)"
-    )
-    print(f"  ratio {rate / keyed:.1f}")
+    print(f"python {sys.version.split()[0]}, numpy {np.__version__}, {cores} usable cores")
+    print(f"written: {arguments.users:,} users x {N_NEGATIVES + 1}, {size / 1e6:,.0f} MB")
+    for threads in drawing:
+        print(f"peak memory, {threads} thread(s): {peaks[threads]:,.0f} MB")
+    print(f"  of which before the first draw: {peaks[0]:,.0f} MB, the synthetic users among them")
+    heads = "".join(f"{name:>12}" for name in ("best", "median", "CPU"))
+    print(f"{'users/s':44}{heads}{'ratio':>9}")
+    print(plain.row("random.sample, one generator, 1 thread", plain))
+    print(keyed.row("random.sample, generator per user, 1 thread", plain))
+    for threads, timing in drawing.items():
+        print(timing.row(f"write_candidates, {threads} thread(s)", plain))
+    print("one thread, best of five, per user:")
     for name, nanoseconds in stages(groups).items():
-        print(f"  {name}: {nanoseconds:.0f} ns per user")
+        print(f"  {name}: {nanoseconds:.0f} ns")
 
 
 if __name__ == "__main__":

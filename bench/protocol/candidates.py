@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 from bench.errors import ProtocolError
-from bench.protocol.collisions import PADDING, CollisionFilter
+from bench.protocol.collisions import CollisionFilter
 from bench.protocol.keys import GAMMA, UInt64Array, mix64, mix64_in_place
 
 __all__ = [
@@ -32,8 +32,8 @@ __all__ = [
     "position_of",
 ]
 
-BLOCK = 4096
-"""Users per block: the working set of a block of 29 draws stays inside a 2 MB cache."""
+BLOCK = 8192
+"""Users per block: long enough that calls cost little, short enough for the cache."""
 
 NESTED_SIZES = (29, 99, 999)
 """Usual numbers of negatives, listed in errors when one does not fit."""
@@ -45,6 +45,7 @@ _LOW_HALF = 0 if sys.byteorder == "little" else 1
 _MAX_DRAWS = 1 << 22
 _CELLS = 1 << 20
 _WORDS = 5
+_PADDING = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,11 +138,16 @@ def position_of(keys: UInt64Array, n_negatives: int) -> NDArray[np.int32]:
 def insert_positives(
     candidates: NDArray[np.int32], positives: NDArray[np.int32], position: NDArray[np.int32]
 ) -> None:
-    """Move the entry at ``position`` to the last column and put the positive there, in place."""
-    rows = np.arange(len(candidates))
-    candidates[:, -1] = positives
-    candidates[rows, -1] = candidates[rows, position]
-    candidates[rows, position] = positives
+    """Move the entry at ``position`` to the last column and put the positive there, in place.
+
+    ``candidates`` is contiguous; its last column need not hold anything yet.
+    """
+    width = candidates.shape[1]
+    cells = candidates.reshape(-1)
+    at = np.arange(len(candidates)) * width
+    at += position
+    cells[width - 1 :: width] = cells[at]
+    cells[at] = positives
 
 
 def draw_negatives(
@@ -233,11 +239,11 @@ class _Workspace:
     def __init__(self, pop: Population, n_negatives: int, block: int) -> None:
         self._pop = pop
         self._n = n_negatives
-        # Rows a power of two apart would fall into the same cache sets when columns are read.
-        width = block + PADDING
-        self._words = np.empty((_WORDS, width), dtype=np.uint64)
-        self._products = np.empty((2 * _WORDS, width), dtype=np.uint64)
-        self._values = np.empty((n_negatives, width), dtype=np.int32)
+        self._words = np.empty((_WORDS, block), dtype=np.uint64)
+        self._products = np.empty((2 * _WORDS, block), dtype=np.uint64)
+        # Its columns are read: rows a power of two apart would fall into the same cache sets. The
+        # other buffers have no gaps, and a whole block is one long loop.
+        self._values = np.empty((n_negatives, block + _PADDING), dtype=np.int32)
         self._rows = np.empty((block, n_negatives), dtype=np.int32)
         self._filter = CollisionFilter(pop.group, n_negatives, block)
 

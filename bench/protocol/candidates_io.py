@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ from bench.protocol.candidates import Population, draw_candidates, eligible_grou
 from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.split import MIN_EVENTS, prefixes
 from bench.protocol.types import Split
+from bench.protocol.workers import map_in_order, usable_cores
 
 __all__ = ["UserBlock", "domain_blocks", "position_path", "write_candidates"]
 
@@ -69,11 +70,13 @@ def write_candidates(
     split: Split = "test",
     seed: int = 0,
     n_negatives: int = 29,
+    threads: int | None = None,
 ) -> None:
     """Write ``candidates`` and ``position`` of many users as two ``.npy`` files.
 
     The files hold int32 ``(n_users, n_negatives + 1)`` and int32 ``(n_users,)``, equal to what a task
-    draws. Memory is that of one block, whatever ``n_users``; both files appear complete or not at all.
+    draws. Memory is that of ``threads + 2`` blocks, whatever ``n_users``; both files appear complete
+    or not at all.
 
     Args:
         path: the candidate file, ending in ``.npy``; the other is :func:`position_path`.
@@ -84,27 +87,35 @@ def write_candidates(
         split: part of the key.
         seed: candidate seed, part of the key.
         n_negatives: negatives per user.
+        threads: threads that draw; None for one per usable core. The files do not depend on it.
 
     Raises:
-        ProtocolError: a wrong file name or number of users, or a user with too few eligible items.
+        ProtocolError: a wrong file name, number of threads or number of users, or a user with too few eligible items.
         BenchError: too little disk space.
     """
     if path.suffix != ".npy":
         raise ProtocolError(f"{path}: candidates are written as NumPy arrays; expected `.npy`.")
+    threads = usable_cores() if threads is None else threads
+    if threads < 1:
+        raise ProtocolError(f"threads is {threads}; expected 1 or more, or None for all cores.")
     require_free_space(path.parent, 4 * n_users * (n_negatives + 2) + 2 * _HEADER_BYTES)
     salt = salt64("candidates", seed, split, domain)
+
+    def draw(block: UserBlock) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        history = Sequences(block.history.offsets, np.take(pop.group, block.history.items))
+        _require_eligible(pop, history, block.ids, n_negatives, domain)
+        keys = stream_keys(id_hashes(block.ids), salt)
+        return draw_candidates(pop, keys, history, block.positives, n_negatives)
+
     n_written = 0
     with ExitStack() as stack:
         candidate_file = stack.enter_context(_npy(path, (n_users, n_negatives + 1)))
         position_file = stack.enter_context(_npy(position_path(path), (n_users,)))
-        for block in blocks:
-            history = Sequences(block.history.offsets, pop.group[block.history.items])
-            _require_eligible(pop, history, block.ids, n_negatives, domain)
-            keys = stream_keys(id_hashes(block.ids), salt)
-            drawn, position = draw_candidates(pop, keys, history, block.positives, n_negatives)
-            candidate_file.write(drawn.astype("<i4", copy=False).data)
+        drawn = stack.enter_context(closing(map_in_order(draw, blocks, threads)))
+        for candidates, position in drawn:
+            candidate_file.write(candidates.astype("<i4", copy=False).data)
             position_file.write(position.astype("<i4", copy=False).data)
-            n_written += len(keys)
+            n_written += len(position)
         if n_written != n_users:
             raise ProtocolError(
                 f"{path}: {n_users} users announced, {n_written} came. Pass the number of evaluated "

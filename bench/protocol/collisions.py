@@ -7,10 +7,7 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 
-__all__ = ["PADDING", "CollisionFilter"]
-
-PADDING = 40
-"""Extra columns of block buffers, so that their rows are not a power of two apart."""
+__all__ = ["CollisionFilter"]
 
 _FEW = 48
 """Below this many users a vector step costs more than redoing them."""
@@ -33,9 +30,9 @@ class CollisionFilter:
         self._identity = bool((group == np.arange(len(group))).all())
         self._group = group.astype(np.uint16)
         # The first draws again below the last: n_draws // 2 cyclic shifts then compare all pairs.
-        self._draws = np.empty((n_draws + n_draws // 2, block + PADDING), dtype=np.uint16)
-        self._equal = np.empty((n_draws, block + PADDING), dtype=np.bool_)
-        self._found = np.empty((n_draws, block + PADDING), dtype=np.bool_)
+        self._draws = np.empty((n_draws + n_draws // 2, block), dtype=np.uint16)
+        self._equal = np.empty((n_draws, block), dtype=np.bool_)
+        self._found = np.empty((n_draws, block), dtype=np.bool_)
 
     def load(self, first: int, values: NDArray[np.int64]) -> None:
         """Take over draws ``first``, ``first + 1``, ...: int64 items, shape ``(some, n)``."""
