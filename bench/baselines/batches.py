@@ -8,8 +8,10 @@ A *row* is a window ``[start, end)`` of one user's training sequence. Three kind
   as ``prefixes`` at a fraction of the cost, for models whose state at a position depends on earlier
   items only.
 
-Batches are *length-bucketed*: rows are shuffled, sorted by length inside buckets of 20 batches, and
-each batch is trimmed to its longest row. On short histories this removes most of the padding.
+Little of a batch should be padding. Batches can be *length-bucketed*: rows are shuffled, sorted by
+length inside buckets of 20 batches, and each batch is trimmed to its longest row. Such batches hold
+rows of one length, which slows learning a little per epoch; where a batch has to be a plain random
+sample, as RecBole's, it is read in a few groups of like length instead (:func:`length_groups`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ __all__ = [
     "Rows",
     "cloze_rows",
     "epoch_rows",
+    "length_groups",
     "make_batch",
     "pad_histories",
     "plan_batches",
@@ -212,6 +215,30 @@ def make_batch(
     else:
         targets = sequences.items[end].astype(np.int64) + 1
     return Batch(items, lengths, targets, rows.sequence[chosen])
+
+
+def length_groups(lengths: NDArray[np.int64], *, smallest: int = 16) -> list[NDArray[np.int64]]:
+    """Split the rows of a batch into groups of like length, shortest first.
+
+    Groups reach to 4, 8, 16, 32, ... items and hold at least ``smallest`` rows, but for the last. A
+    model that reads each group cut to its own longest row computes the same batch with less padding.
+
+    Args:
+        lengths: int64, shape ``(b,)``, real items per row.
+        smallest: fewest rows of a group that is not the last.
+
+    Returns:
+        Row numbers of each group; every row occurs once.
+    """
+    order = np.argsort(lengths, kind="stable")
+    # Number of doublings beyond 4 items: rows of one class are within a factor of two.
+    classes = np.ceil(np.log2(np.maximum(lengths[order], 4) / 4)).astype(np.int64)
+    cuts, begin = [], 0
+    for end in (np.flatnonzero(np.diff(classes)) + 1).tolist():
+        if end - begin >= smallest:
+            cuts.append(end)
+            begin = end
+    return np.split(order, cuts)
 
 
 def pad_histories(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench.baselines.batches import (
     cloze_rows,
     epoch_rows,
+    length_groups,
     make_batch,
     pad_histories,
     plan_batches,
@@ -159,3 +160,23 @@ def test_negatives_avoid_the_training_items_only() -> None:
 def test_no_negative_left_is_an_error_not_an_endless_loop() -> None:
     with pytest.raises(MethodError, match="all 3 items"):
         NegativeSampler(sequences_of([[0, 1, 2]]), 3)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 40))
+def test_groups_hold_every_row_once_and_save_padding(lengths: list[int], smallest: int) -> None:
+    array = np.array(lengths)
+    groups = length_groups(array, smallest=smallest)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    assert all(len(g) >= smallest for g in groups[:-1])
+    longest = [int(array[g].max()) for g in groups]
+    assert longest == sorted(longest)
+    cells = sum(len(g) * top for g, top in zip(groups, longest, strict=True))
+    assert cells <= len(lengths) * max(lengths)
+
+
+def test_groups_of_a_typical_batch_are_mostly_real_items() -> None:
+    lengths = np.minimum(np.random.default_rng(0).geometric(0.2, size=256), 50)
+    cells = sum(len(g) * int(lengths[g].max()) for g in length_groups(lengths))
+    assert cells < 1.6 * lengths.sum()
+    assert len(lengths) * lengths.max() > 4 * lengths.sum()

@@ -23,6 +23,7 @@ from bench.baselines.batches import (
     RowKind,
     cloze_rows,
     epoch_rows,
+    length_groups,
     make_batch,
     plan_batches,
 )
@@ -198,7 +199,10 @@ class _NextItem(_RecBoleMethod):
             negatives = sampler.draw(batch.sequence, rng) + 1 if sampler else None
             return self._loss(batch, negatives, device)
 
-        batches = plan_batches(rows, batch_size=self.config.batch_size, rng=rng)
+        # One target per row: plain random batches, as RecBole's, read in groups of like length.
+        batches = plan_batches(
+            rows, batch_size=self.config.batch_size, rng=rng, bucketed=kind == "all-positions"
+        )
         return [partial(step, chosen) for chosen in batches]
 
     def _loss(self, batch: Batch, negatives: Any, device: torch.device) -> Tensor:
@@ -220,7 +224,11 @@ class _NextItem(_RecBoleMethod):
             real = targets > 0
             hidden, targets = states[real], targets[real]
         else:
-            hidden = model(items, lengths)
+            groups = length_groups(batch.lengths)
+            hidden = torch.cat(
+                [model(items[g, : int(batch.lengths[g].max())], lengths[g]) for g in groups]
+            )
+            targets = targets[np.concatenate(groups)]
         # RecBole: CrossEntropyLoss over matmul(hidden, table.T); the same value, computed once.
         return full_softmax_loss(hidden, model.item_embedding.weight, targets)
 
