@@ -32,7 +32,7 @@ import numpy as np
 from bench.data.domain import Sequences
 from bench.data.strings import StringColumn
 from bench.protocol.candidates import draw_negatives, population
-from bench.protocol.candidates_io import UserBlock, write_candidates
+from bench.protocol.candidates_io import BLOCK_USERS, UserBlock, write_candidates
 from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.titles import title_groups
 from bench.protocol.workers import usable_cores
@@ -40,7 +40,7 @@ from bench.protocol.workers import usable_cores
 N_ITEMS = 20_000
 N_TWINS = 100
 N_NEGATIVES = 29
-BLOCK = 65_536
+
 MADE = 1_000_000
 LOOP_USERS = 20_000
 
@@ -97,9 +97,9 @@ def keyed_loop(histories: list[list[int]], users: list[str], groups: list[int]) 
 
 
 def stages(groups: np.ndarray) -> dict[str, float]:
-    """Nanoseconds per user of each stage, best of five, on 3 blocks in memory."""
+    """Nanoseconds per user of each stage, best of five, on 12 blocks in memory."""
     pop = population(groups)
-    blocks = [synthetic_block(i * BLOCK, BLOCK) for i in range(3)]
+    blocks = [synthetic_block(i * BLOCK_USERS, BLOCK_USERS) for i in range(12)]
     salt = salt64("candidates", 0, "test", "synthetic")
     best = {"hash ids": np.inf, "histories to titles": np.inf, "draw": np.inf}
     for _ in range(5):
@@ -115,7 +115,7 @@ def stages(groups: np.ndarray) -> dict[str, float]:
             for name, seconds in zip(spent, np.diff(times), strict=True):
                 spent[name] += seconds
         best = {name: min(best[name], spent[name]) for name in best}
-    return {name: seconds / (3 * BLOCK) * 1e9 for name, seconds in best.items()}
+    return {name: seconds / (12 * BLOCK_USERS) * 1e9 for name, seconds in best.items()}
 
 
 @dataclass
@@ -152,7 +152,7 @@ def main() -> None:
     groups = title_groups(StringColumn.from_list(titles))
     pop = population(groups)
     made = min(arguments.users, MADE)
-    ready = [synthetic_block(i, min(BLOCK, made - i)) for i in range(0, made, BLOCK)]
+    ready = [synthetic_block(i, min(BLOCK_USERS, made - i)) for i in range(0, made, BLOCK_USERS)]
     sample = synthetic_block(0, min(LOOP_USERS, made))
     n_sample = len(sample.ids)
     histories = [sample.history[row].tolist() for row in range(n_sample)]

@@ -21,7 +21,10 @@ from bench.protocol.split import MIN_EVENTS, prefixes
 from bench.protocol.types import Split
 from bench.protocol.workers import map_in_order, usable_cores
 
-__all__ = ["UserBlock", "domain_blocks", "position_path", "write_candidates"]
+__all__ = ["BLOCK_USERS", "UserBlock", "domain_blocks", "position_path", "write_candidates"]
+
+BLOCK_USERS = 16384
+"""Users per block: the drawn block of 2 MB is still in the cache when it is written."""
 
 _HEADER_BYTES = 128
 
@@ -41,7 +44,7 @@ class UserBlock:
     positives: NDArray[np.int32]
 
 
-def domain_blocks(domain: Domain, split: Split, size: int = 65536) -> Iterator[UserBlock]:
+def domain_blocks(domain: Domain, split: Split, size: int = BLOCK_USERS) -> Iterator[UserBlock]:
     """The evaluated users of a (memory-mapped) domain, ``size`` at a time, in canonical order."""
     held_out = 1 if split == "test" else 2
     for start in range(0, domain.n_users, size):
