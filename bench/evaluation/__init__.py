@@ -10,7 +10,17 @@ from bench.evaluation.intervals import MetricSummary, bootstrap_interval, summar
 from bench.evaluation.metrics import METRICS, metric_means, metric_per_user, random_row
 from bench.evaluation.outcomes import Outcomes
 from bench.evaluation.paired import PairedTest, paired_t_test
+from bench.evaluation.rank_intervals import RankInterval, rank_intervals
 from bench.evaluation.ranks import rank_outcomes
+from bench.evaluation.resampling import (
+    McNemarTest,
+    PairedBootstrap,
+    SignFlipTest,
+    mcnemar,
+    paired_bootstrap,
+    sign_flip_pairs,
+    sign_flip_test,
+)
 from bench.evaluation.seeds import SeedComparison, compare_seeds
 from bench.evaluation.slots import SlotCounts, slot_counts
 from bench.evaluation.stars import StarVerdict, beats_reference, star_family
@@ -21,10 +31,14 @@ __all__ = [
     "EQUIVALENCE_BOUND",
     "METRICS",
     "Correction",
+    "McNemarTest",
     "MetricSummary",
     "Outcomes",
+    "PairedBootstrap",
     "PairedTest",
+    "RankInterval",
     "SeedComparison",
+    "SignFlipTest",
     "SlotCounts",
     "StarVerdict",
     "TieReport",
@@ -32,11 +46,16 @@ __all__ = [
     "beats_reference",
     "bootstrap_interval",
     "compare_seeds",
+    "mcnemar",
     "metric_means",
     "metric_per_user",
+    "paired_bootstrap",
     "paired_t_test",
     "random_row",
+    "rank_intervals",
     "rank_outcomes",
+    "sign_flip_pairs",
+    "sign_flip_test",
     "slot_counts",
     "star_family",
     "summarise",

@@ -17,7 +17,7 @@ from bench.errors import ConfigError
 from bench.evaluation.metrics import METRICS, Policy, metric_per_user, weighted_mean
 from bench.evaluation.outcomes import Outcomes
 
-__all__ = ["MetricSummary", "bootstrap_interval", "summarise"]
+__all__ = ["MetricSummary", "bootstrap_interval", "bootstrap_means", "summarise"]
 
 # More distinct values than this (AUC in full ranking) are grouped into cells of equal width.
 _MAX_CELLS = 1024
@@ -100,14 +100,34 @@ def bootstrap_interval(
     Raises:
         ConfigError: no values, or an argument out of range.
     """
-    if not len(values) or n_resamples < 1 or not 0 < level < 1 or seed < 0:
+    if not 0 < level < 1:
+        raise ConfigError(f"bootstrap with level={level}; expected a level in (0, 1).")
+    means = bootstrap_means(values, counts, seed=seed, n_resamples=n_resamples)
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_means(
+    values: NDArray[np.float64],
+    counts: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
+    n_resamples: int = 2000,
+) -> NDArray[np.float64]:
+    """Means of resamples with replacement; arguments and errors as :func:`bootstrap_interval`.
+
+    Returns:
+        float64, shape ``(n_resamples,)``; all equal to the value where there is only one.
+    """
+    if not len(values) or n_resamples < 1 or seed < 0:
         raise ConfigError(
-            f"bootstrap of {len(values)} values with n_resamples={n_resamples}, level={level}, "
-            f"seed={seed}; expected at least one value and resample, a level in (0, 1), seed >= 0."
+            f"bootstrap of {len(values)} values with n_resamples={n_resamples}, seed={seed}; "
+            "expected at least one value and resample, seed >= 0."
         )
     values, counts = _cells(values, counts)
     if len(values) == 1:
-        return float(values[0]), float(values[0])
+        return np.full(n_resamples, values[0])
     n = int(counts.sum())
     rng = np.random.Generator(np.random.PCG64(seed))
     means = np.empty(n_resamples)
@@ -116,9 +136,7 @@ def bootstrap_interval(
         size = min(step, n_resamples - start)
         means[start : start + size] = rng.multinomial(n, counts / n, size=size) @ values
     means /= n
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+    return means
 
 
 def _cells(
