@@ -1,15 +1,19 @@
-"""``bench leaderboard``: the table of one target, made of stored runs."""
+"""``bench leaderboard``: the table of one target or suite, made of stored runs."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bench.report.table import Table, TableSet
 
 __all__ = ["leaderboard"]
 
@@ -18,20 +22,44 @@ class Format(StrEnum):
     """Output formats."""
 
     MARKDOWN = "markdown"
+    LATEX = "latex"
+    HTML = "html"
     CSV = "csv"
     JSON = "json"
 
 
 def leaderboard(
-    target: Annotated[str, typer.Option(help="Target domain.")],
+    target: Annotated[str | None, typer.Option(help="Target domain.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="All targets of a suite as one table, instead of --target.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Scale of the suite: embedded, cpu (default) or paper.")
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.MARKDOWN,
-    primary: Annotated[str, typer.Option(help="Metric that sorts the rows.")] = "ndcg@5",
+    primary: Annotated[
+        str | None,
+        typer.Option(
+            help="Metric that is tested and sorts the rows; default: the suite's, else ndcg@5 "
+            "(ndcg@1 where a method answers with a list)."
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Method that the sign ^ refers to; default: the suite's.")
+    ] = None,
+    reported: Annotated[
+        str | None,
+        typer.Option(help="Quote the figures of a publication below a rule, e.g. weaverec-2025."),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Only this profile; default: all that have runs.")
     ] = None,
     users: Annotated[
-        str, typer.Option(metavar="full|N", help="All test users, or the subset of N users.")
-    ] = "full",
+        str | None,
+        typer.Option(
+            metavar="full|N", help="All test users, or the subset of N; default: the suite's, full."
+        ),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="First digits of a task hash; default: the standard protocol."),
@@ -41,31 +69,66 @@ def leaderboard(
         typer.Option("--all-configs", help="Also configurations other than the default ones."),
     ] = False,
     ci: Annotated[bool, typer.Option("--ci", help="Print 95 % bootstrap intervals.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Print seconds and peak memory.")] = False,
     store: Annotated[
         Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
 ) -> None:
-    """Print the table of one target. Every figure comes from a stored run; nothing is typed."""
+    """Print the table of one target or suite. Every figure comes from a stored run; nothing is typed."""
     from bench.io import write_text
     from bench.report import leaderboard as report
+    from bench.report.reported import load_publication
+    from bench.report.suite_table import build_suite
     from bench.runs.store import Damage
+    from bench.suites import load_suite
 
+    if (target is None) == (suite is None):
+        raise ConfigError(
+            "expected either --target DOMAIN or --suite NAME; `bench domains` lists the domains."
+        )
     damaged: list[Damage] = []
-    table = report.build_table(
-        open_store(store).list(damaged=damaged),
-        target,
-        primary=primary,
-        profile=profile,
-        users=parse_users(users),
-        task=task,
-        all_configs=all_configs,
-        ci=ci,
-    )
+    runs = open_store(store).list(damaged=damaged)
     for found in damaged:
         typer.echo(f"left out: {found.reason}", err=True)
+    n_users = None if users is None else parse_users(users)
+    publication = None if reported is None else load_publication(reported)
+    table: Table | TableSet
+    if suite is not None:
+        if profile is not None or task is not None:
+            raise ConfigError("--profile and --task belong to --target; a suite declares its own.")
+        table = build_suite(
+            runs,
+            load_suite(suite),
+            scale=scale or "cpu",
+            primary=primary,
+            reference=reference,
+            users=users,
+            publication=publication,
+            all_configs=all_configs,
+            ci=ci,
+            costs=cost,
+        )
+    else:
+        if scale is not None:
+            raise ConfigError("--scale belongs to --suite; choose a profile with --profile.")
+        table = report.build_table(
+            runs,
+            str(target),
+            primary=primary,
+            profile=profile,
+            users=n_users,
+            task=task,
+            all_configs=all_configs,
+            ci=ci,
+            costs=cost,
+            reference=reference,
+            publication=publication,
+        )
     writer = {
         Format.MARKDOWN: report.to_markdown,
+        Format.LATEX: report.to_latex,
+        Format.HTML: report.to_html,
         Format.CSV: report.to_csv,
         Format.JSON: report.to_json,
     }[format_]

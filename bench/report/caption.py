@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report.table import FLAGS, Block
+from bench.report.grid import EM_RULE
+from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["caption_lines", "protocol_record"]
+__all__ = ["caption_lines", "protocol_record", "significance_lines"]
 
 HASH_DIGITS = 10
 
@@ -44,9 +45,9 @@ def caption_lines(
     protocol: Mapping[str, Any],
     blocks: Sequence[Block],
     n_users: int,
-    metrics: Sequence[str],
     primary: str,
     ci: bool,
+    costs: bool,
     notes: Sequence[str],
 ) -> tuple[str, ...]:
     """The sentences under a table, in order."""
@@ -63,8 +64,8 @@ def caption_lines(
         "over seeds, then over users. Ties count with their expectation over random tie-breaking."
     )
     lines.append(
-        "Bold: the best displayed figure of a column; italics: the next distinct one; rows that "
-        f"show the same figure share the mark. Families in the paper's order, then by "
+        "Bold: the best displayed figure of a column; underlined (italics in Markdown): the next "
+        f"distinct one; rows that show the same figure share the mark. Families in the paper's order, then by "
         f"{primary.upper()}. The row random is computed, not run."
     )
     if ci:
@@ -80,12 +81,93 @@ def caption_lines(
         for row in rows
         if "ties" in row.flags
     ]
-    if len(blocks) > 1:
+    if costs:
         lines.append(
-            "Rows below the rule were scored on other users (own n); they are neither marked nor "
+            "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "
+            "adapters and earlier attempts; peak MB: the largest of the runs. Seconds depend on the "
+            "machine and on what else it was doing."
+        )
+    lines += _missing_lines(rows)
+    if any(block.kind == "other-users" for block in blocks):
+        lines.append(
+            'Rows under "Other users" were scored on other users (own n); they are neither marked nor '
             "comparable with the rows above."
         )
+    lines += _reported_lines(blocks)
     return (*lines, *notes)
+
+
+def _missing_lines(rows: Sequence[Row]) -> list[str]:
+    absent = [row.label for row in rows if not row.figures and not row.provenance]
+    return [f"{EM_RULE} no stored run: {', '.join(absent)}."] if absent else []
+
+
+def _reported_lines(blocks: Sequence[Block]) -> list[str]:
+    rows = [row for block in blocks if block.kind == "reported" for row in block.rows]
+    if not rows:
+        return []
+    lines = [
+        "Rows as reported are quoted, not computed here: other candidates, users and evaluator, so "
+        f"they are neither marked nor tested. Source: {rows[0].provenance}"
+    ]
+    n_bad = sum("inconsistent" in row.flags for row in rows)
+    if n_bad:
+        lines.append(
+            f"{FLAGS['inconsistent']} {n_bad} of {len(rows)} quoted rows: no ranking with one relevant "
+            "item per user can have these figures together (`bench lint`)."
+        )
+    return lines
+
+
+def significance_lines(table: Table) -> list[str]:
+    """What the signs of a table mean, and why there are none."""
+    found = table.significance
+    if found is None:
+        return []
+    primary = table.primary.upper()
+    correction = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no correction"}
+    adjusted = correction.get(found.correction, found.correction)
+    lines = [
+        f"{SIGNS['star']} in {primary}: above every other row of the main block; two-sided paired "
+        "t-test over users whose standard error adds the variance between training seeds "
+        f"(Satterthwaite), largest p over rivals, {adjusted} over the {found.family} "
+        f"target{'s' * (found.family != 1)} of this table, adjusted p below {found.alpha}, the same sign "
+        "for all pairs of seeds."
+    ]
+    if found.leader is not None and found.rival is not None:
+        lines.append(_leader_line(found, primary))
+    if found.reference is not None:
+        lines.append(
+            f"{SIGNS['above']} in {primary}: above the reference {found.reference}; the same test, "
+            f"{adjusted} over {found.reference_family} comparisons with it."
+        )
+    return lines
+
+
+def _leader_line(found: Significance, primary: str) -> str:
+    leader, rival = found.leader, found.rival
+    assert leader is not None and rival is not None  # noqa: S101 - narrowed by the caller
+    verdict = "Starred" if found.starred else f"No star: {found.reason}"
+    # Of one seed each, only the checkpoints can be compared.
+    p = found.p_users if found.p is None else found.p
+    scope = ", this checkpoint only" if found.p is None else ""
+    tested = "" if p is None else f", p {p_text(p)}{scope}"
+    if found.adjusted_p is not None:
+        tested += f", adjusted p {p_text(found.adjusted_p)}"
+    detectable = (
+        ""
+        if found.minimum_detectable is None
+        else f"; smallest difference this test finds with 80 % power {found.minimum_detectable:.4f}"
+    )
+    return (
+        f"{verdict}. {leader[0]} leads; its hardest rival is {rival[0]} (difference "
+        f"{found.difference or 0.0:+.4f} {primary}{tested}{detectable})."
+    )
+
+
+def p_text(p: float) -> str:
+    """A p-value with its sign of relation: ``= 0.012``, ``< 1e-4``."""
+    return "< 1e-4" if p < 1e-4 else f"= {p:.2g}"
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -2,50 +2,65 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bench.errors import ConfigError
-from bench.evaluation import (
-    Outcomes,
-    bootstrap_interval,
-    metric_per_user,
-    random_row,
-    tie_report,
-)
 from bench.evaluation.metrics import parse_metric
-from bench.report.caption import caption_lines, protocol_record
-from bench.report.select import Series, choose_task, choose_users, group_series
-from bench.report.table import Block, Figure, Row, Table, mark_rows, sort_rows
+from bench.report.caption import caption_lines, protocol_record, significance_lines
+from bench.report.html import to_html
+from bench.report.latex import to_latex
+from bench.report.reported import Publication, reported_block
+from bench.report.rows import (
+    RANDOM,
+    Measured,
+    count_candidates,
+    measured,
+    random_measured,
+    row_labels,
+)
+from bench.report.select import choose_task, choose_users, group_series
+from bench.report.significance import Draft, with_signs
+from bench.report.table import Block, Row, Table, mark_rows, sort_rows
 from bench.report.writers import to_csv, to_json, to_markdown
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["DISPLAYED", "build_table", "to_csv", "to_json", "to_markdown"]
+__all__ = [
+    "DISPLAYED",
+    "build_table",
+    "draft_table",
+    "finish",
+    "to_csv",
+    "to_html",
+    "to_json",
+    "to_latex",
+    "to_markdown",
+]
 
 DISPLAYED: tuple[str, ...] = ("ndcg@1", "ndcg@3", "ndcg@5", "mrr@5")
 """The columns of the paper's tables."""
 
-RANDOM = "random"
-_DECIMALS = 12
+PRIMARY, PRIMARY_OF_LISTS = "ndcg@5", "ndcg@1"
 
 
 def build_table(
     runs: Sequence[StoredRun],
     target: str,
     *,
-    primary: str = "ndcg@5",
+    primary: str | None = None,
     metrics: Sequence[str] = DISPLAYED,
     profile: str | None = None,
     users: int | None = None,
     task: str | None = None,
     all_configs: bool = False,
     ci: bool = False,
+    costs: bool = False,
+    reference: str | None = None,
+    wanted: Sequence[str] = (),
+    publication: Publication | None = None,
 ) -> Table:
     """Build the table of one target.
 
@@ -56,25 +71,79 @@ def build_table(
     Args:
         runs: stored runs; those of other targets and tasks are left out.
         target: target domain.
-        primary: metric that sorts the rows of a family, best first.
-        metrics: displayed metrics; ``primary`` is added where it is missing.
+        primary: metric that sorts the rows of a family, best first, and that is tested; it is
+            displayed in any case. None = NDCG@5, or NDCG@1 where a row of the table answers with a
+            list (its other positions are chance).
+        metrics: displayed metrics.
         profile: only this profile; None = all that have runs.
         users: number of users of the main block; None = all users of the task. Methods with only
             other users stand in a second block, unmarked, each with its own n.
         task: first digits of the task hash; None = the standard protocol.
         all_configs: also show configurations other than the default, labelled by their difference.
         ci: also compute 95 % bootstrap intervals (2,000 resamples, seed 0).
+        costs: also display seconds and memory.
+        reference: method or label that ``^`` refers to.
+        wanted: methods that get a row in any case; without runs its cells are em rules.
+        publication: figures to quote in a block of their own.
 
     Returns:
         The table; the same runs always give an equal one, in whatever order they come.
 
     Raises:
         ResultError: no runs of this target, or a damaged one.
-        ConfigError: an unknown metric, task, profile or number of users, or an ambiguous task.
+        ConfigError: an unknown metric, task, profile, reference or number of users, or an ambiguous
+            task.
     """
-    shown = tuple(dict.fromkeys([*metrics, *([] if primary in metrics else [primary])]))
-    for metric in shown:
-        parse_metric(metric)
+    draft = draft_table(
+        runs,
+        target,
+        primary=primary,
+        metrics=metrics,
+        profile=profile,
+        users=users,
+        task=task,
+        all_configs=all_configs,
+        ci=ci,
+        costs=costs,
+        wanted=wanted,
+        publication=publication,
+    )
+    command = _command(target, primary, profile, users, task, all_configs, ci)
+    command += " --cost" * costs + (f" --reference {reference}" if reference else "")
+    command += f" --reported {publication.name}" if publication else ""
+    return finish([draft], reference, command)[0]
+
+
+def finish(drafts: Sequence[Draft], reference: str | None, command: str) -> tuple[Table, ...]:
+    """Decide the signs of tables that are printed together, and say what they mean.
+
+    Args:
+        drafts: one per target.
+        reference: method or label that ``^`` refers to.
+        command: the command line that makes them.
+    """
+    return tuple(
+        replace(table, caption=(*table.caption, *significance_lines(table)), command=command)
+        for table in with_signs(drafts, reference)
+    )
+
+
+def draft_table(
+    runs: Sequence[StoredRun],
+    target: str,
+    *,
+    primary: str | None = None,
+    metrics: Sequence[str] = DISPLAYED,
+    profile: str | None = None,
+    users: int | None = None,
+    task: str | None = None,
+    all_configs: bool = False,
+    ci: bool = False,
+    costs: bool = False,
+    wanted: Sequence[str] = (),
+    publication: Publication | None = None,
+) -> Draft:
+    """The table without signs, and what decides them; arguments as :func:`build_table`."""
     found, notes = choose_task(sorted(runs, key=lambda r: (r.run_id, str(r.path))), target, task)
     if profile is not None and profile not in {run.profile for run in found}:
         known = ", ".join(sorted({run.profile for run in found}))
@@ -84,29 +153,38 @@ def build_table(
     chosen = choose_users(found, users)
     series, more = group_series(found, profile=profile, all_configs=all_configs)
     notes += more
-    labels = _labels(series)
-
-    main: list[Row] = []
+    series = [one for one in series if one.first.method != RANDOM or not one.is_default]
+    covering = {one: one.covering(chosen) for one in series}
+    if primary is None:
+        # Lists are compared where their order is more than chance.
+        lists = any(c and c[0].outcomes().has_slots for c in covering.values())
+        primary = PRIMARY_OF_LISTS if lists else PRIMARY
+    shown = tuple(dict.fromkeys([*metrics, *([] if primary in metrics else [primary])]))
+    for metric in shown:
+        parse_metric(metric)
+    labels = row_labels(series)
+    main: list[Measured] = []
     rest: list[Row] = []
     for one in series:
-        if one.first.method == RANDOM and one.is_default:
-            continue
-        covering = one.covering(chosen)
-        if covering:
-            main.append(_row(one, covering, chosen, labels[one], shown, ci))
+        if covering[one]:
+            main.append(measured(one, covering[one], chosen, labels[one], shown, primary, ci))
         else:
             widest = one.widest()
-            rest.append(_row(one, widest, widest[0].users, labels[one], shown, ci))
-    n_candidates = _n_candidates(found, chosen)
-    main.append(_random_row(n_candidates, len(chosen), shown, ci))
-    blocks = [Block("", mark_rows(sort_rows(main, primary), shown))]
+            users_of = widest[0].users
+            rest.append(measured(one, widest, users_of, labels[one], shown, primary, ci).row)
+    n_candidates = count_candidates(found, chosen)
+    main.append(random_measured(n_candidates, len(chosen), shown, primary, ci))
+    rows = mark_rows(sort_rows([one.row for one in main], primary), shown)
+    blocks = [Block("", (*rows, *_missing(rows, rest, wanted)))]
     if rest:
-        blocks.append(
-            Block("Other users (not comparable)", tuple(sort_rows(rest, primary)), comparable=False)
-        )
+        title = "Other users (not comparable)"
+        other = tuple(sort_rows(rest, primary))
+        blocks.append(Block(title, other, comparable=False, kind="other-users"))
+    quoted = reported_block(publication, target, shown) if publication else None
+    if quoted is not None:
+        blocks.append(quoted)
     protocol = protocol_record(found[0], n_candidates)
-    command = _command(target, primary, profile, users, task, all_configs, ci)
-    return Table(
+    table = Table(
         target=target,
         task_hash=found[0].task_hash,
         candidates_hash=found[0].candidates_hash,
@@ -114,123 +192,35 @@ def build_table(
         metrics=shown,
         primary=primary,
         blocks=tuple(blocks),
-        caption=caption_lines(protocol, blocks, len(chosen), shown, primary, ci, notes),
+        caption=caption_lines(protocol, blocks, len(chosen), primary, ci, costs, notes),
         with_intervals=ci,
-        command=command,
+        command="",
+        with_costs=costs,
     )
+    return Draft(table, tuple(main))
 
 
-def _labels(series: Sequence[Series]) -> dict[Series, str]:
-    """Names of the rows: the method, and whatever tells two rows of one method apart."""
-    labels = {}
-    for one in series:
-        run = one.first
-        same = [
-            other.first
-            for other in series
-            if other.first.method == run.method and other.first.profile == run.profile
-        ]
-        extra = [f"{key}={value}" for key, value in one.overrides]
-        if run.sources and len({other.sources for other in same}) > 1:
-            extra.append("sources " + "+".join(run.sources))
-        for key in ("dtype", "init_seed"):
-            if len({str(other.manifest.get(key)) for other in same}) > 1:
-                extra.append(f"{key} {run.manifest.get(key)}")
-        plugin = run.manifest["method"].get("plugin_sha256")
-        if plugin and any(not r.manifest["method"].get("plugin_sha256") for r in same):
-            extra.append(f"plugin {plugin[:8]}")
-        labels[one] = f"{run.method} ({', '.join(extra)})" if extra else run.method
-    return labels
-
-
-def _row(
-    one: Series,
-    runs: Sequence[StoredRun],
-    users: NDArray[np.int32],
-    label: str,
-    metrics: Sequence[str],
-    ci: bool,
-) -> Row:
-    """One row over ``users``, averaged over the seeds of ``runs``."""
-    outcomes = [_restrict(run, users) for run in runs]
-    figures = {}
-    for metric in metrics:
-        total = metric_per_user(outcomes[0], metric)
-        for other in outcomes[1:]:
-            total = total + metric_per_user(other, metric)
-        figures[metric] = _figure(total / len(outcomes), ci)
-    record = one.first.manifest
-    ties = [tie_report(one_seed, metrics) for one_seed in outcomes]
-    flags = ["transductive"] if record["method"].get("transductive") else []
-    flags += ["ties"] if any(report.needs_footnote for report in ties) else []
-    times = [float(run.manifest["seconds"].get("fit", math.nan)) for run in runs]
-    seconds = math.fsum(times) / len(times)
-    return Row(
-        method=one.first.method,
-        label=label,
-        family=one.first.family,
-        profile=one.first.profile,
-        seeds=tuple(run.seed for run in runs),
-        n_users=len(users),
-        figures=figures,
-        run_ids=tuple(run.run_id for run in runs),
-        config=one.first.config,
-        sources=one.first.sources,
-        flags=tuple(flags),
-        share_tied=round(math.fsum(report.share_tied for report in ties) / len(ties), _DECIMALS),
-        tie_gap=round(max(f.gap for r in ties for f in r.metrics.values()), _DECIMALS),
-        seconds_fit=None if math.isnan(seconds) else round(seconds, 3),
-    )
-
-
-def _restrict(run: StoredRun, users: NDArray[np.int32]) -> Outcomes:
-    """Outcomes of ``users``, all of which the run has scored (both ascending)."""
-    outcomes = run.outcomes()
-    if run.n_users == len(users):
-        return outcomes
-    return outcomes.take(np.searchsorted(run.users, users))
-
-
-def _figure(values: NDArray[np.float64], ci: bool) -> Figure:
-    # fsum is exact, so that the mean does not depend on how a processor orders the additions.
-    mean = round(math.fsum(values.tolist()) / len(values), _DECIMALS)
-    if not ci:
-        return Figure(mean)
-    low, high = bootstrap_interval(values)
-    return Figure(mean, (round(low, _DECIMALS), round(high, _DECIMALS)))
-
-
-def _n_candidates(runs: Sequence[StoredRun], users: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Candidates that compete, per user of the main block (or of any run, if none has them)."""
-    one = Series(tuple(runs), True, ())
-    covering = one.covering(users)
-    if covering:
-        return _restrict(covering[0], users).n_candidates
-    return one.widest()[0].outcomes().n_candidates
-
-
-def _random_row(
-    n_candidates: NDArray[np.int32], n_users: int, metrics: Sequence[str], ci: bool
-) -> Row:
-    means = random_row(n_candidates, metrics)
-    figures = {}
-    for metric, mean in means.items():
-        value = round(mean, _DECIMALS)
-        figures[metric] = Figure(value, (value, value) if ci else None)
-    return Row(
-        method=RANDOM,
-        label=f"{RANDOM} (closed form)",
-        family="reference",
-        profile="",
-        seeds=(),
-        n_users=n_users,
-        figures=figures,
-    )
+def _missing(rows: Sequence[Row], rest: Sequence[Row], wanted: Sequence[str]) -> list[Row]:
+    """A row of em rules for every wanted method without runs, in the order asked for."""
+    known = {row.method for row in (*rows, *rest)}
+    return [
+        Row(
+            method=method,
+            label=method,
+            family="missing",
+            profile="",
+            seeds=(),
+            n_users=0,
+            figures={},
+        )
+        for method in dict.fromkeys(wanted)
+        if method not in known
+    ]
 
 
 def _command(
     target: str,
-    primary: str,
+    primary: str | None,
     profile: str | None,
     users: int | None,
     task: str | None,
@@ -238,7 +228,7 @@ def _command(
     ci: bool,
 ) -> str:
     parts = ["bench leaderboard", f"--target {target}"]
-    if primary != "ndcg@5":
+    if primary is not None:
         parts.append(f"--primary {primary}")
     if profile is not None:
         parts.append(f"--profile {profile}")

@@ -6,7 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["DIGITS", "FAMILIES", "FLAGS", "Block", "Figure", "Mark", "Row", "Table", "mark_rows"]
+__all__ = [
+    "DIGITS",
+    "FAMILIES",
+    "FLAGS",
+    "SIGNS",
+    "Block",
+    "Cost",
+    "Figure",
+    "Mark",
+    "Row",
+    "Significance",
+    "Table",
+    "TableSet",
+    "mark_rows",
+    "sort_rows",
+]
 
 DIGITS = 4
 """Decimals of a displayed figure; marks compare displayed figures."""
@@ -22,10 +37,14 @@ FAMILIES: Mapping[str, str] = {
 }
 """Families in the order of the paper's rows, with their titles."""
 
-FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡"}
+FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡", "inconsistent": "§"}
 """What a reader must know of a row, with the sign that stands behind its name."""
 
+SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}
+"""Outcomes of tests, with the sign that stands behind the primary figure."""
+
 Mark = Literal["best", "second"]
+Kind = Literal["main", "other-users", "reported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,21 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a row cost, as the mean over its runs.
+
+    Attributes:
+        own: wall seconds of training and scoring this method, or None if not recorded.
+        total: the same with the shared parts (adapters, earlier attempts), or None.
+        memory_mb: largest peak memory of the runs in MB, or None.
+    """
+
+    own: float | None = None
+    total: float | None = None
+    memory_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One method of a table.
 
@@ -57,8 +91,8 @@ class Row:
         family: key of :data:`FAMILIES`, or a name unknown to this version.
         profile: named hyper-parameters; "" for the closed-form row.
         seeds: training seeds averaged; empty for the closed-form row.
-        n_users: users the means are over.
-        figures: by metric.
+        n_users: users the means are over; 0 where a source does not say.
+        figures: by metric; a metric that is absent is shown as missing.
         run_ids: the stored runs behind the row, in the order of ``seeds``.
         config: resolved configuration.
         sources: source domains.
@@ -67,6 +101,9 @@ class Row:
         tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
         seconds_fit: mean wall seconds of training, or None.
         marks: best and second best, by metric.
+        signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
+        cost: seconds and memory.
+        provenance: where a row comes from that no stored run stands behind; "" for all others.
     """
 
     method: str
@@ -84,6 +121,14 @@ class Row:
     tie_gap: float = 0.0
     seconds_fit: float | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
+    signs: tuple[str, ...] = ()
+    cost: Cost = Cost()
+    provenance: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells the rows of one table apart: label and profile."""
+        return (self.label, self.profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +139,52 @@ class Block:
         title: heading of the block; "" for the main one.
         rows: in printing order.
         comparable: whether all rows have the same users, so that marks make sense.
+        kind: ``main``, ``other-users`` (own n each) or ``reported`` (figures of a publication).
     """
 
     title: str
     rows: tuple[Row, ...]
     comparable: bool = True
+    kind: Kind = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Significance:
+    """The tests behind the signs of a table.
+
+    Attributes:
+        test: name of the test.
+        correction: adjustment for several comparisons.
+        alpha: level that adjusted p-values must stay below.
+        family: number of adjusted comparisons (one per target of the printed table).
+        leader: key of the row with the highest mean of the primary metric, or None.
+        p: largest p-value of the leader over its rivals; None where no valid test exists.
+        p_users: the same over users alone, "this checkpoint"; None where there is no rival.
+        adjusted_p: the same after the correction.
+        rival: key of the rival with that p-value.
+        starred: whether the leader earned the star.
+        reason: why there is no star; "" where there is one.
+        difference: mean lead over that rival.
+        minimum_detectable: smallest true difference that this test finds with 80 % power.
+        reference: label of the declared reference, or None.
+        reference_family: number of comparisons with the reference.
+    """
+
+    test: str
+    correction: str
+    alpha: float
+    family: int
+    leader: tuple[str, str] | None
+    p: float | None
+    p_users: float | None
+    adjusted_p: float | None
+    rival: tuple[str, str] | None
+    starred: bool
+    reason: str
+    difference: float | None = None
+    minimum_detectable: float | None = None
+    reference: str | None = None
+    reference_family: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +202,8 @@ class Table:
         caption: sentences that belong under the table.
         with_intervals: whether intervals of the primary metric are displayed.
         command: the command line that makes this table.
+        with_costs: whether seconds and memory are displayed.
+        significance: the tests behind the signs; None where nothing could be tested.
     """
 
     target: str
@@ -128,11 +216,30 @@ class Table:
     caption: tuple[str, ...]
     with_intervals: bool
     command: str
+    with_costs: bool = False
+    significance: Significance | None = None
 
     @property
     def rows(self) -> list[Row]:
         """All rows, in printing order."""
         return [row for block in self.blocks for row in block.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSet:
+    """Tables of several targets that belong together: one suite, one family of tests.
+
+    Attributes:
+        name: name of the suite.
+        title: one sentence.
+        tables: one per target.
+        command: the command line that makes them.
+    """
+
+    name: str
+    title: str
+    tables: tuple[Table, ...]
+    command: str
 
 
 def family_key(family: str) -> tuple[int, str]:
@@ -142,23 +249,29 @@ def family_key(family: str) -> tuple[int, str]:
 
 
 def sort_rows(rows: Iterable[Row], primary: str) -> list[Row]:
-    """Family in the paper's order, then the primary metric, best first, then the label."""
-    return sorted(
-        rows,
-        key=lambda r: (family_key(r.family), -r.figures[primary].mean, r.label, r.profile),
-    )
+    """Family in the paper's order, then the primary metric, best first, missing last, then the label."""
+
+    def key(row: Row) -> tuple[tuple[int, str], float, str, str]:
+        figure = row.figures.get(primary)
+        return (family_key(row.family), -figure.mean if figure else 1.0, row.label, row.profile)
+
+    return sorted(rows, key=key)
 
 
 def mark_rows(rows: Sequence[Row], metrics: Iterable[str]) -> tuple[Row, ...]:
     """Mark the best displayed figure of each metric, and the next distinct one.
 
-    All rows that show the same figure get the same mark.
+    All rows that show the same figure get the same mark; missing figures get none.
     """
     marks: list[dict[str, Mark]] = [{} for _ in rows]
     for metric in metrics:
-        shown = [float(row.figures[metric].shown) for row in rows]
-        levels = sorted(set(shown), reverse=True)
+        shown = [
+            float(row.figures[metric].shown) if metric in row.figures else None for row in rows
+        ]
+        levels = sorted({value for value in shown if value is not None}, reverse=True)
         for mark, value in zip(marks, shown, strict=True):
+            if value is None:
+                continue
             if value == levels[0]:
                 mark[metric] = "best"
             elif value in levels[1:2]:

@@ -6,36 +6,33 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
 
-from bench.report.table import FAMILIES, FLAGS, Row, Table
+from bench.report.grid import Cell, columns, sections
+from bench.report.table import Row, Table, TableSet
 
 __all__ = ["to_csv", "to_json", "to_markdown"]
 
-_EMPTY = "–"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: Table | TableSet) -> str:
     """The table as Markdown without HTML, with its caption; ends with a newline."""
-    with_profile = len({row.profile for row in table.rows if row.profile}) > 1
-    headers = ["Family", "Method", *(["Profile"] if with_profile else []), "S", "n"]
-    headers += [metric.upper() for metric in table.metrics]
-    if table.with_intervals:
-        headers.append(f"{table.primary.upper()} 95 % CI")
-    n_text = 3 if with_profile else 2
-    align = ["left"] * n_text + ["right"] * (len(headers) - n_text)
+    if isinstance(table, TableSet):
+        head = f"## {_escape(table.title)}\n\n"
+        return head + "\n".join(to_markdown(one) for one in table.tables)
+    shown = columns(table)
+    headers = [column.title for column in shown]
+    align = ["left" if column.is_text else "right" for column in shown]
     parts = [f"### {_escape(table.target)}", ""]
-    for block in table.blocks:
-        if block.title:
-            parts += ["---", "", f"{_escape(block.title)}:", ""]
-        body, family = [], None
-        for row in block.rows:
-            title = FAMILIES.get(row.family, row.family)
-            body.append(_cells(table, row, "" if row.family == family else title, with_profile))
-            family = row.family
+    for section in sections(table, shown):
+        if section.block.title:
+            parts += ["---", "", f"{_escape(section.block.title)}:", ""]
+        body = [[_cell(cell) for cell in cells] for _, cells in section.lines]
         parts += [
             tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True),
             "",
@@ -45,22 +42,13 @@ def to_markdown(table: Table) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _cells(table: Table, row: Row, family: str, with_profile: bool) -> list[str]:
-    signs = "".join(sign for flag, sign in FLAGS.items() if flag in row.flags)
-    name = _escape(row.label) + (f" {signs}" if signs else "")
-    cells = [_escape(family), name]
-    if with_profile:
-        cells.append(_escape(row.profile) or _EMPTY)
-    cells += [str(len(row.seeds)) if row.seeds else _EMPTY, f"{row.n_users:,}"]
-    for metric in table.metrics:
-        shown = row.figures[metric].shown
-        mark = {"best": "**", "second": "_"}.get(row.marks.get(metric, ""), "")
-        cells.append(f"{mark}{shown}{mark}")
-    if table.with_intervals:
-        interval = row.figures[table.primary].ci95
-        shown = f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval and row.seeds else _EMPTY
-        cells.append(shown)
-    return cells
+def _cell(cell: Cell) -> str:
+    mark = {"best": "**", "second": "_"}.get(cell.mark or "", "")
+    text = f"{mark}{_escape(cell.text)}{mark}"
+    if not cell.signs:
+        return text
+    # A sign belongs to the figure; behind a name a blank keeps it apart.
+    return text + (" " if cell.exact is None else "") + _escape(cell.signs)
 
 
 def _escape(text: str) -> str:
@@ -68,67 +56,91 @@ def _escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text.replace("\n", " "))
 
 
-def to_csv(table: Table) -> str:
+def to_csv(table: Table | TableSet) -> str:
     """One line per row with full precision, RFC 4180 quoting and LF line ends.
 
     The columns ``task_hash`` and ``candidates_hash`` are in every line, so that lines of several
     tables can be joined without losing what may be compared.
     """
+    tables = table.tables if isinstance(table, TableSet) else (table,)
+    metrics = tuple(dict.fromkeys(metric for one in tables for metric in one.metrics))
+    with_intervals = any(one.with_intervals for one in tables)
     header = [
         *("target", "task_hash", "candidates_hash", "block", "family", "method", "label"),
         *("profile", "seeds", "n_users"),
     ]
-    for metric in table.metrics:
+    for metric in metrics:
         header.append(metric)
-        if table.with_intervals:
+        if with_intervals:
             header += [f"{metric}_low", f"{metric}_high"]
-    header += ["seconds_fit", "flags", "run_ids"]
+    header += ["signs", "seconds_fit", "seconds_own", "seconds_total", "peak_memory_mb"]
+    header += ["flags", "run_ids", "provenance"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    for block in table.blocks:
-        for row in block.rows:
-            cells: list[Any] = [
-                *(table.target, table.task_hash, table.candidates_hash),
-                "main" if block.comparable else "other-users",
-                *(row.family, row.method, row.label, row.profile),
-                *(" ".join(map(str, row.seeds)), row.n_users),
-            ]
-            for metric in table.metrics:
-                figure = row.figures[metric]
-                cells.append(repr(figure.mean))
-                if table.with_intervals:
-                    cells += [repr(end) for end in figure.ci95 or ()]
-            seconds = "" if row.seconds_fit is None else repr(row.seconds_fit)
-            writer.writerow([*cells, seconds, " ".join(row.flags), " ".join(row.run_ids)])
+    for one in tables:
+        for block in one.blocks:
+            for row in block.rows:
+                start = [one.target, one.task_hash, one.candidates_hash]
+                if block.kind == "reported":
+                    start = [one.target, "", ""]
+                writer.writerow([*start, block.kind, *_csv_cells(row, metrics, with_intervals)])
     return stream.getvalue()
 
 
-def to_json(table: Table) -> str:
+def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[Any]:
+    cells: list[Any] = [row.family, row.method, row.label, row.profile]
+    cells += [" ".join(map(str, row.seeds)), row.n_users or ""]
+    for metric in metrics:
+        figure = row.figures.get(metric)
+        cells.append("" if figure is None else repr(figure.mean))
+        if with_intervals:
+            ends = figure.ci95 if figure is not None else None
+            cells += ["", ""] if ends is None else [repr(end) for end in ends]
+    cells.append(" ".join(row.signs))
+    costs = (row.seconds_fit, row.cost.own, row.cost.total, row.cost.memory_mb)
+    cells += ["" if value is None else repr(value) for value in costs]
+    return [*cells, " ".join(row.flags), " ".join(row.run_ids), row.provenance]
+
+
+def to_json(table: Table | TableSet) -> str:
     """The whole table with full precision: sorted keys, two blanks of indent, a final newline."""
-    value = {
+    value: dict[str, Any]
+    if isinstance(table, TableSet):
+        value = {"suite": table.name, "title": table.title, "command": table.command}
+        value["tables"] = [_json_table(one) for one in table.tables]
+    else:
+        value = _json_table(table)
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _json_table(table: Table) -> dict[str, Any]:
+    return {
         "target": table.target,
         "protocol": dict(table.protocol),
         "primary": table.primary,
         "metrics": list(table.metrics),
         "caption": list(table.caption),
         "command": table.command,
+        "significance": asdict(table.significance) if table.significance else None,
         "blocks": [
             {
                 "title": block.title,
                 "comparable": block.comparable,
+                "kind": block.kind,
                 "rows": [_json_row(table, row) for row in block.rows],
             }
             for block in table.blocks
         ],
     }
-    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _json_row(table: Table, row: Row) -> dict[str, Any]:
     figures: dict[str, dict[str, Any]] = {}
     for metric in table.metrics:
-        figure = row.figures[metric]
+        figure = row.figures.get(metric)
+        if figure is None:
+            continue
         figures[metric] = {"mean": figure.mean, "mark": row.marks.get(metric)}
         if figure.ci95 is not None:
             figures[metric]["ci95"] = list(figure.ci95)
@@ -147,4 +159,7 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "share_tied": row.share_tied,
         "tie_gap": row.tie_gap,
         "seconds_fit": row.seconds_fit,
+        "signs": list(row.signs),
+        "cost": asdict(row.cost),
+        "provenance": row.provenance,
     }

@@ -1,0 +1,185 @@
+"""Stored runs to the rows of a table, with the per-user values that tests need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.evaluation import (
+    Outcomes,
+    bootstrap_interval,
+    metric_per_user,
+    random_row,
+    tie_report,
+)
+from bench.report.select import Series
+from bench.report.table import Cost, Figure, Row
+
+if TYPE_CHECKING:
+    from bench.runs.stored import StoredRun
+
+__all__ = ["RANDOM", "Measured", "count_candidates", "measured", "random_measured", "row_labels"]
+
+RANDOM = "random"
+_DECIMALS = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A row and what its tests are made of.
+
+    Attributes:
+        row: the row.
+        values: float64, shape ``(S, n)``: the primary metric per seed and user.
+        trainable: whether another training seed would change them.
+    """
+
+    row: Row
+    values: NDArray[np.float64]
+    trainable: bool
+
+
+def row_labels(series: Sequence[Series]) -> dict[Series, str]:
+    """Names of the rows: the method, and whatever tells two rows of one method apart."""
+    labels = {}
+    for one in series:
+        run = one.first
+        same = [
+            other.first
+            for other in series
+            if other.first.method == run.method and other.first.profile == run.profile
+        ]
+        scorer = run.config.get("scorer")
+        extra = [str(scorer)] if scorer else []
+        extra += [f"{key}={value}" for key, value in one.overrides if key != "scorer"]
+        if run.sources and len({other.sources for other in same}) > 1:
+            extra.append("sources " + "+".join(run.sources))
+        for key in ("dtype", "init_seed"):
+            if len({str(other.manifest.get(key)) for other in same}) > 1:
+                extra.append(f"{key} {run.manifest.get(key)}")
+        plugin = run.manifest["method"].get("plugin_sha256")
+        if plugin and any(not r.manifest["method"].get("plugin_sha256") for r in same):
+            extra.append(f"plugin {plugin[:8]}")
+        labels[one] = f"{run.method} ({', '.join(extra)})" if extra else run.method
+    return labels
+
+
+def measured(
+    one: Series,
+    runs: Sequence[StoredRun],
+    users: NDArray[np.int32],
+    label: str,
+    metrics: Sequence[str],
+    primary: str,
+    ci: bool,
+) -> Measured:
+    """One row over ``users``, averaged over the seeds of ``runs``."""
+    outcomes = [_restrict(run, users) for run in runs]
+    figures = {}
+    for metric in metrics:
+        total = metric_per_user(outcomes[0], metric)
+        for other in outcomes[1:]:
+            total = total + metric_per_user(other, metric)
+        figures[metric] = _figure(total / len(outcomes), ci)
+    record = one.first.manifest
+    ties = [tie_report(one_seed, metrics) for one_seed in outcomes]
+    flags = ["transductive"] if record["method"].get("transductive") else []
+    flags += ["ties"] if any(report.needs_footnote for report in ties) else []
+    fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))
+    row = Row(
+        method=one.first.method,
+        label=label,
+        family=one.first.family,
+        profile=one.first.profile,
+        seeds=tuple(run.seed for run in runs),
+        n_users=len(users),
+        figures=figures,
+        run_ids=tuple(run.run_id for run in runs),
+        config=one.first.config,
+        sources=one.first.sources,
+        flags=tuple(flags),
+        share_tied=round(math.fsum(report.share_tied for report in ties) / len(ties), _DECIMALS),
+        tie_gap=round(max(f.gap for r in ties for f in r.metrics.values()), _DECIMALS),
+        seconds_fit=fit,
+        cost=_cost(runs),
+    )
+    values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
+    return Measured(row, values, bool(record["method"].get("trainable", True)))
+
+
+def _cost(runs: Sequence[StoredRun]) -> Cost:
+    def own(run: StoredRun) -> float | None:
+        seconds = run.manifest["seconds"]
+        fit, score = seconds.get("fit"), seconds.get("score")
+        return None if fit is None or score is None else float(fit) + float(score)
+
+    found = [(run.manifest.get("peak_memory") or {}).get("mb") for run in runs]
+    peaks = [float(peak) for peak in found if peak is not None]
+    return Cost(
+        own=_mean_of(runs, own),
+        total=_mean_of(runs, lambda run: run.manifest["seconds"].get("total_with_adapters")),
+        memory_mb=max(peaks) if peaks and len(peaks) == len(found) else None,
+    )
+
+
+def _mean_of(runs: Sequence[StoredRun], read: Callable[[StoredRun], float | None]) -> float | None:
+    """Mean over runs to a millisecond; None where one of them does not record it."""
+    values = [read(run) for run in runs]
+    known = [float(value) for value in values if value is not None]
+    return round(math.fsum(known) / len(known), 3) if known and len(known) == len(values) else None
+
+
+def _restrict(run: StoredRun, users: NDArray[np.int32]) -> Outcomes:
+    """Outcomes of ``users``, all of which the run has scored (both ascending)."""
+    outcomes = run.outcomes()
+    if run.n_users == len(users):
+        return outcomes
+    return outcomes.take(np.searchsorted(run.users, users))
+
+
+def _figure(values: NDArray[np.float64], ci: bool) -> Figure:
+    # fsum is exact, so that the mean does not depend on how a processor orders the additions.
+    mean = round(math.fsum(values.tolist()) / len(values), _DECIMALS)
+    if not ci:
+        return Figure(mean)
+    low, high = bootstrap_interval(values)
+    return Figure(mean, (round(low, _DECIMALS), round(high, _DECIMALS)))
+
+
+def count_candidates(runs: Sequence[StoredRun], users: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Candidates that compete, per user of the main block (or of any run, if none has them)."""
+    one = Series(tuple(runs), True, ())
+    covering = one.covering(users)
+    if covering:
+        return _restrict(covering[0], users).n_candidates
+    return one.widest()[0].outcomes().n_candidates
+
+
+def random_measured(
+    n_candidates: NDArray[np.int32], n_users: int, metrics: Sequence[str], primary: str, ci: bool
+) -> Measured:
+    """The closed-form row: what a scorer that knows nothing gets in expectation."""
+    means = random_row(n_candidates, metrics)
+    figures = {}
+    for metric, mean in means.items():
+        value = round(mean, _DECIMALS)
+        figures[metric] = Figure(value, (value, value) if ci else None)
+    row = Row(
+        method=RANDOM,
+        label=f"{RANDOM} (closed form)",
+        family="reference",
+        profile="",
+        seeds=(),
+        n_users=n_users,
+        figures=figures,
+    )
+    nothing = np.zeros_like(n_candidates)
+    constant = Outcomes(
+        nothing, n_candidates - 1, n_candidates, np.ones(len(n_candidates), dtype=np.bool_)
+    )
+    return Measured(row, metric_per_user(constant, primary)[None, :], False)
