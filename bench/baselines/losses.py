@@ -76,7 +76,12 @@ def full_softmax_loss(
         bias: float, shape ``(n_items,)``, or None.
 
     Returns:
-        Scalar tensor, nats. First-order gradients only (no double backward).
+        Scalar tensor, nats, computed in float32 or wider. First-order gradients only (no double
+        backward).
     """
-    loss: Tensor = _FullSoftmax.apply(hidden, table, bias, targets)  # type: ignore[no-untyped-call]
+    if hidden.dtype in (torch.bfloat16, torch.float16):
+        hidden = hidden.float()
+    # Under autocast the table is float32 too; the softmax over thousands of items stays in it.
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss: Tensor = _FullSoftmax.apply(hidden, table, bias, targets)  # type: ignore[no-untyped-call]
     return loss

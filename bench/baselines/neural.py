@@ -14,7 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.baselines.batches import pad_histories
-from bench.baselines.training import LoopConfig, TrainingReport, isolated_randomness, train
+from bench.baselines.training import (
+    LoopConfig,
+    TrainingReport,
+    autocast,
+    isolated_randomness,
+    train,
+)
 from bench.errors import MethodError
 from bench.io import read_json, write_json
 from bench.methods import Capabilities, Context, Method, Requests, Scores, TrainView
@@ -90,13 +96,13 @@ class NeuralMethod(Method):
             raise MethodError(f"{self.name} was asked for scores before it was fitted or loaded.")
         if len(requests.candidates) and int(requests.candidates.min()) < 0:
             raise MethodError(f"{self.name} was given a negative candidate index.")
-        self.model.eval()
+        device = torch.device(context.device)
+        self.model.to(device).eval()
         values = np.empty(requests.candidates.shape, dtype=np.float32)
         rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // (self._shape["n_items"] + 1)))
         # Rows of like length together: trimmed batches then hold little padding.
         order = np.argsort(requests.history.lengths, kind="stable")
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(context):
             for start in range(0, len(order), rows_at_once):
                 rows = order[start : start + rows_at_once]
                 values[rows] = self._score_rows(requests, rows, device)

@@ -28,7 +28,14 @@ from bench.methods import Context, MethodConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LoopConfig", "TrainingReport", "epoch_generator", "isolated_randomness", "train"]
+__all__ = [
+    "LoopConfig",
+    "TrainingReport",
+    "autocast",
+    "epoch_generator",
+    "isolated_randomness",
+    "train",
+]
 
 _CHECKPOINT = "checkpoint.pt"
 _FORMAT = 1
@@ -95,6 +102,15 @@ def isolated_randomness(seed: int, epoch: int = 0) -> Iterator[None]:
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
         yield
+
+
+def autocast(context: Context) -> torch.autocast:
+    """Mixed precision as the context asks: weights stay float32, products run in its dtype."""
+    return torch.autocast(
+        torch.device(context.device).type,
+        dtype=torch.bfloat16,
+        enabled=context.dtype == "bfloat16",
+    )
 
 
 def train(
@@ -188,7 +204,8 @@ def _run_epoch(
         batches, total=len(batches), description=f"epoch {epoch}/{config.epochs}"
     ):
         optimiser.zero_grad(set_to_none=True)
-        loss = step()
+        with autocast(context):
+            loss = step()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise MethodError(

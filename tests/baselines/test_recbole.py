@@ -317,6 +317,23 @@ def planted_ndcg(cls: type[Method], folder: Path, **settings: Any) -> float:
     return float(metric_per_user(outcomes, "ndcg@5").mean())
 
 
+@pytest.mark.parametrize("cls", ALL)
+def test_bfloat16_is_used_where_it_is_asked_for(cls: type[Method], tmp_path: Path) -> None:
+    task = planted_task(n_users=40)
+    values = {}
+    for dtype in ("float32", "bfloat16"):
+        folder = tmp_path / dtype
+        folder.mkdir()
+        context = make_context(folder, task, dtype=dtype)
+        method = cls(cls.Config(epochs=1))
+        method.fit(task.train_view(with_sources=False), context)
+        requests, _ = task.validation(task.subset(None))
+        values[dtype] = method.score(requests, context).values
+        assert values[dtype].dtype == np.float32
+    difference = np.abs(values["float32"] - values["bfloat16"]).max()
+    assert 0 < difference < 0.1 * np.abs(values["float32"]).max() + 0.05
+
+
 def test_options_on_the_command_line_of_the_program_do_not_reach_recbole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
