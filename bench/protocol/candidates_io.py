@@ -90,7 +90,9 @@ def write_candidates(
         split: part of the key.
         seed: candidate seed, part of the key.
         n_negatives: negatives per user.
-        threads: threads that draw; None for one per usable core. The files do not depend on it.
+        threads: threads that draw; None for one per usable core. The files do not depend on it. They
+            share Python's lock between array operations: where other programs keep the cores busy,
+            one thread can be faster.
 
     Raises:
         ProtocolError: a wrong file name, number of threads or number of users, or a user with too few eligible items.
