@@ -16,10 +16,12 @@ from bench.cli import (
     assets,
     candidates,
     check,
+    compare,
     data,
     doctor,
     exchange,
     leaderboard,
+    lint,
     methods,
     new,
     run,
@@ -103,6 +105,8 @@ app.command("run")(run.run)
 app.command("methods")(methods.methods)
 app.command("domains")(data.domains)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("lint")(lint.lint)
+app.command("compare")(compare.compare)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")

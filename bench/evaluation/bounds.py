@@ -149,8 +149,9 @@ def explain(figures: Mapping[str, Reported], *, n_candidates: int | None = None)
     names = _smallest_conflict(figures, n_candidates)
     chosen = {name: figures[name] for name in names}
     metric = names[-1]
-    if (limits := feasible_range(metric, chosen, n_candidates=n_candidates)) is None:
-        raise AssertionError(f"{names} is not a smallest conflict")  # excluded by construction
+    limits = feasible_range(metric, chosen, n_candidates=n_candidates)
+    if limits is None:
+        raise ConfigError(f"the figures {', '.join(names)} are too close to a bound to be judged.")
     uncut = {("mrr" if _parse(name)[0] == "mrr" else name): figures[name] for name in figures}
     return Conflict(
         tuple(names),
@@ -269,16 +270,20 @@ def _solve(
     values = np.array([figure.value for figure in figures.values()])
     slack = np.array([figure.slack + SOLVER_SLACK for figure in figures.values()])
     cost = np.zeros(depth + 1) if objective is None else objective[1] * _gains(objective[0], depth)
-    solution = linprog(
-        cost,
-        A_ub=np.vstack([rows, -rows]),
-        b_ub=np.concatenate([values + slack, slack - values]),
-        A_eq=np.ones((1, depth + 1)),
-        b_eq=[1.0],
-        bounds=(0, None),
-        method="highs",
-    )
-    return float(solution.fun) if solution.status == 0 else None
+    # An objective can make the solver miss a region that is a single point: try again a little wider.
+    for widening in (0.0,) if objective is None else (0.0, SOLVER_SLACK):
+        solution = linprog(
+            cost,
+            A_ub=np.vstack([rows, -rows]),
+            b_ub=np.concatenate([values + slack, slack - values]) + widening,
+            A_eq=np.ones((1, depth + 1)),
+            b_eq=[1.0],
+            bounds=(0, None),
+            method="highs",
+        )
+        if solution.status == 0:
+            return float(solution.fun)
+    return None
 
 
 def _gains(metric: str, depth: int) -> NDArray[np.float64]:
