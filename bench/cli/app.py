@@ -16,6 +16,7 @@ from bench.cli import (
     assets,
     candidates,
     check,
+    compare,
     data,
     doctor,
     exchange,
@@ -105,6 +106,7 @@ app.command("methods")(methods.methods)
 app.command("domains")(data.domains)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("lint")(lint.lint)
+app.command("compare")(compare.compare)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")

@@ -1,0 +1,210 @@
+"""``bench compare``: stored runs side by side, and what the choice of sources and candidates did."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.output import print_json, print_table, split_names
+from bench.cli.run_options import parse_users
+from bench.cli.runs import open_store
+
+if TYPE_CHECKING:
+    from bench.evaluation import SeedComparison
+    from bench.report.comparison import Pairwise
+    from bench.runs.stored import StoredRun
+
+__all__ = ["compare"]
+
+
+class Correction(StrEnum):
+    """Corrections for the number of comparisons."""
+
+    HOLM = "holm"
+    BH = "bh"
+    NONE = "none"
+
+
+_CORRECTION_NAMES = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no correction"}
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="Run ids; seeds of one method are joined."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Target domain, instead of run ids.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Methods on the target; default: all.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "ndcg@5",
+    reference: Annotated[
+        str | None, typer.Option(help="Compare all with this method only; default: all pairs.")
+    ] = None,
+    correction: Annotated[
+        Correction, typer.Option(help="Correction over the comparisons printed.")
+    ] = Correction.HOLM,
+    alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Differences within +- this are equivalent.")
+    ] = 0.005,
+    also: Annotated[
+        str | None,
+        typer.Option(metavar="T,T2", help="Further tests: flips, bootstrap, mcnemar, wilcoxon."),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None,
+    users: Annotated[
+        str, typer.Option(metavar="full|N", help="All test users, or the subset of N users.")
+    ] = "full",
+    task: Annotated[str | None, typer.Option(help="First digits of a task hash.")] = None,
+    all_configs: Annotated[
+        bool, typer.Option("--all-configs", help="Also configurations other than the default.")
+    ] = False,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare runs over the same users: size of the difference, tests, and what was detectable.
+
+    Give run ids, or --target with --methods. Runs of different tasks are refused.
+    """
+    from bench.errors import ConfigError
+    from bench.report.comparison import compare_all, pairwise_record
+    from bench.report.contenders import contenders_of_runs, contenders_of_target
+
+    if bool(runs) == (target is not None):
+        raise ConfigError(
+            "expected run ids or --target, one of the two: `bench compare RUN RUN` or "
+            "`bench compare --target D --methods A,B`."
+        )
+    if runs:
+        opened = open_store(store)
+        contenders, notes = contenders_of_runs([opened.get(name) for name in runs], metric)
+    else:
+        contenders, notes = contenders_of_target(
+            _readable(store),
+            str(target),
+            split_names(methods or ""),
+            metric=metric,
+            profile=profile,
+            users=parse_users(users),
+            task=task,
+            all_configs=all_configs,
+        )
+    found = compare_all(
+        contenders,
+        metric,
+        reference=reference,
+        correction=correction.value,
+        alpha=alpha,
+        bound=bound,
+        secondary=split_names(also or ""),
+    )
+    if as_json:
+        print_json({**pairwise_record(found), "notes": notes})
+    else:
+        _print(found, notes)
+
+
+def _readable(store: Path | None) -> list[StoredRun]:
+    """All runs of the store; damaged ones are named on standard error."""
+    from bench.runs.store import Damage
+
+    damaged: list[Damage] = []
+    found = open_store(store).list(damaged=damaged)
+    for one in damaged:
+        typer.echo(f"left out: {one.reason}", err=True)
+    return found
+
+
+def p_text(p: float | None) -> str:
+    """A p-value for people."""
+    if p is None:
+        return "-"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}" if math.isfinite(value) else "-"
+
+
+def difference_text(test: SeedComparison) -> str:
+    """A difference with its interval."""
+    return f"{_signed(test.difference)} [{_signed(test.ci95[0])}, {_signed(test.ci95[1])}]"
+
+
+def _print(found: Pairwise, notes: list[str]) -> None:
+    typer.echo(
+        f"{found.target}: {found.metric.upper()} of {found.n_users:,} users, "
+        f"task {found.task_hash[:12]}\n"
+    )
+    print_table(
+        ("method", "seeds", "mean", "rank", "runs"),
+        [
+            (
+                c.label,
+                ",".join(str(run.seed) for run in c.runs) if c.trainable else "-",
+                f"{c.mean:.4f}",
+                str(found.ranks.get(c.label, "")),
+                " ".join(run.run_id[:8] for run in c.runs),
+            )
+            for c in found.contenders
+        ],
+    )
+    checkpoint = any(pair.test.this_checkpoint for pair in found.pairs)
+    family = len(found.pairs)
+    typer.echo(
+        f"\nPaired t-test over users and training seeds, two-sided; "
+        f"{_CORRECTION_NAMES[found.correction]} over {family} comparison{'s' * (family != 1)}, "
+        f"alpha {found.alpha:g}"
+    )
+    extra = tuple(found.pairs[0].secondary)
+    seeded = any(max(pair.test.seeds) > 1 for pair in found.pairs)
+    print_table(
+        (
+            *("methods", "difference [95 % CI]", "relative", "p", "adjusted p"),
+            *(("p (users)",) if seeded else ()),
+            *(f"p ({name})" for name in extra),
+            *("d_z", "better / same / worse", "detectable", "result"),
+        ),
+        [
+            (
+                f"{pair.a} - {pair.b}",
+                difference_text(pair.test),
+                "-" if pair.test.relative is None else f"{100 * pair.test.relative:+.1f} %",
+                p_text(pair.test.p) + ("*" if pair.test.this_checkpoint else ""),
+                p_text(pair.adjusted_p),
+                *((p_text(pair.test.p_users),) if seeded else ()),
+                *(p_text(pair.secondary[name]) for name in extra),
+                f"{pair.test.d_z:+.3f}" if math.isfinite(pair.test.d_z) else "-",
+                f"{pair.test.wins} / {pair.test.ties} / {pair.test.losses}",
+                f"{pair.test.minimum_detectable:.4f}"
+                if math.isfinite(pair.test.minimum_detectable)
+                else "-",
+                pair.verdict,
+            )
+            for pair in found.pairs
+        ],
+    )
+    typer.echo(
+        "\nIntervals and p are those of single comparisons; adjusted p belongs to all of them. "
+        "detectable: smallest true\ndifference that this test finds with a chance of 80 %. "
+        '"not separated" does not mean equal; "equivalent" means that\nthe interval lies within '
+        "the bound."
+    )
+    if checkpoint:
+        typer.echo(
+            "* A trained method has one seed: the test is about this checkpoint, not the method. "
+            "Add seeds with --seed 0,1,2."
+        )
+    if seeded:
+        typer.echo("p (users): of these checkpoints alone, without the variance between seeds.")
+    if found.ranks:
+        typer.echo("rank: best and worst place, given the differences that are significant.")
+    for note in notes:
+        typer.echo(note)
