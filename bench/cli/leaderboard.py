@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.output import split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
 from bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.report.table import Table, TableSet
+    from bench.runs.stored import StoredRun
 
 __all__ = ["leaderboard"]
 
@@ -29,7 +33,10 @@ class Format(StrEnum):
 
 
 def leaderboard(
-    target: Annotated[str | None, typer.Option(help="Target domain.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="D[,D2]", help="Target domain; several: one family of tests."),
+    ] = None,
     suite: Annotated[
         str | None, typer.Option(help="All targets of a suite as one table, instead of --target.")
     ] = None,
@@ -73,13 +80,19 @@ def leaderboard(
     store: Annotated[
         Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write to this file instead; with --format html also a folder, for a whole site."
+        ),
+    ] = None,
 ) -> None:
     """Print the table of one target or suite. Every figure comes from a stored run; nothing is typed."""
+    from bench.evaluation import METRICS
     from bench.io import write_text
     from bench.report import leaderboard as report
     from bench.report.reported import load_publication
-    from bench.report.suite_table import build_suite
+    from bench.report.suite_table import build_suite, build_targets
     from bench.runs.store import Damage
     from bench.suites import load_suite
 
@@ -93,6 +106,11 @@ def leaderboard(
         typer.echo(f"left out: {found.reason}", err=True)
     n_users = None if users is None else parse_users(users)
     publication = None if reported is None else load_publication(reported)
+    site = out if format_ is Format.HTML and out is not None and not _is_page(out) else None
+    # The pages of a site show every metric, with its interval.
+    metrics = report.DISPLAYED if site is None else METRICS
+    ci = ci or site is not None
+    names = split_names(target or "")
     table: Table | TableSet
     if suite is not None:
         if profile is not None or task is not None:
@@ -108,14 +126,32 @@ def leaderboard(
             all_configs=all_configs,
             ci=ci,
             costs=cost,
+            metrics=metrics,
+        )
+    elif len(names) > 1:
+        if scale is not None or task is not None:
+            raise ConfigError("--scale belongs to --suite, --task to a single --target.")
+        table = build_targets(
+            runs,
+            names,
+            primary=primary,
+            profile=profile,
+            users=n_users,
+            publication=publication,
+            reference=reference,
+            all_configs=all_configs,
+            ci=ci,
+            costs=cost,
+            metrics=metrics,
         )
     else:
         if scale is not None:
             raise ConfigError("--scale belongs to --suite; choose a profile with --profile.")
         table = report.build_table(
             runs,
-            str(target),
+            names[0] if names else "",
             primary=primary,
+            metrics=metrics,
             profile=profile,
             users=n_users,
             task=task,
@@ -125,6 +161,9 @@ def leaderboard(
             reference=reference,
             publication=publication,
         )
+    if site is not None:
+        typer.echo(f"wrote {_write_site(table, runs, site)}", err=True)
+        return
     writer = {
         Format.MARKDOWN: report.to_markdown,
         Format.LATEX: report.to_latex,
@@ -138,3 +177,21 @@ def leaderboard(
     else:
         write_text(out, text)
         typer.echo(f"wrote {out}", err=True)
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a path means one HTML file; any other is the folder of a site."""
+    return path.suffix.lower() in (".html", ".htm") and not path.is_dir()
+
+
+def _write_site(table: Table | TableSet, runs: Sequence[StoredRun], folder: Path) -> Path:
+    from bench.report.leaderboard import DISPLAYED
+    from bench.report.site import Board, write_site
+    from bench.report.table import TableSet
+
+    tables = table.tables if isinstance(table, TableSet) else (table,)
+    boards = [Board(one, tuple(dict.fromkeys([*DISPLAYED, one.primary]))) for one in tables]
+    title = table.title if isinstance(table, TableSet) else f"Leaderboard of {table.target}"
+    # Intervals are always shown here, whether or not they were asked for.
+    command = table.command.removesuffix(" --ci") + f" --format html --out {folder.name}"
+    return write_site(boards, runs, folder, title=title, command=command)

@@ -1,4 +1,4 @@
-"""A suite's table: several targets, one family of tests."""
+"""Tables of several targets, a suite's or named ones: one family of tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.errors import ResultError
-from bench.report.leaderboard import draft_table, finish
+from bench.report.leaderboard import DISPLAYED, draft_table, finish
 from bench.report.reported import Publication, load_publication
 from bench.report.significance import Draft
 from bench.report.table import TableSet
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
     from bench.suites import Suite
 
-__all__ = ["build_suite"]
+__all__ = ["build_suite", "build_targets"]
 
 
 def build_suite(
@@ -31,6 +31,7 @@ def build_suite(
     all_configs: bool = False,
     ci: bool = False,
     costs: bool = False,
+    metrics: Sequence[str] = DISPLAYED,
 ) -> TableSet:
     """Build the tables of a suite; the tests of all targets are one family.
 
@@ -48,6 +49,7 @@ def build_suite(
         all_configs: as in :func:`~bench.report.leaderboard.build_table`, like ``ci`` and ``costs``.
         ci: 95 % intervals.
         costs: seconds and memory.
+        metrics: displayed metrics.
 
     Raises:
         ResultError: no target of the suite has runs.
@@ -70,6 +72,7 @@ def build_suite(
             runs,
             target,
             primary=primary or suite.primary,
+            metrics=metrics,
             profile=chosen.profile,
             users=None if n_users == "full" else int(n_users),
             all_configs=all_configs,
@@ -93,6 +96,68 @@ def build_suite(
     command += " --all-configs" * all_configs + " --ci" * ci + " --cost" * costs
     tables = finish(drafts, _reference(drafts, suite, reference), command)
     return TableSet(suite.name, suite.title, tables, command)
+
+
+def build_targets(
+    runs: Sequence[StoredRun],
+    targets: Sequence[str],
+    *,
+    primary: str | None = None,
+    profile: str | None = None,
+    users: int | None = None,
+    publication: Publication | None = None,
+    reference: str | None = None,
+    all_configs: bool = False,
+    ci: bool = False,
+    costs: bool = False,
+    metrics: Sequence[str] = DISPLAYED,
+) -> TableSet:
+    """Build the tables of several targets; the tests of all of them are one family.
+
+    Args:
+        runs: stored runs.
+        targets: target domains, in the order of the tables.
+        primary: as in :func:`~bench.report.leaderboard.build_table`, like all other arguments.
+        profile: only this profile.
+        users: number of users of the main blocks.
+        publication: figures to quote.
+        reference: method or label that ``^`` refers to.
+        all_configs: also configurations other than the default.
+        ci: 95 % intervals.
+        costs: seconds and memory.
+        metrics: displayed metrics.
+
+    Raises:
+        ResultError: a target without runs.
+        ConfigError: as :func:`~bench.report.leaderboard.build_table`.
+    """
+    drafts = [
+        draft_table(
+            runs,
+            target,
+            primary=primary,
+            metrics=metrics,
+            profile=profile,
+            users=users,
+            all_configs=all_configs,
+            ci=ci,
+            costs=costs,
+            publication=publication,
+        )
+        for target in targets
+    ]
+    names = ",".join(targets)
+    command = f"bench leaderboard --target {names}"
+    for option, value in (
+        ("primary", primary),
+        ("profile", profile),
+        ("users", users),
+        ("reference", reference),
+        ("reported", publication and publication.name),
+    ):
+        command += f" --{option} {value}" if value is not None else ""
+    command += " --all-configs" * all_configs + " --ci" * ci + " --cost" * costs
+    return TableSet(names, "Leaderboards", finish(drafts, reference, command), command)
 
 
 def _reference(drafts: Sequence[Draft], suite: Suite, named: str | None) -> str | None:

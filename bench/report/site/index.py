@@ -1,0 +1,367 @@
+"""The front page: a table and a plot per target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.report.costs import COSTS, cost_of
+from bench.report.site.markup import Child, Element, data_block, el
+from bench.report.site.parts import (
+    MISSING,
+    NONE,
+    Scale,
+    Site,
+    duration,
+    family_class,
+    family_name,
+    family_of,
+    frame,
+    interval_bar,
+    ordered,
+)
+from bench.report.table import FLAGS, SIGNS, Block, Kind, Row
+
+if TYPE_CHECKING:
+    from bench.report.site.write import Board
+
+__all__ = ["SCRIPTS", "index_page"]
+
+SCRIPTS = (
+    "vendor/dataTables.min.js",
+    "vendor/d3.min.js",
+    "vendor/plot.umd.min.js",
+    "tips.js",
+    "plots.js",
+    "tables.js",
+)
+
+COST_COLUMN = "fit"
+RANDOM = "random"
+HASH_DIGITS = 10
+
+
+def index_page(site: Site, boards: Sequence[Board]) -> Element:
+    """The front page."""
+    header = el(
+        "header",
+        el("h1", site.title),
+        el("p", _summary(site, boards), class_="lead"),
+        _targets(site, boards),
+        class_="top",
+    )
+    main = el(
+        "main",
+        _controls(site),
+        *(_section(site, board) for board in boards),
+        id="main",
+    )
+    return frame(site, site.title, [header, main], scripts=SCRIPTS)
+
+
+def _summary(site: Site, boards: Sequence[Board]) -> str:
+    n_runs = len({i for board in boards for row in board.table.rows for i in row.run_ids})
+    return (
+        f"{_count(len(site.methods), 'method')} on {_count(len(boards), 'target domain')}, "
+        f"{_count(n_runs, 'stored run')}. Every figure is computed from per-user results; hover over "
+        "a figure or focus it for its exact value, interval and origin."
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _targets(site: Site, boards: Sequence[Board]) -> Element | None:
+    if len(boards) == 1:
+        return None
+    names = [board.table.target for board in boards]
+    links = [el("li", el("a", name, href=f"#{site.targets[name]}")) for name in names]
+    return el("nav", el("ul", *links), aria_label="Targets")
+
+
+def _controls(site: Site) -> Element:
+    families = [
+        el(
+            "button",
+            el("span", class_=f"dot {family_class(family)}"),
+            family_name(family),
+            type="button",
+            aria_pressed="true",
+            data_family=family,
+            class_="chip",
+        )
+        for family in site.families
+    ]
+    return el(
+        "div",
+        el(
+            "label",
+            el("span", "Search", class_="label"),
+            el("input", type="search", id="search", placeholder="Method", autocomplete="off"),
+        ),
+        el(
+            "fieldset",
+            el("legend", "Families", class_="label"),
+            el("div", *families, class_="chips"),
+        ),
+        el("output", id="count", aria_live="polite"),
+        class_="controls",
+        role="search",
+        hidden=True,
+    )
+
+
+def _section(site: Site, board: Board) -> Element:
+    table = board.table
+    anchor = site.targets[table.target]
+    scale = Scale.of(table.rows, table.primary)
+    tables: list[Child] = []
+    for number, block in enumerate(table.blocks):
+        drawn = _table(site, board, block, scale, f"{anchor}-table-{number}")
+        if block.kind == "main":
+            tables.append(drawn)
+        else:
+            count = _count(len(block.rows), "row")
+            summary = el("summary", block.title, el("span", f" · {count}", class_="soft"))
+            tables.append(el("details", summary, drawn))
+    downloads = [
+        el("a", label, href=f"tables/{anchor}.{suffix}", download=True)
+        for label, suffix in (("CSV", "csv"), ("JSON", "json"), ("Markdown", "md"))
+    ]
+    return el(
+        "section",
+        el("h2", el("a", table.target, href=f"#{anchor}", class_="anchor")),
+        el("p", _facts(board), class_="facts"),
+        *tables,
+        el(
+            "div",
+            el("ul", *(el("li", line) for line in table.caption), class_="notes"),
+            el("p", "Whole table: ", *_spaced(downloads), class_="downloads"),
+            class_="caption",
+        ),
+        _figure(site, board, anchor),
+        id=anchor,
+        class_="target",
+        aria_label=table.target,
+    )
+
+
+def _spaced(elements: Sequence[Element]) -> list[Child]:
+    found: list[Child] = []
+    for element in elements:
+        found += [element, " "]
+    return found
+
+
+def _facts(board: Board) -> str:
+    protocol = board.table.protocol
+    parts = [f"{protocol['n_users']:,} test users"]
+    if protocol.get("n_items"):
+        parts.append(f"{protocol['n_items']:,} items")
+    count = protocol["n_candidates"]
+    if isinstance(count, int):
+        parts.append(f"{count:,} candidates per user")
+    parts.append(f"task {board.table.task_hash[:HASH_DIGITS]}")
+    return " · ".join(parts)
+
+
+def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> Element:
+    primary = board.table.primary
+    with_profile = len({row.profile for row in board.table.rows if row.profile}) > 1
+    with_users = block.kind == "other-users"
+    measured = block.kind != "reported"
+    heads = [
+        el("th", "Method", scope="col", class_="name"),
+        el("th", "Family", scope="col", class_="family"),
+    ]
+    heads += [el("th", "Profile", scope="col")] if with_profile else []
+    heads += [el("th", "Seeds", scope="col", class_="number seeds")] if measured else []
+    heads += [el("th", "Users", scope="col", class_="number")] if with_users else []
+    for metric in board.shown:
+        classes = "number figure primary" if metric == primary else "number figure"
+        heads.append(el("th", metric.upper(), scope="col", class_=classes))
+    if measured:
+        heads.append(
+            el(
+                "th",
+                f"{primary.upper()}, 95 % CI",
+                scope="col",
+                class_="interval",
+                title=f"from {scale.low:.4f} to {scale.high:.4f}",
+            )
+        )
+        heads.append(el("th", "Training", scope="col", class_="number cost"))
+    body = [
+        _row(site, board, row, scale, with_profile=with_profile, kind=block.kind)
+        for row in block.rows
+    ]
+    return el(
+        "div",
+        el(
+            "table",
+            el("caption", f"{board.table.target} {block.title}".strip(), class_="hidden"),
+            el("thead", el("tr", *heads)),
+            el("tbody", *body),
+            id=name,
+            class_="board",
+        ),
+        class_="scroll",
+    )
+
+
+def _row(
+    site: Site, board: Board, row: Row, scale: Scale, *, with_profile: bool, kind: Kind
+) -> Element:
+    table = board.table
+    signs = "".join(sign for flag, sign in FLAGS.items() if flag in row.flags)
+    name: Element | str = row.label
+    if row.run_ids:
+        name = el("a", row.label, href=f"methods/{site.methods[row.method]}.html")
+    cells = [
+        el(
+            "th",
+            el("span", class_=f"dot {family_class(family_of(row))}"),
+            name,
+            el("sup", signs) if signs else None,
+            scope="row",
+            class_="name",
+        ),
+        el("td", family_name(family_of(row)), class_="family"),
+    ]
+    cells += [el("td", row.profile or NONE)] if with_profile else []
+    n_seeds = len(row.seeds)
+    if kind != "reported":
+        seeds = str(n_seeds) if n_seeds else NONE
+        cells.append(el("td", seeds, class_="number seeds", data_order=n_seeds))
+    if kind == "other-users":
+        cells.append(el("td", _users(row), class_="number", data_order=row.n_users))
+    cells += [_cell(site, row, metric, primary=metric == table.primary) for metric in board.shown]
+    if kind == "reported":
+        return el("tr", *cells, data_family=family_of(row))
+    cells.append(_bar_cell(board, row, scale))
+    seconds = cost_of(row, site.runs, COSTS[COST_COLUMN])
+    cells.append(el("td", duration(seconds), class_="number cost", data_order=ordered(seconds)))
+    return el("tr", *cells, data_family=family_of(row))
+
+
+def _cell(site: Site, row: Row, metric: str, *, primary: bool) -> Element:
+    figure = row.figures.get(metric)
+    classes = "number figure primary" if primary else "number figure"
+    if figure is None:
+        return el("td", MISSING, class_=classes, data_order=ordered(None))
+    mark = row.marks.get(metric)
+    shown: Child = figure.shown
+    if mark is not None:
+        shown = el("strong" if mark == "best" else "em", figure.shown, class_=mark)
+    signs = "".join(SIGNS[sign] for sign in row.signs if sign in SIGNS) if primary else ""
+    return el(
+        "td",
+        shown,
+        el("sup", signs, class_="sign") if signs else None,
+        class_=classes,
+        data_order=ordered(figure.mean),
+        data_tip="\n".join(tip_lines(site, row, metric)),
+    )
+
+
+def tip_lines(site: Site, row: Row, metric: str) -> list[str]:
+    """What is told of a figure on hover and focus: exact value, interval, origin."""
+    figure = row.figures[metric]
+    lines = [f"{row.label}: {metric.upper()} {figure.mean!r}"]
+    if figure.ci95 is not None and row.run_ids:
+        lines.append(f"95 % CI {figure.ci95[0]:.6f} to {figure.ci95[1]:.6f}")
+    if row.provenance:
+        return [*lines, row.provenance]
+    if not row.run_ids:
+        return [*lines, f"n = {row.n_users:,} users", "Computed in closed form, not run"]
+    seeds = ", ".join(map(str, row.seeds))
+    lines.append(f"n = {row.n_users:,} users, {'seed' if len(row.seeds) == 1 else 'seeds'} {seeds}")
+    lines.append(f"{'Run' if len(row.run_ids) == 1 else 'Runs'} {', '.join(row.run_ids)}")
+    known = [site.runs[run_id].manifest for run_id in row.run_ids if run_id in site.runs]
+    dates = sorted({str(m["finished"])[:10] for m in known if m.get("finished")})
+    revisions = sorted({str(m["git_revision"])[:10] for m in known if m.get("git_revision")})
+    if dates:
+        lines.append(f"Finished {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else ""))
+    if revisions:
+        lines.append(f"Revision {', '.join(revisions)}")
+    return lines
+
+
+def _users(row: Row) -> str:
+    return f"{row.n_users:,}" if row.n_users else NONE
+
+
+def _bar_cell(board: Board, row: Row, scale: Scale) -> Element:
+    primary = board.table.primary
+    figure = row.figures.get(primary)
+    if figure is None or row.provenance:
+        return el("td", NONE, class_="interval")
+    return el(
+        "td",
+        interval_bar(figure, scale, row.family, _random_mean(board, primary)),
+        class_="interval",
+    )
+
+
+def _random_mean(board: Board, metric: str) -> float | None:
+    for row in board.table.rows:
+        if row.method == RANDOM and not row.run_ids and metric in row.figures:
+            return row.figures[metric].mean
+    return None
+
+
+def _figure(site: Site, board: Board, anchor: str) -> Element:
+    """The plot of a metric against a cost, with its choices; drawn by the page's script."""
+    table = board.table
+    metrics = [el("option", m.upper(), value=m, selected=m == table.primary) for m in table.metrics]
+    costs = [
+        el("option", f"{cost.title} ({cost.unit})", value=key, selected=key == COST_COLUMN)
+        for key, cost in COSTS.items()
+    ]
+    return el(
+        "figure",
+        el(
+            "div",
+            el(
+                "label",
+                el("span", "Metric", class_="label"),
+                el("select", *metrics, class_="metric"),
+            ),
+            el("label", el("span", "Cost", class_="label"), el("select", *costs, class_="cost")),
+            class_="choices",
+        ),
+        el("div", class_="canvas"),
+        el("figcaption", class_="plot-note"),
+        data_block("plot-data", _plot_data(site, board)),
+        class_="plot",
+        id=f"{anchor}-plot",
+        aria_label=f"Metric against cost on {table.target}",
+        hidden=True,
+    )
+
+
+def _plot_data(site: Site, board: Board) -> dict[str, Any]:
+    rows = [
+        {
+            "label": row.label,
+            "family": row.family,
+            "familyClass": family_class(row.family),
+            "href": f"methods/{site.methods[row.method]}.html",
+            "figures": {
+                metric: {"mean": figure.mean, "ci95": figure.ci95}
+                for metric, figure in row.figures.items()
+            },
+            "costs": {key: cost_of(row, site.runs, cost) for key, cost in COSTS.items()},
+        }
+        for block in board.table.blocks
+        if block.comparable
+        for row in block.rows
+        if row.run_ids
+    ]
+    return {
+        "target": board.table.target,
+        "rows": rows,
+        "random": {metric: _random_mean(board, metric) for metric in board.table.metrics},
+        "costs": {key: f"{cost.title} ({cost.unit}, log scale)" for key, cost in COSTS.items()},
+    }
