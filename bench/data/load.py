@@ -6,14 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.data.cache import cached, content_sha256
-from bench.data.catalogue import CATALOGUE
+from bench.data.catalogue import CATALOGUE, GROUPS, namespace_members
 from bench.data.domain import Domain
 from bench.data.prepare import Ties, check_ties, prepare
 from bench.data.raw import OnError, check_on_error
 from bench.data.sources import Source, data_root_or_env, domains_root, find_source, stored_names
 from bench.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["is_available", "known_names", "load_domain", "missing_domains", "not_found"]
+__all__ = [
+    "is_available",
+    "known_names",
+    "load_domain",
+    "missing_domains",
+    "namespace_domains",
+    "not_found",
+    "study_sources",
+]
 
 
 def load_domain(
@@ -93,6 +101,49 @@ def known_names(data_root: Path | None = None) -> tuple[str, ...]:
     """Names in the catalogue, then names only found on disk."""
     extra = [name for name in stored_names(data_root) if name not in CATALOGUE]
     return (*CATALOGUE, *extra)
+
+
+def namespace_domains(namespace: str | None, data_root: Path | None = None) -> tuple[str, ...]:
+    """Names of all known domains whose user and item ids share ``namespace``.
+
+    The catalogue's members come first, on disk or not; then, sorted, the domains on disk that were
+    imported into the namespace.
+
+    Raises:
+        DataError: the record of an imported domain is damaged, so that its namespace is not known.
+    """
+    if namespace is None:
+        return ()
+    members = namespace_members(namespace)
+    stored = (
+        name
+        for name, source in _stored_sources(data_root).items()
+        if source.namespace == namespace and name not in members
+    )
+    return (*members, *stored)
+
+
+def study_sources(name: str, data_root: Path | None = None) -> tuple[str, ...]:
+    """Source domains of a target when none are named: the rest of its study group.
+
+    A group holds the catalogue's domains, in its order, then those imported into it, sorted.
+    A domain without a group has no such sources.
+    """
+    stored = _stored_sources(data_root)
+    if name in stored:
+        group = stored[name].group
+    else:
+        group = CATALOGUE[name].group if name in CATALOGUE else None
+    if group is None:
+        return ()
+    members = GROUPS.get(group, ())
+    imported = (n for n, s in stored.items() if s.group == group and n not in members)
+    return tuple(other for other in (*members, *imported) if other != name)
+
+
+def _stored_sources(data_root: Path | None) -> dict[str, Source]:
+    found = ((name, find_source(name, data_root)) for name in stored_names(data_root))
+    return {name: source for name, source in found if source is not None}
 
 
 def not_found(names: Iterable[str], *, data_root: Path | None = None) -> ConfigError | DataError:

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.data.catalogue import default_sources
-from bench.data.load import known_names, missing_domains, not_found
+from bench.data.load import known_names, missing_domains, not_found, study_sources
 from bench.errors import ConfigError, unknown_name
 from bench.methods import Capabilities, Method
 from bench.methods.config import config_dict, resolve_config
@@ -90,7 +89,7 @@ def _require_known(name: str, spec: RunSpec) -> None:
 def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
     if not capabilities.needs_sources:
         return ()
-    sources = default_sources(spec.target) if spec.sources is None else spec.sources
+    sources = study_sources(spec.target, spec.data_root) if spec.sources is None else spec.sources
     if not sources:
         raise ConfigError(
             f"{spec.method} learns from source domains, and {spec.target} has none: it was given "

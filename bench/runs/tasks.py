@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.catalogue import namespace_members
 from bench.data.domain import Domain
-from bench.data.load import load_domain, missing_domains
+from bench.data.load import load_domain, missing_domains, namespace_domains
 from bench.io import hash_json
 from bench.protocol import ImportedCandidates, Task, build_task
 from bench.runs.records import jsonable, without_paths
@@ -69,8 +68,9 @@ class TaskCache:
 def load_task(spec: RunSpec) -> LoadedTask:
     """Load the domains of a resolved specification and build its task.
 
-    The other domains of the namespace take part in the leak guard where they are on disk; those that
-    are not are named to the protocol, which then marks the guard as partial.
+    The other domains of the namespace, of the catalogue and imported ones, take part in the leak
+    guard where they are on disk; those that are not are named to the protocol, which then marks the
+    guard as partial.
     """
     sources = spec.sources or ()
     domains = {name: _load(name, spec) for name in (spec.target, *sources)}
@@ -78,7 +78,12 @@ def load_task(spec: RunSpec) -> LoadedTask:
     absent: tuple[str, ...] = ()
     if not spec.protocol.keep_leak:
         spaces = sorted({d.namespace for d in domains.values() if d.namespace is not None})
-        others = [m for space in spaces for m in namespace_members(space) if m not in domains]
+        others = [
+            name
+            for space in spaces
+            for name in namespace_domains(space, spec.data_root)
+            if name not in domains
+        ]
         absent = missing_domains(others, data_root=spec.data_root)
         for name in others:
             if name not in absent:
