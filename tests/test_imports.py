@@ -58,7 +58,8 @@ def test_help_lists_every_verb_of_this_release_and_no_other():
     }
     assert verbs == {
         "run", "methods", "domains", "leaderboard", "runs", "data", "assets", "candidates",
-        "export-requests", "import-scores", "check", "new", "doctor", "lint",
+        "compare", "export-requests", "import-scores", "check", "new", "doctor",
+        "lint", "compare", "plot",
     }  # fmt: skip
 
 
