@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from bench.data.load import known_names, missing_domains, not_found, study_sources
 from bench.errors import ConfigError, unknown_name
+from bench.io import canonical_json
 from bench.methods import Capabilities, Method
 from bench.methods.config import config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
@@ -25,7 +26,8 @@ class Resolved:
     """A specification whose every name has been looked up.
 
     Attributes:
-        spec: the specification, with sources and seed made explicit.
+        spec: the specification, with sources and seed made explicit, and without overrides that
+            change nothing.
         method_cls: the method's class.
         config: its validated configuration.
         capabilities: what the configured method needs.
@@ -70,6 +72,7 @@ def resolve_spec(spec: RunSpec) -> Resolved:
     update: dict[str, Any] = {
         "sources": _sources(spec, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,
+        "overrides": _effective(method_cls, config, spec),
     }
     return Resolved(
         spec.model_copy(update=update),
@@ -78,6 +81,31 @@ def resolve_spec(spec: RunSpec) -> Resolved:
         capabilities,
         source_sha256(method_cls),
     )
+
+
+def _effective(method_cls: type[Method], config: BaseModel, spec: RunSpec) -> Mapping[str, Any]:
+    """The overrides that differ from the profile: a default typed out is still the default row."""
+    if not spec.overrides:
+        return spec.overrides
+    try:
+        plain = config_dict(resolve_config(method_cls, profile=spec.profile))
+    except ConfigError:  # a required key without default: nothing to compare with
+        return spec.overrides
+    resolved = config_dict(config)
+    kept = {
+        key: value for key, value in spec.overrides.items() if _at(resolved, key) != _at(plain, key)
+    }
+    # A method may derive values from what is set at all; then the overrides stay as they are.
+    again = resolve_config(method_cls, profile=spec.profile, overrides=kept)
+    return kept if config_dict(again) == resolved else spec.overrides
+
+
+def _at(values: Mapping[str, Any], key: str) -> bytes:
+    """The value under a dotted key, in a form that tells 1 from true."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return canonical_json(found)
 
 
 def _require_known(name: str, spec: RunSpec) -> None:

@@ -1,0 +1,30 @@
+"""Which overrides a run remembers: those that change its configuration."""
+
+from __future__ import annotations
+
+from bench.report.leaderboard import build_table
+from bench.runs.matrix import expand
+from bench.runs.runner import execute
+
+
+def test_default_value_given_with_set_is_no_override_and_stays_on_the_leaderboard(store, make_spec):
+    run = execute(make_spec("item-knn", overrides={"shrinkage": 5.0}), store)
+    assert run.config["shrinkage"] == 5.0
+    assert run.manifest["spec"]["overrides"] == {}
+    execute(make_spec("popularity"), store)
+    table = build_table(store.list(), "alpha")
+    assert {row.method for block in table.blocks for row in block.rows} >= {"item-knn"}
+
+
+def test_only_the_overrides_that_differ_from_the_profile_are_stored(store, make_spec):
+    spec = make_spec("item-knn", overrides={"shrinkage": 5, "history_decay": 0.125})
+    run = execute(spec, store)
+    assert run.manifest["spec"]["overrides"] == {"history_decay": 0.125}
+    assert run.run_id != execute(make_spec("item-knn"), store).run_id
+
+
+def test_defaults_typed_out_are_the_same_run(make_spec, data_root):
+    common = {"threads": 1, "data_root": data_root}
+    plain = expand(["item-knn"], ["alpha"], **common)
+    typed = expand(["item-knn"], ["alpha"], overrides={"shrinkage": 5.0}, **common)
+    assert plain == typed
