@@ -21,8 +21,8 @@ def lint(
         list[str],
         typer.Argument(
             metavar="FILE|RUN|SUITE...",
-            help="Table (CSV, TSV, Markdown, LaTeX, a leaderboard's JSON), run, folder of runs, or "
-            "quoted figures such as weaverec-2025.",
+            help="Table (CSV, TSV, Markdown, LaTeX, a leaderboard's JSON), run, folder of runs, suite, "
+            "or quoted figures such as weaverec-2025.",
         ),
     ],
     n_candidates: Annotated[
@@ -50,7 +50,7 @@ def lint(
         Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per name.")
+        bool, typer.Option("--json", help="Print one JSON object per source.")
     ] = False,
 ) -> None:
     """Check reported figures: possible together, whole numbers of users, above the random row.
@@ -62,7 +62,7 @@ def lint(
 
     options = LintOptions(n_candidates, n_users, slack)
     opened = open_store(store)
-    reports = [check(name, opened, options, percent=percent) for name in names]
+    reports = [r for name in names for r in check(name, opened, options, percent=percent)]
     for report in reports:
         if as_json:
             print_json(report.to_json())

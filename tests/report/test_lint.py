@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,18 @@ from report_runs import outcomes_with_ranks, random_outcomes
 
 from bench.errors import ConfigError, DataError, ResultError
 from bench.evaluation import METRICS, metric_means
-from bench.report.leaderboard import build_table, to_csv, to_json, to_markdown
-from bench.report.lint import LintOptions, lint, lint_rows, read_table, reported_path
+from bench.report.leaderboard import build_table, to_csv, to_json, to_latex, to_markdown
+from bench.report.lint import LintOptions, lint_rows, read_table, reported_path
+from bench.report.lint import lint as lint_all
 from bench.runs.store import RunStore
 from bench.runs.stored import read_run
 
 N = 400
+
+
+def lint(name, store):
+    (report,) = lint_all(name, store)
+    return report
 
 
 def store_metrics(run, change=None):
@@ -53,11 +60,11 @@ def test_true_runs_pass_and_grim_applies_without_ties(runs, write_run):
     assert (report.n_rows, report.n_grim) == (3, 1)
 
 
-@pytest.mark.parametrize("writer", [to_markdown, to_csv, to_json])
+@pytest.mark.parametrize("writer", [to_markdown, to_latex, to_csv, to_json])
 def test_our_own_tables_pass_and_an_injected_fault_is_found(runs, writer, tmp_path):
     table = build_table(runs, "toyland")
     text = writer(table)
-    suffix = {to_markdown: ".md", to_csv: ".csv", to_json: ".json"}[writer]
+    suffix = {to_markdown: ".md", to_latex: ".tex", to_csv: ".csv", to_json: ".json"}[writer]
     path = tmp_path / f"table{suffix}"
     path.write_text(text)
     store = RunStore(tmp_path / "none")
@@ -66,7 +73,7 @@ def test_our_own_tables_pass_and_an_injected_fault_is_found(runs, writer, tmp_pa
 
     row = next(r for r in table.rows if r.method == "sasrec")
     figure = row.figures["mrr@5"]
-    printed = figure.shown if writer is to_markdown else repr(figure.mean)
+    printed = figure.shown if writer in (to_markdown, to_latex) else repr(figure.mean)
     wrong = row.figures["ndcg@5"].mean + 0.02
     assert text.count(printed) == 1
     path.write_text(text.replace(printed, f"{wrong:.4f}"))
@@ -132,6 +139,28 @@ def test_the_reference_paper():
     assert any("no random row" in note for note in report.notes)
 
 
+def test_a_suite_is_its_quoted_figures_and_its_runs(write_run):
+    run = store_metrics(
+        write_run("sasrec", outcomes_with_ranks([1, 2, 3, 9]), target="amazon-beauty"),
+        {"hr@10": 0.9},
+    )
+    store_metrics(write_run("sasrec", outcomes_with_ranks([1, 2]), target="elsewhere"))
+    quoted, stored = lint_all("table1", RunStore(write_run.root))
+    assert (quoted.n_rows, quoted.n_inconsistent) == (72, 17)
+    assert (stored.n_rows, stored.n_inconsistent) == (1, 1)
+    assert run.run_id[:8] in stored.findings[0].method
+    quoted, stored = lint_all("table2", RunStore(write_run.root))
+    assert (quoted.n_rows, quoted.n_inconsistent) == (36, 7)
+    assert (stored.n_rows, stored.findings) == (0, ())
+
+
+def test_a_suite_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: T\nmethods: [ease]\nscales: {cpu: {targets: [nowhere]}}\n")
+    (stored,) = lint_all(str(path), RunStore(tmp_path / "none"))
+    assert stored.n_rows == 0
+
+
 def test_quoted_figures_name_their_source():
     text = reported_path("weaverec-2025").read_text(encoding="utf-8")
     head = [line for line in text.splitlines() if line.startswith("#")]
@@ -194,5 +223,20 @@ def test_unknown_names_say_what_there_is(tmp_path):
     (tmp_path / "latin.csv").write_bytes("méthode,NDCG@5\n".encode("latin-1"))
     with pytest.raises(DataError, match="byte 1 is not UTF-8"):
         lint(str(tmp_path / "latin.csv"), RunStore(tmp_path))
-    with pytest.raises(DataError, match="no quoted figures 'x'"):
+    with pytest.raises(ConfigError, match="unknown publication 'x'"):
         reported_path("x")
+
+
+def test_the_page_runs_and_names_every_check_and_field(runs, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "lint.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "docs/lint.md", "exec"), {})
+    assert "MRR@5 0.3662 is below 0.3720" in capsys.readouterr().out
+    for check in ("bounds", "grim", "random", "below-random", "stored", "unread"):
+        assert f"(`{check}`" in page
+    (report,) = lint_all("weaverec-2025", RunStore(Path("none")))
+    value = report.to_json()
+    for name in (*value, *value["findings"][0]):
+        assert f"`{name}`" in page

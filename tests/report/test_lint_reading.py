@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import DataError
 from bench.report.lint import read_table
-from bench.report.lint.reading import metric_name, parse_cell
+from bench.report.lint.figures import metric_name, parse_cell
 
 WIDE = {("Sports", "GRU4Rec"): (0.1664, 0.2776), ("Beauty", "GRU4Rec"): (0.1737, 0.2901)}
 WIDE |= {

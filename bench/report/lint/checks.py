@@ -15,7 +15,7 @@ from bench.evaluation.bounds import (
     grim_consistent,
     random_tolerance,
 )
-from bench.report.lint.reading import ReportedRow, ReportedTable
+from bench.report.lint.figures import ReportedRow, ReportedTable
 
 __all__ = ["Finding", "LintOptions", "LintReport", "lint_rows"]
 

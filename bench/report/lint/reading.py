@@ -7,28 +7,21 @@ columns.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import DataError
+from bench.report.lint.figures import Cell, ReportedRow, ReportedTable, metric_name, parse_cell
 from bench.report.lint.grids import Grid, GridRow, csv_grids, guess_format, markdown_grids
 from bench.report.lint.latex import latex_grids
+from bench.report.lint.leaderboard_json import read_json_rows
 
-__all__ = ["Cell", "ReportedRow", "ReportedTable", "metric_name", "read_table"]
+__all__ = ["read_table"]
 
-_METRIC = re.compile(
-    r"(ndcg|n|hr|h|hits?|hit rate|hit ratio|recall|r|mrr|m)[\s_]*@\s*([1-9][0-9]{0,3})", re.I
-)
-_KINDS = {"n": "ndcg", "ndcg": "ndcg", "m": "mrr", "mrr": "mrr"}
 _CUT = re.compile(r"@\s*([1-9][0-9]{0,3})")
 _KIND_ONLY = re.compile(r"ndcg|hr|hits?|hit rate|hit ratio|recall|mrr", re.I)
-_NUMBER = re.compile(
-    r"[<≤~≈]?\s*([+-]?(?:\d+[.,]\d*|[.,]\d+|\d+)(?:[eE][+-]?\d+)?)\s*(%?)\s*"
-    r"((?:±|\+/?-|\(|\[).*|[*^†‡§∗⋆★↑↓\s]*)"
-)
 _MISSING = re.compile(r"(?:[-–—/]|n/?a|nan|none|null|oom|)", re.I)
 _SIGNS = " \t*^†‡§∗⋆★"
 _N_CANDIDATES = re.compile(r"(?<!to )(?<![\d,.])(\d{1,3}(?:,\d{3})+|\d+) candidates per user")
@@ -43,66 +36,6 @@ _COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(("n_candidates", "candidates"), "candidates"),
 }
 _NOT_A_NAME = {"family", "type", "category", "group", "profile", "block", "task_hash", "flags"}
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One printed figure.
-
-    Attributes:
-        value: as a share of one (percentages are divided by 100).
-        unit: one unit in its last printed place, in the same scale.
-        text: as printed.
-    """
-
-    value: float
-    unit: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedRow:
-    """The figures of one method on one target.
-
-    Attributes:
-        target: domain, or the group of columns; "" = not said.
-        method: as printed, without marks.
-        line: 1-based line of the file; 0 = not from a file.
-        figures: by metric name of this package, or ``mrr`` for one without a cut-off.
-        n_users: users averaged over; None = not said.
-        n_seeds: training seeds averaged over; None = not said.
-        share_tied: share of users whose positive is tied; None = not known.
-        n_candidates: candidates per user; None = not said or not the same for all.
-    """
-
-    target: str
-    method: str
-    line: int
-    figures: Mapping[str, Cell]
-    n_users: int | None = None
-    n_seeds: int | None = None
-    share_tied: float | None = None
-    n_candidates: int | None = None
-
-    @property
-    def is_random(self) -> bool:
-        """Whether this is the row of a scorer that knows nothing."""
-        return re.match(r"random(?:\b|$)", self.method, re.I) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedTable:
-    """All rows of a source.
-
-    Attributes:
-        source: file or run, as messages name it.
-        rows: in the order of the source.
-        unread: ``(line, what)`` for cells under a metric that are neither figures nor missing.
-    """
-
-    source: str
-    rows: tuple[ReportedRow, ...]
-    unread: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -136,7 +69,7 @@ def read_table(text: str, source: str, *, suffix: str = "", percent: bool = Fals
     builder = _Builder(percent)
     kind = guess_format(suffix, text)
     if kind == "json":
-        builder.rows += _read_json(text, source)
+        builder.rows += read_json_rows(text, source)
     else:
         grids = {"csv": csv_grids, "markdown": markdown_grids, "latex": latex_grids}[kind]
         declared = _declared_candidates(text)
@@ -148,29 +81,6 @@ def read_table(text: str, source: str, *, suffix: str = "", percent: bool = Fals
             "named NDCG@k, MRR@k, HR@k (also N@k, M@k, H@k, Recall@k) or AUC, with numbers."
         )
     return ReportedTable(source, tuple(builder.rows), tuple(builder.unread))
-
-
-def metric_name(text: str) -> str | None:
-    """The metric that a header cell names, for example ``N@5`` or ``NDCG@5 (%) ↑``; else None.
-
-    With one relevant item per user Recall@k is HR@k. ``MRR`` alone is the one without a cut-off.
-    """
-    bare = re.sub(r"\(%\)|[↑↓*]", "", text).strip()
-    if match := _METRIC.fullmatch(bare):
-        return f"{_KINDS.get(match[1].lower(), 'hr')}@{match[2]}"
-    return bare.lower() if bare.lower() in {"mrr", "auc"} else None
-
-
-def parse_cell(text: str, *, percent: bool = False) -> Cell | None:
-    """A printed figure with its unit in the last place; marks and spreads behind it are dropped."""
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None:
-        return None
-    number = match[1].replace(",", ".")
-    mantissa, _, exponent = number.lower().partition("e")
-    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
-    scale = 0.01 if match[2] or percent else 1.0
-    return Cell(float(number) * scale, 10.0**-decimals * scale, text)
 
 
 def _declared_candidates(text: str) -> int | None:
@@ -358,36 +268,6 @@ def _read_transposed(grid: Grid, declared: int | None, builder: _Builder) -> Non
                 n_candidates=declared,
             )
         )
-
-
-def _read_json(text: str, source: str) -> Iterator[ReportedRow]:
-    """Rows of the JSON that ``bench leaderboard --format json`` writes."""
-    try:
-        value = json.loads(text)
-        n_candidates = value["protocol"]["n_candidates"]
-        for block in value["blocks"]:
-            for row in block["rows"]:
-                figures = {
-                    name: Cell(float(figure["mean"]), 1e-12, repr(figure["mean"]))
-                    for name, figure in row["metrics"].items()
-                    if figure["mean"] is not None
-                }
-                tied = row.get("share_tied")
-                yield ReportedRow(
-                    str(value["target"]),
-                    str(row["label"]),
-                    0,
-                    figures,
-                    n_users=int(row["n_users"]),
-                    n_seeds=len(row["seeds"]) or None,
-                    share_tied=None if tied is None else float(tied),
-                    n_candidates=n_candidates if isinstance(n_candidates, int) else None,
-                )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{source}: not the JSON of a leaderboard ({type(error).__name__}: {error}). Expected what "
-            "`bench leaderboard --format json` writes; other tables as CSV, Markdown or LaTeX."
-        ) from error
 
 
 def _at(row: GridRow, column: int) -> str:

@@ -1,50 +1,43 @@
-"""What a name on the command line means: a file, a run, a folder of runs, quoted figures."""
+"""What a name on the command line means: a file, a run, a folder of runs, quoted figures, a suite."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import ConfigError, DataError, ResultError
+from bench.errors import ConfigError, DataError, ResultError, unknown_name
 from bench.evaluation import metric_means, tie_report
 from bench.report.lint.checks import Finding, LintOptions, LintReport, lint_rows
-from bench.report.lint.reading import Cell, ReportedRow, ReportedTable, read_table
+from bench.report.lint.figures import STORED_UNIT, Cell, ReportedRow, ReportedTable
+from bench.report.lint.reading import read_table
+from bench.report.reported import publications
 from bench.runs.store import Damage, RunStore
 from bench.runs.stored import MANIFEST, read_run
+from bench.suites import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["lint", "lint_runs", "reported_names", "reported_path"]
+__all__ = ["lint", "lint_runs", "reported_path"]
 
 REPORTED = Path(__file__).resolve().parents[2] / "suites" / "reported"
 """Figures quoted from publications, one CSV file each, with their source in its first lines."""
 
 DEFAULTS = LintOptions()
 
-STORED_UNIT = 1e-9
-"""Stored means have full precision; what is left is the rounding of sums."""
-
-
-def reported_names() -> tuple[str, ...]:
-    """Names of the publications whose figures the package quotes."""
-    return tuple(sorted(path.stem for path in REPORTED.glob("*.csv")))
-
 
 def reported_path(name: str) -> Path:
     """The CSV file with the figures of a publication.
 
     Raises:
-        DataError: no publication of this name.
+        ConfigError: no publication of this name.
     """
-    path = REPORTED / f"{name}.csv"
-    if name not in reported_names():
-        raise DataError(
-            f"no quoted figures {name!r}; there are: {', '.join(reported_names()) or 'none'}."
-        )
-    return path
+    if name not in publications():
+        raise unknown_name("publication", name, publications())
+    return REPORTED / f"{name}.csv"
 
 
 def lint(
@@ -53,15 +46,18 @@ def lint(
     options: LintOptions = DEFAULTS,
     *,
     percent: bool = False,
-) -> LintReport:
+) -> tuple[LintReport, ...]:
     """Check what ``name`` means.
 
     Args:
-        name: a file with tables; the folder of a run, or of many; the name of quoted figures; or a
-            run of ``store`` by id, first digits or folder name.
+        name: a file with tables; the folder of a run, or of many; the name of quoted figures; a suite
+            (also as a YAML file); or a run of ``store`` by id, first digits or folder name.
         store: where runs are looked up.
         options: what the user knows beyond the table.
         percent: figures in files are percentages.
+
+    Returns:
+        One report; of a suite one for the figures it quotes and one for its stored runs.
 
     Raises:
         ConfigError: nothing of this name.
@@ -69,24 +65,44 @@ def lint(
         ResultError: a damaged run, or a folder without runs.
     """
     path = Path(name)
+    if name in suite_names() or (path.is_file() and path.suffix in {".yaml", ".yml"}):
+        return _lint_suite(load_suite(name), store, options)
     if path.is_file():
-        return lint_rows(_read_file(path, percent), options)
+        return (lint_rows(_read_file(path, percent), options),)
     if (path / MANIFEST).is_file():
-        return lint_runs([read_run(path)], name, options)
+        return (lint_runs([read_run(path)], name, options),)
     if path.is_dir():
-        return _lint_folder(path, options)
-    if name in reported_names():
-        return lint_rows(_read_file(reported_path(name), False, f"{name}.csv"), options)
+        return (_lint_folder(path, options),)
+    if name in publications():
+        return (lint_rows(_read_publication(name), options),)
     try:
         run = store.get(name)
     except ResultError as error:
         if "no run" not in str(error):
             raise
         raise ConfigError(
-            f"{name!r} is neither a file, nor a folder of runs, nor quoted figures "
-            f"({', '.join(reported_names())}), nor a run: {error}"
+            f"{name!r} is neither a file, nor a folder of runs, nor a suite "
+            f"({', '.join(suite_names())}), nor quoted figures ({', '.join(publications())}), nor a "
+            f"run: {error}"
         ) from error
-    return lint_runs([run], f"run {run.run_id}", options)
+    return (lint_runs([run], f"run {run.run_id}", options),)
+
+
+def _lint_suite(suite: Suite, store: RunStore, options: LintOptions) -> tuple[LintReport, ...]:
+    """Quoted figures and stored runs of all targets of a suite, at whatever scale."""
+    targets = {target for scale in suite.scales.values() for target in scale.targets}
+    reports = []
+    if suite.reported is not None:
+        table = _read_publication(suite.reported)
+        rows = tuple(row for row in table.rows if row.target in targets)
+        if rows:
+            quoted = replace(table, source=f"suite {suite.name}: {table.source}", rows=rows)
+            reports.append(lint_rows(quoted, options))
+    damaged: list[Damage] = []
+    runs = [run for run in store.list(damaged=damaged) if run.target in targets]
+    source = f"suite {suite.name}: runs in {store.root}"
+    reports.append(lint_runs(runs, source, options, damaged))
+    return tuple(reports)
 
 
 def lint_runs(
@@ -126,7 +142,11 @@ def lint_runs(
     )
 
 
-def _read_file(path: Path, percent: bool, source: str = "") -> ReportedTable:
+def _read_publication(name: str) -> ReportedTable:
+    return replace(_read_file(reported_path(name), percent=False), source=f"{name}.csv")
+
+
+def _read_file(path: Path, percent: bool) -> ReportedTable:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -134,7 +154,7 @@ def _read_file(path: Path, percent: bool, source: str = "") -> ReportedTable:
             f"{path}: byte {error.start} is not UTF-8. Expected a CSV, Markdown or LaTeX table as "
             "UTF-8 text; convert the file first."
         ) from error
-    return read_table(text, source or str(path), suffix=path.suffix, percent=percent)
+    return read_table(text, str(path), suffix=path.suffix, percent=percent)
 
 
 def _lint_folder(path: Path, options: LintOptions) -> LintReport:
