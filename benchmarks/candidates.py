@@ -179,6 +179,9 @@ def main() -> None:
         for _ in range(arguments.rounds):
             plain.measure(lambda: plain_loop(histories), n_sample)
             for threads, timing in drawing.items():
+                # A new file each time: renaming over an old one makes some file systems write
+                # it to the disk at once.
+                path.unlink(missing_ok=True)
                 timing.measure(partial(write, path, threads), arguments.users)
                 peaks.setdefault(threads, peak_mb())
             keyed.measure(lambda: keyed_loop(histories, users, title_of), n_sample)
