@@ -255,6 +255,7 @@ def _report(results: Sequence[RunResult], store: RunStore) -> None:
 def _print_plan(specs: Sequence[RunSpec], store: RunStore, *, as_json: bool) -> None:
     """The jobs of every run, and whether it is stored already."""
     from bench.methods import PlanSpec
+    from bench.runs.prints import prints_aside
     from bench.runs.runner import prepare
     from bench.runs.tasks import TaskCache
 
@@ -266,6 +267,8 @@ def _print_plan(specs: Sequence[RunSpec], store: RunStore, *, as_json: bool) -> 
         cls = resolved.method_cls
         stored = store.find(chosen.target, cls.name, chosen.seed, prepared.run_id) is not None
         wanted = PlanSpec(chosen.target, chosen.sources or (), chosen.profile, chosen.seed)
+        with prints_aside():
+            jobs = cls(resolved.config).plan(wanted)
         rows += [
             {
                 "run_id": prepared.run_id,
@@ -277,7 +280,7 @@ def _print_plan(specs: Sequence[RunSpec], store: RunStore, *, as_json: bool) -> 
                 "n_users": len(prepared.users),
                 "stored": stored,
             }
-            for job in cls(resolved.config).plan(wanted)
+            for job in jobs
         ]
     if as_json:
         for row in rows:

@@ -16,6 +16,7 @@ from bench.methods import Capabilities, Method
 from bench.methods.config import config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
 from bench.methods.registry import source_sha256
+from bench.runs.prints import prints_aside
 from bench.runs.spec import RunSpec
 
 __all__ = ["Resolved", "require_available", "resolve_spec"]
@@ -55,9 +56,10 @@ def resolve_spec(spec: RunSpec) -> Resolved:
             ``negatives=imported`` or the reverse.
         MissingExtraError: the method needs a package or asset that is absent.
     """
-    method_cls = resolve_method(spec.method)
-    config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
-    capabilities = method_cls.capabilities(config)
+    with prints_aside():
+        method_cls = resolve_method(spec.method)
+        config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
+        capabilities = method_cls.capabilities(config)
     _require_known(spec.target, spec)
     if (spec.protocol.negatives == "imported") != (spec.candidates is not None):
         raise ConfigError(

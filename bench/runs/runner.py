@@ -12,6 +12,7 @@ from bench.io import lock, require_free_space
 from bench.methods import Progress
 from bench.runs.attempt import Attempt
 from bench.runs.manifest import PreparedRun
+from bench.runs.prints import prints_aside
 from bench.runs.progress import QuietProgress
 from bench.runs.publish import publish, recover
 from bench.runs.resolve import require_available, resolve_spec
@@ -150,7 +151,8 @@ def execute_run(
             prepared = _completed(prepared, found or _readable(store, prepared))
             attempt = Attempt(prepared, work, progress, checkpoint_seconds, found)
             try:
-                attempt.run(anew=force)
+                with prints_aside():
+                    attempt.run(anew=force)
                 stored = publish(store, prepared, work)
             except (OSError, MemoryError):
                 raise

@@ -70,6 +70,63 @@ def test_json_is_the_documented_object_and_nothing_else(cli, tiny):
     assert Path(first["path"]).is_dir()
 
 
+NOISY = '''
+print("import")
+
+from bench.methods import Capabilities, Family, Method, Scores
+import numpy as np
+
+class Noisy(Method):
+    """Prints wherever its code runs."""
+
+    name, version, family = "noisy", "1", Family.REFERENCE
+
+    @classmethod
+    def capabilities(cls, config):
+        print("capabilities")
+        return Capabilities()
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        print("init")
+
+    def plan(self, spec):
+        print("plan")
+        return super().plan(spec)
+
+    def fit(self, view, context):
+        print("fit")
+        context.validate(self)
+
+    def score(self, requests, context):
+        print("score")
+        return Scores(np.zeros(requests.candidates.shape, np.float32))
+
+    def save(self, folder):
+        print("save")
+
+    def load(self, folder):
+        print("load")
+'''
+
+
+def test_prints_of_a_method_do_not_break_json(cli, tiny, tmp_path):
+    plugin = tmp_path / "noisy.py"
+    plugin.write_text(NOISY)
+    words = ("run", "--method", f"{plugin}:Noisy", "--target", tiny, "--json")
+    kept = cli(*words, "--keep-model")
+    (run,) = json_lines(kept.stdout)
+    assert run["method"] == "noisy"
+    noise = set(kept.stderr.split())
+    # Scoring another request set loads the stored model.
+    more = cli(*words, "--also-full")
+    json_lines(more.stdout)
+    plan = cli(*words, "--plan")
+    assert {row["job"] for row in json_lines(plan.stdout)} == {"fit", "score"}
+    noise |= {*more.stderr.split(), *plan.stderr.split()}
+    assert noise >= {"import", "capabilities", "init", "plan", "fit", "score", "save", "load"}
+
+
 def test_lonely_run_gets_the_reference_rows_beside_it(cli, tiny):
     result = cli("run", "--method", "markov", "--target", tiny)
     assert "No stored rival" in result.stderr
@@ -284,8 +341,8 @@ def test_ctrl_c_is_clean_and_keeps_what_is_finished(tiny, tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
         cwd=tmp_path,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "fitting\n"
+    assert process.stderr is not None
+    assert "fitting\n" in iter(process.stderr.readline, "")
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
