@@ -10,6 +10,7 @@ from bench.methods.base import (
     MethodConfig,
     PlanSpec,
     Progress,
+    QuietProgress,
     Scores,
     ValidationFigures,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "MethodInfo",
     "PlanSpec",
     "Progress",
+    "QuietProgress",
     "Requests",
     "Scores",
     "TrainView",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +27,7 @@ __all__ = [
     "MethodConfig",
     "PlanSpec",
     "Progress",
+    "QuietProgress",
     "Scores",
     "ValidationFigures",
 ]
@@ -107,6 +108,30 @@ class Progress(Protocol):
     def status(self, text: str) -> None:
         """Show one line of state, for example the current validation figure."""
         ...
+
+
+class QuietProgress:
+    """A :class:`Progress` that shows nothing."""
+
+    def track(
+        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+    ) -> Iterable[Any]:
+        """Iterate over ``items``."""
+        return items
+
+    @contextmanager
+    def stage(self, description: str) -> Iterator[None]:
+        """Do nothing around the block."""
+        yield
+
+    def status(self, text: str) -> None:
+        """Show nothing."""
+
+    def line(self, text: str) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 class AdapterStore(Protocol):

@@ -14,26 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MethodError
-from bench.evaluation import Outcomes, rank_outcomes
+from bench.evaluation import Outcomes
 from bench.io import atomic_folder, sha256_file, write_bytes, write_json
 from bench.methods import Method, Progress
 from bench.protocol import RequestSet
-from bench.runs.context import DEFAULT_VALIDATION_USERS, RunContext, Validator
+from bench.runs.context import RunContext
 from bench.runs.environment import MemoryMeter, available_threads, limit_threads
 from bench.runs.journal import Journal
 from bench.runs.manifest import PreparedRun, RunRecord, manifest
 from bench.runs.progress import LoggedProgress
 from bench.runs.records import jsonable, metrics_record, per_user_bytes
-from bench.runs.scoring import (
-    check_candidates,
-    check_scores,
-    chunk_rows,
-    merge_diagnostics,
-    method_phase,
-)
+from bench.runs.scoring import check_candidates, merge_diagnostics
 from bench.runs.sets import SetRequest, wanted_sets
 from bench.runs.stored import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
 from bench.runs.work import Work
+from bench.validation import (
+    Validator,
+    check_scores,
+    chunk_rows,
+    method_phase,
+    rank_answers,
+    validation_users,
+)
 
 __all__ = ["Attempt", "can_save"]
 
@@ -120,8 +122,7 @@ class Attempt:
         """The context of the method. Nothing in it may lead to the task, which holds the test data."""
         resolved, spec = self._prepared.resolved, self._prepared.spec
         task = self._prepared.loaded.task
-        wanted = getattr(resolved.config, "validation_users", None) or DEFAULT_VALIDATION_USERS
-        requests, labels = task.validation(task.subset(wanted))
+        requests, labels = task.validation(task.subset(validation_users(resolved.config)))
         return RunContext(
             seed=spec.seed,
             init_seed=spec.init_seed,
@@ -218,17 +219,7 @@ class Attempt:
             with method_phase(resolved.spec.label, "score"):
                 scores = method.score(chunk, context)
             check_scores(scores, chunk, capabilities, owner)
-            parts.append(
-                rank_outcomes(
-                    scores.values,
-                    labels.position,
-                    excluded=labels.excluded,
-                    slots=scores.slots,
-                    may_leave_unranked=capabilities.may_leave_unranked,
-                    owner=owner,
-                    users=chunk.users,
-                )
-            )
+            parts.append(rank_answers(scores, labels, capabilities, owner, chunk.users))
             merge_diagnostics(diagnostics, _json_diagnostics(scores.diagnostics, owner))
             if time.perf_counter() - last_save >= self._checkpoint_seconds:
                 self._work.save_part(part, Outcomes.concat(parts), diagnostics)

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.runs.context import ValidationCall
 from bench.runs.records import utc_now
 from bench.runs.work import Work
+from bench.validation import ValidationCall
 
 __all__ = ["Journal"]
 

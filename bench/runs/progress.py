@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Literal
 from typing import Protocol as Interface
 
-from bench.methods import Progress
+from bench.methods import Progress, QuietProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -41,28 +41,6 @@ class Reporter(Progress, Interface):
     def close(self) -> None:
         """Leave the terminal as it was."""
         ...
-
-
-class QuietProgress:
-    """Shows nothing."""
-
-    def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
-    ) -> Iterable[Any]:
-        return items
-
-    @contextmanager
-    def stage(self, description: str) -> Iterator[None]:
-        yield
-
-    def status(self, text: str) -> None:
-        """Show nothing."""
-
-    def line(self, text: str) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Nothing to do."""
 
 
 class LineProgress:
