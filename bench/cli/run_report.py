@@ -15,9 +15,31 @@ from bench.cli.runs import in_order
 if TYPE_CHECKING:
     from bench.report.comparison import Comparison
     from bench.runs.matrix import RunResult
+    from bench.runs.spec import RunSpec
     from bench.runs.stored import StoredRun
 
-__all__ = ["failed_json", "print_comparisons", "print_failures", "print_runs"]
+__all__ = ["JSON_KEYS", "failed_json", "print_comparisons", "print_failures", "print_runs"]
+
+JSON_KEYS = (
+    "run_id",
+    "method",
+    "family",
+    "target",
+    "sources",
+    "profile",
+    "seed",
+    "task_hash",
+    "candidates_hash",
+    "users_hash",
+    "n_users",
+    "metrics",
+    "seconds",
+    "peak_memory_mb",
+    "diagnostics",
+    "path",
+    "status",
+)
+"""Keys of the object that ``--json`` prints per run, in order; a failed run adds ``error``."""
 
 _SHORT = ("ndcg@1", "ndcg@5", "mrr@5")
 
@@ -135,16 +157,33 @@ def print_failures(results: Sequence[RunResult]) -> None:
 
 
 def failed_json(result: RunResult) -> dict[str, Any]:
-    """What ``--json`` prints for a failed run: its identity as far as known, and the error."""
-    spec = result.spec
-    return {
-        "run_id": None,
-        "method": spec.method,
-        "target": spec.target,
-        "sources": list(spec.sources or ()),
-        "profile": spec.profile,
-        "seed": spec.seed,
-        "error": str(result.error),
+    """What ``--json`` prints for a failed run: every key of a stored one, and the error.
+
+    What is not known is null; the method has its declared name where its class can be loaded.
+    """
+    method, family = _declared(result.spec)
+    known = {
+        "method": method,
+        "family": family,
+        "target": result.spec.target,
+        "sources": list(result.spec.sources or ()),
+        "profile": result.spec.profile,
+        "seed": result.spec.seed,
         "path": str(result.record) if result.record else None,
         "status": "failed",
     }
+    return {key: known.get(key) for key in JSON_KEYS} | {"error": str(result.error)}
+
+
+def _declared(spec: RunSpec) -> tuple[str, str | None]:
+    """Name and family that the method's class declares, else the name as it was typed."""
+    from bench.errors import BenchError
+    from bench.methods.registry import resolve
+    from bench.runs.prints import prints_aside
+
+    try:
+        with prints_aside():
+            declared = resolve(spec.method)
+    except BenchError:
+        return spec.method, None
+    return declared.name, str(declared.family)

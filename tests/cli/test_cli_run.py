@@ -308,6 +308,22 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(cli, tiny, tmp_path):
     assert "planted failure" in lines[0]["error"]
 
 
+def test_json_of_a_failed_run_has_every_key_of_a_finished_one_and_the_error(cli, tiny, tmp_path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
+    words = ("run", "--method", f"{plugin}:Broken,random", "--target", tiny, "--json")
+    failed, done = json_lines(cli(*words, code=1).stdout)
+    assert list(failed) == [*done, "error"]
+    assert (failed["method"], failed["family"]) == ("broken", "reference")
+    assert (failed["target"], failed["sources"], failed["seed"]) == (tiny, [], 0)
+    assert "planted failure" in failed["error"]
+    unknown = {key for key, value in failed.items() if value is None}
+    assert unknown == {
+        "run_id", "task_hash", "candidates_hash", "users_hash", "n_users", "metrics", "seconds",
+        "peak_memory_mb", "diagnostics",
+    }  # fmt: skip
+
+
 def test_debug_shows_the_traceback(tiny, monkeypatch):
     from typer.testing import CliRunner
 
