@@ -25,7 +25,12 @@ ASSETS := $(VENV)/.installed-assets-$(KEY)
 DEMO_TARGET := ml100k-drama
 DEMO_METHODS := random,popularity,markov,item-knn,ease,gru4rec,sasrec,bert4rec
 
+# Published results, and the folder of the tables that are generated from them.
+RESULTS := leaderboards/results
+LEADERBOARDS := leaderboards
+
 .PHONY: help install install-dev assets demo test slow real lint format clean \
+	leaderboards check-leaderboards \
 	bench-candidates bench-evaluator bench-recbole-training
 
 help:  ## list the targets
@@ -70,6 +75,13 @@ slow: $(DEV) $(ASSETS)  ## the tests that train models or build environments (te
 real: $(DEV) $(ASSETS)  ## the tests on real domains; needs BENCH_DATA_ROOT
 	@test -n "$$BENCH_DATA_ROOT" || { echo "set BENCH_DATA_ROOT to the folder of the real domains"; exit 2; }
 	$(BIN)/python -m pytest -m real
+
+leaderboards: $(BASE)  ## make the committed leaderboards from the committed results
+	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS)
+
+check-leaderboards: $(BASE)  ## verify the committed results, and that their tables are up to date
+	$(BIN)/bench results verify $(RESULTS)
+	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS) --check
 
 lint: $(DEV)  ## ruff, format check, mypy --strict, import contracts
 	$(BIN)/ruff check .

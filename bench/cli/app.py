@@ -24,6 +24,7 @@ from bench.cli import (
     lint,
     methods,
     new,
+    results,
     run,
     runs,
 )
@@ -108,6 +109,7 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("lint")(lint.lint)
 app.command("compare")(compare.compare)
 app.add_typer(runs.app, name="runs")
+app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 app.add_typer(candidates.app, name="candidates")

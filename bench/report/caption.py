@@ -14,7 +14,7 @@ from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["caption_lines", "protocol_record", "significance_lines"]
+__all__ = ["caption_lines", "p_text", "protocol_record", "significance_lines"]
 
 HASH_DIGITS = 10
 
@@ -114,7 +114,7 @@ def _reported_lines(blocks: Sequence[Block]) -> list[str]:
     if n_bad:
         lines.append(
             f"{FLAGS['inconsistent']} {n_bad} of {len(rows)} quoted rows: no ranking with one relevant "
-            "item per user can have these figures together (`bench lint`)."
+            "item per user can have these figures together (see bench lint)."
         )
     return lines
 
@@ -131,7 +131,7 @@ def significance_lines(table: Table) -> list[str]:
         f"{SIGNS['star']} in {primary}: above every other row of the main block; two-sided paired "
         "t-test over users whose standard error adds the variance between training seeds "
         f"(Satterthwaite), largest p over rivals, {adjusted} over the {found.family} "
-        f"target{'s' * (found.family != 1)} of this table, adjusted p below {found.alpha}, the same sign "
+        f"target{'s' * (found.family != 1)} printed together, adjusted p below {found.alpha}, the same sign "
         "for all pairs of seeds."
     ]
     if found.leader is not None and found.rival is not None:

@@ -38,18 +38,18 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\char34{}",
-    "`": r"\textasciigrave{}",
+    "`": r"\`{}",
     "—": r"---",
     "–": r"--",
     "±": r"\ensuremath{\pm}",
     "†": r"\ensuremath{\dagger}",
     "‡": r"\ensuremath{\ddagger}",
-    "§": r"\S{}",
+    "§": r"\ensuremath{\mathsection}",
     "→": r"\ensuremath{\rightarrow}",
     "\u00a0": "~",
 }
-_TEXT_COLUMNS = ("family", "method", "profile")
 _WIDE = 9
+_SPREAD = r"{{\scriptsize\,\ensuremath{{\pm}}\,{}}}"
 
 
 def escape_latex(text: str) -> str:
@@ -89,7 +89,11 @@ def to_latex(table: Table | TableSet) -> str:
         for number, (_, cells) in enumerate(section.lines):
             if number and cells[0].text:
                 body.append(r"\addlinespace")
-            body.append(" & ".join(_cell(cell) for cell in cells) + r" \\")
+            text = [
+                _cell(cell, pad=table.with_intervals and column.key == table.primary)
+                for column, cell in zip(shown, cells, strict=True)
+            ]
+            body.append(" & ".join(text) + r" \\")
     caption = [f"{table.target}."]
     return _environment(
         spec, [head], body, caption, table.caption, table.target, table.command, len(shown)
@@ -98,8 +102,8 @@ def to_latex(table: Table | TableSet) -> str:
 
 def _wide(group: TableSet) -> str:
     tables = group.tables
-    spec, titles, heads, rules = "ll", ["", ""], ["Family", "Method"], []
-    position = 3
+    spec, titles, heads, rules = "llr", ["", "", ""], ["Family", "Method", "S"], []
+    position = 4
     for table in tables:
         width = len(table.metrics)
         spec += "r" * width
@@ -177,12 +181,21 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
             _name(title),
             _name(label) + (rf"\textsuperscript{{{escape_latex(signs)}}}" if signs else ""),
         ]
+        counts = dict.fromkeys(
+            len(row.seeds) for row in found[key] if row is not None and row.seeds
+        )
+        cells.append(", ".join(map(str, counts)) or escape_latex(EN_RULE))
         for table, own in zip(tables, found[key], strict=True):
             metric_columns = [c for c in columns(table) if c.is_metric]
             if own is None:
                 cells += [escape_latex(EM_RULE)] * len(metric_columns)
                 continue
-            cells += [_cell(cell) for cell in cells_of(table, own, metric_columns)]
+            cells += [
+                _cell(cell, pad=table.with_intervals and column.key == table.primary)
+                for column, cell in zip(
+                    metric_columns, cells_of(table, own, metric_columns), strict=True
+                )
+            ]
         lines.append(" & ".join(cells) + r" \\")
     return lines
 
@@ -202,7 +215,8 @@ def _name(text: str) -> str:
     return escape_latex(text)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, *, pad: bool = False) -> str:
+    """A cell; with ``pad`` a figure without a spread keeps its place among those with one."""
     if cell.text in (EM_RULE, EN_RULE):
         return escape_latex(cell.text)
     text = escape_latex(cell.text)
@@ -211,7 +225,9 @@ def _cell(cell: Cell) -> str:
     elif cell.mark == "second":
         text = rf"\underline{{{text}}}"
     if cell.spread:
-        text += rf"{{\scriptsize\,\ensuremath{{\pm}}\,{cell.spread}}}"
+        text += _SPREAD.format(cell.spread)
+    elif pad:
+        text += r"\phantom{" + _SPREAD.format("0.0000") + "}"
     if cell.signs:
         signs = escape_latex(cell.signs).replace("*", r"\ensuremath{*}")
         raised = rf"\textsuperscript{{{signs}}}"

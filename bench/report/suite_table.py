@@ -35,7 +35,7 @@ def build_suite(
 ) -> TableSet:
     """Build the tables of a suite; the tests of all targets are one family.
 
-    Targets without stored runs are left out and named under the first table. The declared reference
+    Targets without stored runs are left out and named in the caption. The declared reference
     is left out where it has no runs, and must exist where the caller names it.
 
     Args:
@@ -86,9 +86,10 @@ def build_suite(
     ]
     if absent:
         note = f"No stored runs for the targets {', '.join(absent)}; they are left out."
-        first = drafts[0]
-        table = replace(first.table, caption=(*first.table.caption, note))
-        drafts[0] = replace(first, table=table)
+        drafts = [
+            replace(draft, table=replace(draft.table, caption=(*draft.table.caption, note)))
+            for draft in drafts
+        ]
     command = f"bench leaderboard --suite {suite.name}"
     command += f" --scale {scale}" if scale != "cpu" else ""
     for option, value in (("primary", primary), ("reference", reference), ("users", users)):

@@ -12,10 +12,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from bench.report.grid import Cell, columns, sections
+from bench.report.grid import Cell, Column, columns, sections
 from bench.report.table import Row, Table, TableSet
 
-__all__ = ["to_csv", "to_json", "to_markdown"]
+__all__ = ["escape_markdown", "to_csv", "to_json", "to_markdown"]
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -23,35 +23,41 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 def to_markdown(table: Table | TableSet) -> str:
     """The table as Markdown without HTML, with its caption; ends with a newline."""
     if isinstance(table, TableSet):
-        head = f"## {_escape(table.title)}\n\n"
+        head = f"## {escape_markdown(table.title)}\n\n"
         return head + "\n".join(to_markdown(one) for one in table.tables)
     shown = columns(table)
-    headers = [column.title for column in shown]
-    align = ["left" if column.is_text else "right" for column in shown]
-    parts = [f"### {_escape(table.target)}", ""]
+    parts = [f"### {escape_markdown(table.target)}", ""]
     for section in sections(table, shown):
         if section.block.title:
-            parts += ["---", "", f"{_escape(section.block.title)}:", ""]
-        body = [[_cell(cell) for cell in cells] for _, cells in section.lines]
+            parts += ["---", "", f"{escape_markdown(section.block.title)}:", ""]
+        # Quoted rows have nothing but figures.
+        kept = [
+            place
+            for place, column in enumerate(shown)
+            if section.block.kind != "reported" or column.is_metric or column.key == "method"
+        ]
+        body = [[_cell(cells[place], shown[place]) for place in kept] for _, cells in section.lines]
+        headers = [shown[place].title for place in kept]
+        align = ["left" if shown[place].is_text else "right" for place in kept]
         parts += [
             tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True),
             "",
         ]
-    parts += [f"- {_escape(line)}" for line in table.caption]
+    parts += [f"- {escape_markdown(line)}" for line in table.caption]
     parts += [f"- Made by `{table.command}`; do not edit."]
     return "\n".join(parts) + "\n"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, column: Column) -> str:
     mark = {"best": "**", "second": "_"}.get(cell.mark or "", "")
-    text = f"{mark}{_escape(cell.text)}{mark}"
+    text = f"{mark}{escape_markdown(cell.text) if column.is_text else cell.text}{mark}"
     if not cell.signs:
         return text
     # A sign belongs to the figure; behind a name a blank keeps it apart.
-    return text + (" " if cell.exact is None else "") + _escape(cell.signs)
+    return text + (" " if cell.exact is None else "") + escape_markdown(cell.signs)
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, also inside a table."""
     return _SPECIAL.sub(r"\\\1", text.replace("\n", " "))
 

@@ -96,6 +96,7 @@ class RunWriter:
                 "family": family,
                 "plugin_sha256": plugin,
                 "transductive": more.pop("transductive", False),
+                "trainable": more.pop("trainable", True),
             },
             "target": target,
             "sources": list(sources),

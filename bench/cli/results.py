@@ -1,0 +1,95 @@
+"""``bench results``: the merge gate for published results, and the tables made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.output import print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Published results: verify them, make tables of them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with results below it.")]
+
+
+@app.command("verify")
+def verify(
+    folder: Folder,
+    with_data: Annotated[
+        bool,
+        typer.Option(
+            "--with-data",
+            help="Also rebuild the tasks from the raw data and compare task, candidate and user hashes.",
+        ),
+    ] = False,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the domains for --with-data; default: BENCH_DATA_ROOT."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Recompute every metric from the per-user outcomes; check hashes, bounds, users, duplicates.
+
+    Exit code 1 when a check fails.
+    """
+    from bench.report.verify import against_data, verify_folder
+    from bench.runs.store import RunStore
+
+    found = verify_folder(folder)
+    problems = list(found.problems)
+    if with_data and not problems:
+        problems += against_data(RunStore(folder).list(), data_root)
+    if as_json:
+        print_json(
+            {
+                "runs": found.n_runs,
+                "outcomes": found.n_users,
+                "problems": [
+                    {"path": str(p.path), "check": p.check, "message": p.message} for p in problems
+                ],
+            }
+        )
+    else:
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        verdict = f"{len(problems)} problems" if problems else "all checks passed"
+        typer.echo(f"{found.n_runs:,} results, {found.n_users:,} outcomes recomputed: {verdict}")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("tables")
+def tables(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Folder that the tables are written to.")],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; fail if a file differs from what is there."),
+    ] = False,
+) -> None:
+    """Make the leaderboard of every target with results: Markdown, LaTeX, CSV, JSON, and an index.
+
+    The same results always give the same bytes. Exit code 1 when --check finds a difference.
+    """
+    from bench.report.committed import differences, render, write
+
+    files = render(folder)
+    if check:
+        found = differences(files, out)
+        for line in found:
+            typer.echo(line, err=True)
+        if found:
+            typer.echo(f"{out} is not what {folder} gives; run `make leaderboards`.", err=True)
+            raise typer.Exit(1)
+        typer.echo(f"{len(files)} files in {out} are what {folder} gives")
+        return
+    changed = write(files, out)
+    typer.echo(f"wrote {len(changed)} of {len(files)} files to {out}")

@@ -1,0 +1,150 @@
+"""A reading of leaderboards, generated with the tests behind every sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from bench.evaluation.corrections import adjust
+from bench.evaluation.seeds import SeedComparison, compare_seeds
+from bench.report.caption import p_text
+from bench.report.rows import RANDOM, Measured
+from bench.report.significance import ALPHA, CORRECTION, Draft, name
+from bench.report.writers import escape_markdown
+
+__all__ = ["Pair", "index_page", "training_free_pairs"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A training-free row against a trained one on the same target.
+
+    Attributes:
+        target: target domain.
+        free: the training-free row.
+        trained: the trained row.
+        test: ``free`` minus ``trained`` on the primary metric.
+        adjusted_p: p (of the users alone where a seed is missing), Holm over all pairs.
+    """
+
+    target: str
+    free: Measured
+    trained: Measured
+    test: SeedComparison
+    adjusted_p: float
+
+
+def training_free_pairs(drafts: Sequence[Draft]) -> list[Pair]:
+    """Every training-free row against every trained row, target by target, in the tables' order."""
+    found = []
+    for draft in drafts:
+        order = {row.key: place for place, row in enumerate(draft.table.rows)}
+        rows = sorted(draft.measured, key=lambda one: order[one.row.key])
+        free = [one for one in rows if not one.trainable and one.row.method != RANDOM]
+        for one in free:
+            for other in rows:
+                if other.trainable:
+                    test = compare_seeds(one.values, other.values, trainable_a=False)
+                    found.append((draft.table.target, one, other, test))
+    adjusted = adjust([test.p for *_, test in found], CORRECTION).tolist() if found else []
+    return [Pair(*pair, p) for pair, p in zip(found, adjusted, strict=True)]
+
+
+def index_page(drafts: Sequence[Draft], command: str) -> str:
+    """The page that stands above the tables of all targets, as Markdown."""
+    pairs = training_free_pairs(drafts)
+    lines = ["# Leaderboards", ""]
+    lines += [f"Made by `{command}` from `results/`; do not edit.", ""]
+    lines += [_overview(drafts), ""]
+    lines += [
+        "Every table is made of stored runs over the same users and candidates. What the marks mean "
+        "stands under each table and in [the documentation](../docs/leaderboards.md).",
+        "",
+        "## Where a training-free row is above a trained one",
+        "",
+    ]
+    lines += _reading(pairs)
+    return "\n".join(lines) + "\n"
+
+
+def _overview(drafts: Sequence[Draft]) -> str:
+    body = []
+    for draft in drafts:
+        table = draft.table
+        best = max(
+            (one.row for one in draft.measured),
+            key=lambda row: (row.figures[table.primary].mean, row.label),
+        )
+        seeds = sorted({len(one.row.seeds) for one in draft.measured if one.trainable})
+        target = escape_markdown(table.target)
+        star = "\\*" if "star" in _row_signs(draft, best.key) else ""
+        body.append(
+            [
+                f"[{target}]({table.target}.md)",
+                f"{best.n_users:,}",
+                str(len(draft.measured)),
+                " to ".join(str(s) for s in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "–",
+                escape_markdown(best.label),
+                f"{best.figures[table.primary].shown}{star} {table.primary.upper()}",
+                f"[LaTeX]({table.target}.tex), [CSV]({table.target}.csv), [JSON]({table.target}.json)",
+            ]
+        )
+    headers = ["Target", "Users", "Rows", "Seeds of trained rows", "Best row", "Figure", "Files"]
+    align = ["left", "right", "right", "right", "left", "right", "left"]
+    return tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _row_signs(draft: Draft, key: tuple[str, str]) -> tuple[str, ...]:
+    return next((row.signs for row in draft.table.rows if row.key == key), ())
+
+
+def _reading(pairs: Sequence[Pair]) -> list[str]:
+    if not pairs:
+        return ["No target has both training-free and trained rows."]
+    above = [pair for pair in pairs if pair.test.difference > 0]
+    clear = [pair for pair in above if pair.adjusted_p < ALPHA and pair.test.same_sign]
+    n_methods = sum(not pair.test.this_checkpoint for pair in clear)
+    n_checkpoints = len(clear) - n_methods
+    lines = [
+        f"Of {len(pairs)} pairs of a training-free and a trained row on one target, the training-free "
+        f"row is above in {len(above)}; significantly so as methods in {n_methods}, and for the stored "
+        f"checkpoint alone, where the trained row has one seed, in {n_checkpoints}.",
+        "",
+        "Test: two-sided paired t-test over users, with the variance between training seeds where "
+        f"there are several; Holm over all {len(pairs)} pairs, adjusted p below {ALPHA}, the same sign "
+        "for all seeds. With S = 1 another seed of the trained method could read differently.",
+        "",
+    ]
+    if above:
+        body = [
+            [
+                escape_markdown(pair.target),
+                escape_markdown(name(pair.free.row)),
+                escape_markdown(name(pair.trained.row)),
+                str(len(pair.trained.row.seeds)),
+                f"{pair.test.difference:+.4f}",
+                f"[{pair.test.ci95[0]:+.4f}, {pair.test.ci95[1]:+.4f}]",
+                escape_markdown(p_text(pair.adjusted_p)),
+                f"{pair.test.minimum_detectable:.4f}",
+            ]
+            for pair in above
+        ]
+        headers = ["Target", "Training-free", "Trained", "S", "Difference", "95 % CI"]
+        headers += ["Adjusted p", "Detectable"]
+        align = ["left"] * 3 + ["right"] * 5
+        lines += [
+            tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True),
+            "",
+            "Difference: on the primary metric of the target's table. Detectable: the smallest true "
+            "difference that the test finds with 80 % power.",
+            "",
+        ]
+    never = sorted(
+        {name(pair.trained.row) for pair in pairs} - {name(pair.trained.row) for pair in above}
+    )
+    if never:
+        shown = ", ".join(escape_markdown(label) for label in never)
+        lines += [f"No training-free row is above {shown} on any of these targets.", ""]
+    return lines[:-1] if lines[-1] == "" else lines
