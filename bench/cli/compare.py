@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.compare_text import CORRECTION_NAMES, difference_text, number_text, p_text
 from bench.cli.output import print_json, print_table, split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
 
 if TYPE_CHECKING:
-    from bench.evaluation import SeedComparison
     from bench.report.comparison import Pairwise
     from bench.runs.stored import StoredRun
 
@@ -29,7 +29,12 @@ class Correction(StrEnum):
     NONE = "none"
 
 
-_CORRECTION_NAMES = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no correction"}
+class Report(StrEnum):
+    """What to print."""
+
+    PAIRS = "pairs"
+    TRANSFER = "transfer"
+    ROBUSTNESS = "robustness"
 
 
 def compare(
@@ -41,6 +46,12 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(metavar="A,B", help="Methods on the target; default: all.")
     ] = None,
+    report: Annotated[
+        Report,
+        typer.Option(
+            help="pairs; transfer: gain from sources; robustness: full ranking, other candidates."
+        ),
+    ] = Report.PAIRS,
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "ndcg@5",
     reference: Annotated[
         str | None, typer.Option(help="Compare all with this method only; default: all pairs.")
@@ -71,12 +82,28 @@ def compare(
 ) -> None:
     """Compare runs over the same users: size of the difference, tests, and what was detectable.
 
-    Give run ids, or --target with --methods. Runs of different tasks are refused.
+    Give run ids, or --target with --methods. Runs of different tasks are refused. --report transfer
+    says what methods gain from their sources (several targets: --target D,D2), --report robustness how
+    far a table depends on its candidates.
     """
     from bench.errors import ConfigError
     from bench.report.comparison import compare_all, pairwise_record
     from bench.report.contenders import contenders_of_runs, contenders_of_target
 
+    if report is not Report.PAIRS:
+        refused = {"RUN": runs, "--methods": methods, "--reference": reference, "--also": also}
+        for name, value in refused.items():
+            if value:
+                raise ConfigError(
+                    f"{name} with --report {report.value}; expected --target only, all its methods "
+                    "are in the report."
+                )
+        table = _TableOptions(metric, profile, parse_users(users), task, all_configs)
+        if report is Report.TRANSFER:
+            _transfer(store, target, table, correction, alpha, bound, as_json)
+        else:
+            _robustness(store, target, table, as_json)
+        return
     if bool(runs) == (target is not None):
         raise ConfigError(
             "expected run ids or --target, one of the two: `bench compare RUN RUN` or "
@@ -111,6 +138,59 @@ def compare(
         _print(found, notes)
 
 
+@dataclass(frozen=True, slots=True)
+class _TableOptions:
+    """Which rows a report is about."""
+
+    metric: str
+    profile: str | None
+    users: int | None
+    task: str | None
+    all_configs: bool
+
+
+def _transfer(
+    store: Path | None,
+    target: str | None,
+    table: _TableOptions,
+    correction: Correction,
+    alpha: float,
+    bound: float,
+    as_json: bool,
+) -> None:
+    from bench.cli.compare_reports import print_transfer
+    from bench.report.transfer import transfer, transfer_record
+
+    found = transfer(
+        _readable(store),
+        split_names(target or ""),
+        **asdict(table),
+        correction=correction.value,
+        alpha=alpha,
+        bound=bound,
+    )
+    if as_json:
+        print_json(transfer_record(found))
+    else:
+        print_transfer(found)
+
+
+def _robustness(
+    store: Path | None, target: str | None, table: _TableOptions, as_json: bool
+) -> None:
+    from bench.cli.compare_reports import print_robustness
+    from bench.errors import ConfigError
+    from bench.report.robustness import robustness, robustness_record
+
+    if target is None:
+        raise ConfigError("--report robustness without --target; expected one target domain.")
+    found = robustness(_readable(store), target, **asdict(table))
+    if as_json:
+        print_json(robustness_record(found))
+    else:
+        print_robustness(found)
+
+
 def _readable(store: Path | None) -> list[StoredRun]:
     """All runs of the store; damaged ones are named on standard error."""
     from bench.runs.store import Damage
@@ -120,22 +200,6 @@ def _readable(store: Path | None) -> list[StoredRun]:
     for one in damaged:
         typer.echo(f"left out: {one.reason}", err=True)
     return found
-
-
-def p_text(p: float | None) -> str:
-    """A p-value for people."""
-    if p is None:
-        return "-"
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}" if math.isfinite(value) else "-"
-
-
-def difference_text(test: SeedComparison) -> str:
-    """A difference with its interval."""
-    return f"{_signed(test.difference)} [{_signed(test.ci95[0])}, {_signed(test.ci95[1])}]"
 
 
 def _print(found: Pairwise, notes: list[str]) -> None:
@@ -160,7 +224,7 @@ def _print(found: Pairwise, notes: list[str]) -> None:
     family = len(found.pairs)
     typer.echo(
         f"\nPaired t-test over users and training seeds, two-sided; "
-        f"{_CORRECTION_NAMES[found.correction]} over {family} comparison{'s' * (family != 1)}, "
+        f"{CORRECTION_NAMES[found.correction]} over {family} comparison{'s' * (family != 1)}, "
         f"alpha {found.alpha:g}"
     )
     extra = tuple(found.pairs[0].secondary)
@@ -181,11 +245,9 @@ def _print(found: Pairwise, notes: list[str]) -> None:
                 p_text(pair.adjusted_p),
                 *((p_text(pair.test.p_users),) if seeded else ()),
                 *(p_text(pair.secondary[name]) for name in extra),
-                f"{pair.test.d_z:+.3f}" if math.isfinite(pair.test.d_z) else "-",
+                number_text(pair.test.d_z, "+.3f"),
                 f"{pair.test.wins} / {pair.test.ties} / {pair.test.losses}",
-                f"{pair.test.minimum_detectable:.4f}"
-                if math.isfinite(pair.test.minimum_detectable)
-                else "-",
+                number_text(pair.test.minimum_detectable, ".4f"),
                 pair.verdict,
             )
             for pair in found.pairs

@@ -66,3 +66,23 @@ def test_runs_of_other_tasks_are_refused_with_the_option(cli, tiny, three, tmp_p
 )
 def test_wrong_use_is_one_clean_message(cli, tiny, three, words, message):
     assert message in cli("compare", *words, code=2).stderr
+
+
+def test_robustness_needs_and_reads_the_further_request_sets(cli, tiny, three):
+    missing = cli("compare", "--target", tiny, "--report", "robustness", code=1)
+    assert "--also-full" in missing.stderr
+    sets = ("--candidate-seed", "0,1,2", "--also-full", "--quiet")
+    cli("run", "--method", "markov,popularity", "--target", tiny, *sets)
+    out = cli("compare", "--target", tiny, "--report", "robustness").stdout
+    assert "Full ranking" in out
+    assert "seed 0    seed 1    seed 2" in out
+    assert "Without full ranking: random" in out
+    found = json.loads(cli("compare", "--target", tiny, "--report", "robustness", "--json").stdout)
+    assert {row["label"] for row in found["full"]} == {"markov", "popularity"}
+
+
+def test_transfer_without_methods_that_use_sources_says_so(cli, tiny, three):
+    found = cli("compare", "--target", tiny, "--report", "transfer", code=1)
+    assert "expected runs of a method with sources" in found.stderr
+    refused = cli("compare", "--report", "transfer", "--methods", "markov", code=2)
+    assert "--methods with --report transfer" in refused.stderr

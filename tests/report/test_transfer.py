@@ -1,0 +1,127 @@
+"""Gains from sources, on runs written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from report_runs import random_outcomes
+from statsmodels.stats.multitest import multipletests
+
+from bench.errors import ResultError
+from bench.evaluation import compare_seeds, metric_per_user
+from bench.report.transfer import transfer, transfer_record
+from bench.runs.stored import read_run
+
+SKILLS = {"weave": 1.6, "target-only": 1.0, "music": 0.6, "film": 0.2}
+
+
+def validated(run, *figures):
+    """The same run with validation figures in its manifest."""
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["validations"] = [{"ndcg@5": f, "ndcg@1": f / 2, "seconds": 0.1} for f in figures]
+    path.write_text(json.dumps(manifest))
+    return read_run(run.path)
+
+
+@pytest.fixture
+def study(write_run):
+    """Three seeds of a method with two sources, target-only and both single sources."""
+
+    def write(target="toyland", weave=1.6, seeds=(0, 1, 2), validation=(0.2, 0.4), task="a" * 64):
+        runs = []
+        for seed in seeds:
+
+            def one(method, skill, seed=seed, **more):
+                key = 1000 * seed + sum(map(ord, method + str(more)))
+                outcomes = random_outcomes(400, key, skill=skill)
+                return write_run(
+                    method, outcomes, seed=seed, target=target, task=task, family="llm", **more
+                )
+
+            runs.append(one("weave", weave, sources=("music", "film")))
+            runs.append(one("target-only", SKILLS["target-only"]))
+            for source, figure in zip(("music", "film"), validation, strict=True):
+                run = one("source-only", SKILLS[source], sources=(source,))
+                runs.append(validated(run, figure / 2, figure) if figure else run)
+        return runs
+
+    return write
+
+
+def stacked(runs, method, sources=()):
+    chosen = sorted(
+        (r for r in runs if (r.method, r.sources) == (method, sources)), key=lambda r: r.seed
+    )
+    return np.stack([metric_per_user(run.outcomes(), "ndcg@5") for run in chosen])
+
+
+def test_gains_are_those_over_target_only_and_the_best_source_by_validation(study):
+    runs = study()
+    report = transfer(runs, ["toyland"])
+    alone, single = report.gains
+    weave = stacked(runs, "weave", ("music", "film"))
+    assert (alone.against, alone.baseline) == ("target-only", "target-only")
+    assert alone.test == compare_seeds(weave, stacked(runs, "target-only"))
+    # Film has the better validation figure although music is better on the test users.
+    assert (single.baseline_sources, single.chosen_by) == (("film",), "validation")
+    assert single.test == compare_seeds(weave, stacked(runs, "source-only", ("film",)))
+    raw = [alone.test.p, single.test.p]
+    expected = multipletests(raw, method="holm")[1].tolist()
+    assert [alone.adjusted_p, single.adjusted_p] == pytest.approx(expected, rel=1e-10)
+    assert alone.verdict == single.verdict == "positive"
+    record = json.loads(json.dumps(transfer_record(report), allow_nan=False))
+    assert record["family_size"] == 2
+    assert record["gains"][1]["test"]["seeds"] == [3, 3]
+
+
+def test_a_method_hurt_by_its_sources_transfers_negatively(study):
+    report = transfer(study(weave=-0.5), ["toyland"])
+    assert report.gains[0].verdict == "negative"
+    assert report.gains[0].test.difference < 0
+    one_seed = transfer(study(target="moon", weave=-0.5, seeds=(0,)), ["moon"])
+    assert one_seed.gains[0].verdict == "negative (this checkpoint)"
+
+
+def test_without_validation_figures_the_test_figures_choose_the_source(study):
+    single = transfer(study(validation=(0, 0.4)), ["toyland"]).gains[1]
+    assert (single.baseline_sources, single.chosen_by) == (("music",), "test")
+
+
+def test_a_methods_own_runs_without_and_with_one_source_are_its_baselines(study, write_run):
+    runs = study(seeds=(0,))
+    runs.append(write_run("weave", random_outcomes(400, 5), family="llm"))
+    runs.append(write_run("weave", random_outcomes(400, 6), family="llm", sources=("film",)))
+    gains = {(g.sources, g.against): g for g in transfer(runs, []).gains}
+    both = ("music", "film")
+    assert gains[both, "target-only"].baseline.startswith("weave")
+    assert gains[both, "best single source"].chosen_by == "the only one"
+    assert gains[both, "best single source"].baseline_sources == ("film",)
+    # One source is compared with none, not with itself.
+    assert (("film",), "target-only") in gains
+    assert (("film",), "best single source") not in gains
+
+
+def test_targets_form_one_family_and_missing_baselines_are_named(study):
+    runs = study() + [
+        run for run in study(target="moon", task="b" * 64) if run.method in ("weave", "source-only")
+    ]
+    report = transfer(runs, [])
+    assert [(g.target, g.against) for g in report.gains] == [
+        ("moon", "best single source"),
+        ("toyland", "target-only"),
+        ("toyland", "best single source"),
+    ]
+    raw = [gain.test.p for gain in report.gains]
+    assert [g.adjusted_p for g in report.gains] == pytest.approx(
+        multipletests(raw, method="holm")[1].tolist(), rel=1e-10
+    )
+    assert any("moon: no target-only run for weave" in note for note in report.notes)
+
+
+def test_nothing_to_report_says_what_is_needed(write_run):
+    run = write_run("popularity", random_outcomes(30, 0))
+    with pytest.raises(ResultError, match="runs of a method with sources and of target-only"):
+        transfer([run], ["toyland"])
