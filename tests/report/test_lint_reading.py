@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tabulate import tabulate
 
 from bench.errors import DataError
-from bench.report.lint import read_table
+from bench.report.lint import lint_rows, read_table
 from bench.report.lint.figures import metric_name, parse_cell
 
 WIDE = {("Sports", "GRU4Rec"): (0.1664, 0.2776), ("Beauty", "GRU4Rec"): (0.1737, 0.2901)}
@@ -126,6 +129,22 @@ def test_cut_offs_below_their_metric_and_spanned_lines():
     ]
 
 
+def test_rows_spanned_upwards_and_comments_behind_line_ends():
+    text = r"""\begin{tabular}{llr}
+Data & Model & NDCG@5 \\% NDCG@9 & is no column
+ & GRU4Rec & 0.31\\ %
+\multirow{-2}{*}{Sports} & SASRec & 0.37 \\\hline
+ & SASRec & 0.36 \\
+\multirow{-2}{*}{Beauty} & GRU4Rec & 12.5\,\% \\
+\end{tabular}"""
+    assert found(read_table(text, "x")) == {
+        ("Sports", "GRU4Rec"): (0.31,),
+        ("Sports", "SASRec"): (0.37,),
+        ("Beauty", "SASRec"): (0.36,),
+        ("Beauty", "GRU4Rec"): (0.125,),
+    }
+
+
 def test_three_header_lines():
     text = (
         "Method,Sports,,Beauty,\n,NDCG,MRR,NDCG,MRR\n,@5,@5,@5,@5\nSASRec,.3699,.3132,.3712,.3239\n"
@@ -183,7 +202,7 @@ def test_figures_and_their_last_place(text, value, unit):
     assert (cell.value, cell.unit) == (pytest.approx(value), pytest.approx(unit))
 
 
-@pytest.mark.parametrize("text", ["0.3l39", "abc", "1.2.3", "0.1 0.2", "1e"])
+@pytest.mark.parametrize("text", ["0.3l39", "abc", "1.2.3", "0.1 0.2", "1e", "0e999", "9" * 400])
 def test_what_is_no_figure(text):
     assert parse_cell(text) is None
 
@@ -224,3 +243,113 @@ def test_a_file_without_figures_says_what_was_looked_for(text):
 def test_a_foreign_json_is_refused():
     with pytest.raises(DataError, match="not the JSON of a leaderboard"):
         read_table("{}", "x.json", suffix=".json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Improv.", "Improvement (%)", "Rel. Impr.", "%Improv", "Imp.", "Gain", "p-value", "Δ gain"],
+)
+def test_rows_of_improvements_are_no_figures(name):
+    text = (
+        f"| Method | NDCG@1 | NDCG@5 |\n|--|--|--|\n| a | 0.2 | 0.3 |\n| {name} | 5.1% | 2.0% |\n"
+    )
+    assert [row.method for row in read_table(text, "x", suffix=".md").rows] == ["a"]
+    text = (
+        f"| Metric | a | {name} |\n|--|--|--|\n| NDCG@1 | 0.2 | 5.1% |\n| NDCG@5 | 0.3 | 2.0% |\n"
+    )
+    assert [row.method for row in read_table(text, "x", suffix=".md").rows] == ["a"]
+
+
+def test_methods_that_begin_like_an_improvement_are_kept():
+    text = "method,NDCG@1\nImpressionNet,0.2\nGainRec,0.2\nimproved-sasrec,0.2\nP5,0.2\n"
+    names = [row.method for row in read_table(text, "x").rows]
+    assert names == ["ImpressionNet", "GainRec", "improved-sasrec", "P5"]
+
+
+NAMES = st.text(
+    st.characters(codec="utf-8", categories=("Lu", "Ll"), exclude_characters="\\"),
+    min_size=1,
+    max_size=8,
+).map(lambda name: f"M {name}")
+FIGURES = st.lists(
+    st.tuples(NAMES, st.lists(st.integers(0, 10_000), min_size=3, max_size=3)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    FIGURES,
+    st.sampled_from(["pipe", "github", "latex", "latex_booktabs", "latex_longtable", "tsv"]),
+)
+def test_tables_of_another_writer_come_back(rows, style):
+    """tabulate writes, we read."""
+    printed = [[name, *(f"{value / 10_000:.4f}" for value in values)] for name, values in rows]
+    text = tabulate(printed, ["Method", "NDCG@1", "NDCG@5", "MRR@5"], style, disable_numparse=True)
+    table = read_table(text, "x")
+    assert [(row.method, [cell.text for cell in row.figures.values()]) for row in table.rows] == [
+        (" ".join(name.split()), figures) for name, *figures in printed
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(
+                    "NDCG@5",
+                    "MRR@5",
+                    "0.31",
+                    "1e999",
+                    "-",
+                    "|",
+                    "&",
+                    "\\\\",
+                    "\n",
+                    "\t",
+                    ",",
+                    "{",
+                    "}",
+                    "$",
+                    "%",
+                ),
+                *(
+                    "\\begin{tabular}{ll}",
+                    "\\end{tabular}",
+                    "\\multicolumn{2}{c}",
+                    "\\multirow{9}{*}",
+                    "|--|",
+                    "#",
+                ),
+                *(
+                    "**",
+                    "_",
+                    "<u>",
+                    "\\",
+                    '"',
+                    "[",
+                    "]",
+                    "@1",
+                    "NDCG",
+                    "method",
+                    " ",
+                    "\x00",
+                    "±",
+                    "1" * 400,
+                ),
+            ]
+        ),
+        max_size=40,
+    ).map("".join),
+    st.sampled_from(["", ".csv", ".md", ".tex", ".json"]),
+)
+def test_no_text_breaks_the_reader(text, suffix):
+    """Whatever stands in a file: figures, or an error that names it."""
+    try:
+        table = read_table(text, "the file", suffix=suffix)
+    except DataError as error:
+        assert "the file" in str(error)
+    else:
+        assert lint_rows(table).n_rows == len(table.rows) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ _METRIC = re.compile(
 )
 _KINDS = {"n": "ndcg", "ndcg": "ndcg", "m": "mrr", "mrr": "mrr"}
 _NUMBER = re.compile(
-    r"[<≤~≈]?\s*([+-]?(?:\d+[.,]\d*|[.,]\d+|\d+)(?:[eE][+-]?\d+)?)\s*(%?)\s*"
+    r"[<≤~≈]?\s*([+-]?(?:\d+[.,]\d*|[.,]\d+|\d+)(?:[eE][+-]?\d{1,2})?)\s*(%?)\s*"
     r"((?:±|\+/?-|\(|\[).*|[*^†‡§∗⋆★↑↓\s]*)"
 )
 
@@ -100,5 +101,7 @@ def parse_cell(text: str, *, percent: bool = False) -> Cell | None:
     number = match[1].replace(",", ".")
     mantissa, _, exponent = number.lower().partition("e")
     decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
-    scale = 0.01 if match[2] or percent else 1.0
-    return Cell(float(number) * scale, 10.0**-decimals * scale, text)
+    value = float(number) * (scale := 0.01 if match[2] or percent else 1.0)
+    if not math.isfinite(value):
+        return None
+    return Cell(value, 10.0**-decimals * scale, text)

@@ -16,7 +16,7 @@ __all__ = ["latex_grids"]
 _BEGIN = re.compile(r"\\begin\{(tabular\*?|tabularx|tabulary|longtable|array|tblr)\}")
 _TWO_ARGUMENTS = {"tabular*", "tabularx", "tabulary"}
 _LABEL = re.compile(r"\\(?:label|caption)\s*\{")
-_COMMENT = re.compile(r"(?<!\\)%.*")
+_COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
 _RULES = re.compile(
     r"\\(?:toprule|midrule|bottomrule|hline|hhline\s*\{[^{}]*\}|endhead|endfirsthead|endfoot|endlastfoot|noalign\s*\{[^{}]*\}"
     r"|specialrule(?:\s*\{[^{}]*\}){3}|c(?:mid)?rule\s*(?:\([^)]*\))?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"
@@ -46,7 +46,7 @@ _SYMBOLS = {
 
 def latex_grids(text: str) -> Iterator[Grid]:
     """Every table of a LaTeX file; spanned columns repeat their text, spanned rows too."""
-    lines = [_COMMENT.sub("", line) for line in text.split("\n")]
+    lines = [_COMMENT.sub(r"\1", line) for line in text.split("\n")]
     source = "\n".join(lines)
     for match in _BEGIN.finditer(source):
         end = source.find(rf"\end{{{match[1]}}}", match.end())
@@ -160,10 +160,11 @@ def _split_cells(row: str) -> list[str]:
 
 
 def _spans(cell: str) -> tuple[str, int, int]:
-    """Text of a cell, and how many columns and rows it spans."""
+    """Text of a cell, and how many columns and rows it spans (rows upwards where negative)."""
     spans = {"column": 1, "row": 1}
     while match := _SPAN.search(cell):
-        spans[match[1]] = max(int(match[2]), 1)
+        count = int(match[2])
+        spans[match[1]] = count if match[1] == "row" and count else max(count, 1)
         position = _skip_arguments(cell, match.end(), 1)
         opening = cell.find("{", position)
         if opening < 0:
@@ -197,17 +198,13 @@ def _keep_spread(match: re.Match[str]) -> str:
     return " ± " if "±" in match[0] else ""
 
 
-def _fill_spanned_rows(rows: list[tuple[int, list[tuple[str, int]]]]) -> Iterator[GridRow]:
-    pending: dict[int, tuple[str, int]] = {}
-    for line, cells in rows:
-        texts = []
+def _fill_spanned_rows(rows: list[tuple[int, list[tuple[str, int]]]]) -> list[GridRow]:
+    r"""Repeat text in the empty cells below it (``\multirow{2}``) or above it (``\multirow{-2}``)."""
+    texts = [[text for text, _ in cells] for _, cells in rows]
+    for index, (_, cells) in enumerate(rows):
         for column, (text, n_rows) in enumerate(cells):
-            carried, left = pending.pop(column, ("", 0))
-            if left and not text:
-                text = carried
-                if left > 1:
-                    pending[column] = (carried, left - 1)
-            elif n_rows > 1:
-                pending[column] = (text, n_rows - 1)
-            texts.append(text)
-        yield GridRow(line, tuple(texts))
+            step = 1 if n_rows > 0 else -1
+            for other in range(index + step, index + n_rows, step):
+                if 0 <= other < len(texts) and column < len(texts[other]):
+                    texts[other][column] = texts[other][column] or text
+    return [GridRow(line, tuple(row)) for (line, _), row in zip(rows, texts, strict=True)]

@@ -24,6 +24,10 @@ _CUT = re.compile(r"@\s*([1-9][0-9]{0,3})")
 _KIND_ONLY = re.compile(r"ndcg|hr|hits?|hit rate|hit ratio|recall|mrr", re.I)
 _MISSING = re.compile(r"(?:[-–—/]|n/?a|nan|none|null|oom|)", re.I)
 _SIGNS = " \t*^†‡§∗⋆★"
+_DERIVED = re.compile(
+    r"(?:[%Δ↑+]\s*)?(?:rel(?:ative|\.)?\s*)?(?:improv(?:e(?:ments?)?)?\.?|impr?\.|impr|gains?|delta|p[- ]?values?|δ)(?![\w-]).*",
+    re.I,
+)
 _N_CANDIDATES = re.compile(r"(?<!to )(?<![\d,.])(\d{1,3}(?:,\d{3})+|\d+) candidates per user")
 
 _COLUMNS: Mapping[str, str] = {
@@ -109,6 +113,9 @@ def _read_grid(grid: Grid, declared: int | None, builder: _Builder) -> None:
         above = []
         roles = _roles(names)
         target = _text_of(row, roles.get("target")) or target
+        method = _method(row, names, roles, header)
+        if _DERIVED.fullmatch(method):
+            continue
         for group, columns in _by_group(header, groups).items():
             cells = {
                 metric: cell
@@ -119,7 +126,7 @@ def _read_grid(grid: Grid, declared: int | None, builder: _Builder) -> None:
                 builder.rows.append(
                     ReportedRow(
                         target=" ".join(x for x in (target, group) if x) or grid.title,
-                        method=_method(row, names, roles, header),
+                        method=method,
                         line=row.line,
                         figures=cells,
                         n_users=_count(_text_of(row, roles.get("users"))),
@@ -247,6 +254,8 @@ def _read_transposed(grid: Grid, declared: int | None, builder: _Builder) -> Non
         if label and label != target:
             target, block = label, block + 1
         for column in range(metric_column + 1, len(row.cells)):
+            if column < len(names) and _DERIVED.fullmatch(names[column].strip(_SIGNS)):
+                continue
             cell = builder.cell(row.cells[column], row.line)
             if cell is None:
                 continue
