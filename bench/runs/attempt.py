@@ -190,14 +190,14 @@ class Attempt:
                 context.progress.stage(f"score {self._prepared.spec.label}: {name}"),
                 journal.phase("score" if wanted is None else "score_sets"),
             ):
-                outcomes, diagnostics = self._score(method, context, requests)
+                outcomes, diagnostics = self._score(method, context, requests, journal)
             if wanted is None:
                 self._diagnostics = diagnostics
             scored.append(ScoredSet(wanted, requests.candidates_hash, outcomes))
         return scored
 
     def _score(
-        self, method: Method, context: RunContext, requests: RequestSet
+        self, method: Method, context: RunContext, requests: RequestSet, journal: Journal
     ) -> tuple[Outcomes, dict[str, Any]]:
         """Score one request set in chunks, going on from the chunks of an earlier attempt."""
         resolved = self._prepared.resolved
@@ -223,6 +223,7 @@ class Attempt:
             merge_diagnostics(diagnostics, _json_diagnostics(scores.diagnostics, owner))
             if time.perf_counter() - last_save >= self._checkpoint_seconds:
                 self._work.save_part(part, Outcomes.concat(parts), diagnostics)
+                journal.save()
                 last_save = time.perf_counter()
         return Outcomes.concat(parts), diagnostics
 

@@ -20,27 +20,33 @@ __all__ = ["Journal"]
 
 @dataclass(slots=True, eq=False)
 class Journal:
-    """Times of the phases of this attempt, and what earlier attempts left behind.
+    """Times of the phases over all attempts, and what earlier attempts left behind.
+
+    A killed attempt counts up to its last save: one is made at every validation and with every saved
+    chunk of scores.
 
     Attributes:
         work: where it is saved.
         attempts: number of this attempt, 1-based.
         earlier_seconds: wall seconds of earlier attempts.
+        earlier_cpu: CPU seconds of earlier attempts.
         started: time at which the first attempt began, UTC.
         fit: seconds, CPU seconds and training report of the completed fit, or None.
         validations: one entry per validation of all attempts.
-        wall: wall seconds by phase, this attempt.
-        cpu: CPU seconds by phase, this attempt.
+        wall: wall seconds by phase, all attempts; a phase that is still open is not in it.
+        cpu: CPU seconds by phase, likewise.
     """
 
     work: Work
     attempts: int
     earlier_seconds: float
+    earlier_cpu: float
     started: str
     fit: dict[str, Any] | None
     validations: list[dict[str, float]]
     wall: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
+    _open: dict[str, tuple[float, float]] = field(default_factory=dict)
     _wall_start: float = field(default_factory=time.perf_counter)
     _cpu_start: float = field(default_factory=time.process_time)
 
@@ -52,9 +58,12 @@ class Journal:
             work,
             attempts=int(state.get("attempts", 0)) + 1,
             earlier_seconds=float(state.get("seconds", 0.0)),
+            earlier_cpu=float(state.get("cpu_seconds", 0.0)),
             started=str(state.get("started", utc_now())),
             fit=state.get("fit"),
             validations=list(state.get("validations", [])),
+            wall=dict(state.get("wall", {})),
+            cpu=dict(state.get("cpu", {})),
         )
         journal.save()
         return journal
@@ -70,26 +79,37 @@ class Journal:
         return time.process_time() - self._cpu_start
 
     def save(self) -> None:
-        """Write the state to disk."""
+        """Write the state to disk, with open phases as far as they are."""
+        wall, cpu = dict(self.wall), dict(self.cpu)
+        for name in self._open:
+            self._add(name, wall, cpu)
         self.work.save_state(
             {
                 "attempts": self.attempts,
                 "seconds": self.earlier_seconds + self.seconds,
+                "cpu_seconds": self.earlier_cpu + self.cpu_seconds,
                 "started": self.started,
                 "fit": self.fit,
                 "validations": self.validations,
+                "wall": wall,
+                "cpu": cpu,
             }
         )
+
+    def _add(self, name: str, wall: dict[str, float], cpu: dict[str, float]) -> None:
+        began, cpu_began = self._open[name]
+        wall[name] = wall.get(name, 0.0) + time.perf_counter() - began
+        cpu[name] = cpu.get(name, 0.0) + time.process_time() - cpu_began
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the seconds of the block to the phase ``name``."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        self._open[name] = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
-            self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - cpu
+            self._add(name, self.wall, self.cpu)
+            del self._open[name]
 
     def note_validation(self, call: ValidationCall) -> None:
         """Record a validation at once, so that the curve survives a kill."""
@@ -113,23 +133,23 @@ class Journal:
         self.save()
 
     def seconds_record(self) -> dict[str, float]:
-        """Wall seconds for the manifest; ``fit`` includes the validations made while fitting."""
+        """Wall seconds of all attempts; ``fit`` includes the validations made while fitting."""
         fit = self.fit or {}
         return {
             "fit": round(float(fit.get("seconds", 0.0)), 3),
             "score": round(self.wall.get("score", 0.0), 3),
             "score_sets": round(self.wall.get("score_sets", 0.0), 3),
             "validation": round(sum(v["seconds"] for v in self.validations), 3),
-            "total": round(self.seconds, 3),
+            "total": round(self.earlier_seconds + self.seconds, 3),
             "earlier_attempts": round(self.earlier_seconds, 3),
             "total_with_adapters": round(self.earlier_seconds + self.seconds, 3),
         }
 
     def cpu_record(self) -> dict[str, float]:
-        """CPU seconds of this process for the manifest."""
+        """CPU seconds of all attempts for the manifest."""
         fit = self.fit or {}
         return {
             "fit": round(float(fit.get("cpu_seconds", 0.0)), 3),
             "score": round(self.cpu.get("score", 0.0), 3),
-            "total": round(self.cpu_seconds, 3),
+            "total": round(self.earlier_cpu + self.cpu_seconds, 3),
         }
