@@ -177,6 +177,8 @@ def run(
         raise DataError(
             f"{error} What works at once: {pull}bench run --method {method} --target ml100k-drama"
         ) from error
+    if not quiet:
+        _note_unused_sources(specs, common["sources"])
     opened = open_store(store)
     if plan:
         _print_plan(specs, opened, as_json=as_json)
@@ -188,6 +190,17 @@ def run(
     run_report.print_failures(results)
     if any(result.status == "failed" for result in results):
         raise typer.Exit(1)
+
+
+def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) -> None:
+    """Say on standard error which methods have no use for the sources that were named."""
+    unused = dict.fromkeys(spec.method for spec in specs if given and not spec.sources)
+    if given and unused:
+        typer.echo(
+            f"note: {', '.join(unused)} learn{'s' if len(unused) == 1 else ''} from the target alone; "
+            f"--sources {','.join(given)} is not used for {'it' if len(unused) == 1 else 'them'}.",
+            err=True,
+        )
 
 
 def _check_device(device: str) -> None:

@@ -51,8 +51,8 @@ def resolve_spec(spec: RunSpec) -> Resolved:
     """Look up the method, validate its configuration and fix sources and seed.
 
     Raises:
-        ConfigError: an unknown method, domain, profile or configuration key; a source that is the
-            target; a method that needs sources and has none; a candidate file without
+        ConfigError: an unknown method, domain, profile or configuration key; a source that is
+            unknown, the target or named twice (also where the method uses none); a method that needs sources and has none; a candidate file without
             ``negatives=imported`` or the reverse.
         MissingExtraError: the method needs a package or asset that is absent.
     """
@@ -117,6 +117,15 @@ def _require_known(name: str, spec: RunSpec) -> None:
 
 
 def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
+    """The sources of the run; what was given is checked, whether the method uses it or not."""
+    for name in spec.sources or ():
+        _require_known(name, spec)
+    if spec.target in (spec.sources or ()):
+        raise ConfigError(
+            f"{spec.target} is both the target and a source; a source must be another domain."
+        )
+    if len(set(spec.sources or ())) != len(spec.sources or ()):
+        raise ConfigError(f"a source is named twice: {', '.join(spec.sources or ())}.")
     if not capabilities.needs_sources:
         return ()
     sources = study_sources(spec.target, spec.data_root) if spec.sources is None else spec.sources
@@ -126,14 +135,6 @@ def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
             f"{'none' if spec.sources is not None else 'no --sources and is in no study group'}. "
             "Name some, for example --sources amazon-sports,amazon-clothing."
         )
-    for name in sources:
-        _require_known(name, spec)
-    if spec.target in sources:
-        raise ConfigError(
-            f"{spec.target} is both the target and a source; a source must be another domain."
-        )
-    if len(set(sources)) != len(sources):
-        raise ConfigError(f"a source is named twice: {', '.join(sources)}.")
     return tuple(sources)
 
 

@@ -110,6 +110,20 @@ class Noisy(Method):
 '''
 
 
+def test_sources_that_a_method_does_not_use_are_noted(cli, tiny, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text((tmp_path / "tiny.csv").read_text())
+    cli("data", "import", "other", other)
+    words = ("run", "--method", "random,markov", "--target", tiny, "--sources", "other")
+    noted = cli(*words, "--json")
+    assert noted.stderr == (
+        "note: random, markov learn from the target alone; --sources other is not used for them.\n"
+    )
+    assert [run["sources"] for run in json_lines(noted.stdout)] == [[], []]
+    assert cli(*words, "--quiet").stderr == ""
+    assert "note" not in cli("run", "--method", "random", "--target", tiny).stderr
+
+
 def test_prints_of_a_method_do_not_break_json(cli, tiny, tmp_path):
     plugin = tmp_path / "noisy.py"
     plugin.write_text(NOISY)
@@ -232,6 +246,8 @@ def test_quiet_and_json_keep_standard_error_clean(cli, tiny):
         (("--method", "markv"), ("unknown method 'markv'", "Did you mean 'markov'", "Known:")),
         (("--method", ","), ("--method", "expected one name")),
         (("--target", "tini"), ("unknown domain 'tini'", "'tiny'")),
+        (("--sources", "tini"), ("unknown domain 'tini'", "'tiny'")),
+        (("--sources", "tiny"), ("tiny is both the target and a source",)),
         (("--seed", "0,x"), ("--seed", "'x'", "0,1,2")),
         (("--seed", "-1"), ("--seed", "integer >= 0")),
         (("--limit-users", "0"), ("--limit-users", "'all'")),

@@ -199,6 +199,9 @@ def test_method_gets_only_the_sources_it_needs(store, make_spec, tmp_path):
         ({"overrides": {"needs_sources": True}, "sources": ("alpha",)}, "both the target"),
         ({"overrides": {"needs_sources": True}, "sources": ("beta", "beta")}, "twice"),
         ({"overrides": {"needs_sources": True}, "sources": ("gamma",)}, "unknown domain"),
+        ({"sources": ("gamma",)}, "unknown domain 'gamma'"),
+        ({"sources": ("alpha",)}, "both the target and a source"),
+        ({"sources": ("beta", "beta")}, "twice"),
         ({"protocol": ProtocolOptions(negatives="imported")}, "candidate file"),
         (
             {"protocol": ProtocolOptions(negatives="full"), "extra_candidate_seeds": (1,)},
