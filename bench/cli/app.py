@@ -24,6 +24,7 @@ from bench.cli import (
     lint,
     methods,
     new,
+    plot,
     results,
     run,
     runs,
@@ -107,6 +108,7 @@ app.command("methods")(methods.methods)
 app.command("domains")(data.domains)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("lint")(lint.lint)
+app.command("plot")(plot.plot)
 app.command("compare")(compare.compare)
 app.add_typer(runs.app, name="runs")
 app.add_typer(results.app, name="results")
