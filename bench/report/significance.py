@@ -137,7 +137,7 @@ def _record(
         p=_rounded(verdict.p),
         p_users=_rounded(verdict.p_users),
         adjusted_p=_rounded(verdict.adjusted_p),
-        rival=rows[verdict.rival].key if verdict.rival else None,
+        rival=None,
         starred=verdict.star,
         reason=verdict.reason,
         reference=reference,
@@ -145,14 +145,22 @@ def _record(
     )
     if leader is None:
         return record
-    test = compare_seeds(
-        values[leader],
-        values[verdict.rival],
-        trainable_a=trainable[leader],
-        trainable_b=trainable[verdict.rival],
-    )
+    tests = {
+        rival: compare_seeds(
+            values[leader],
+            values[rival],
+            trainable_a=trainable[leader],
+            trainable_b=trainable[rival],
+        )
+        for rival in rows
+        if rival != leader
+    }
+    # p-values below the smallest number are all 0: then the nearest rival is the one to name.
+    hardest = max(tests, key=lambda rival: (tests[rival].p, -tests[rival].difference, rival))
+    test = tests[hardest]
     return replace(
         record,
+        rival=rows[hardest].key,
         difference=_rounded(test.difference),
         minimum_detectable=_rounded(test.minimum_detectable),
     )

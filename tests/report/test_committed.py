@@ -1,0 +1,109 @@
+"""Generated leaderboards: the same bytes from the same results, and a reading with its test."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from report_runs import random_outcomes
+from scipy import stats
+from typer.testing import CliRunner
+
+from bench.cli.app import app
+from bench.errors import ResultError
+from bench.evaluation import metric_per_user
+from bench.report.committed import differences, render, write
+from bench.report.leaderboard import draft_table
+from bench.report.reading import training_free_pairs
+from bench.runs.store import RunStore
+
+
+@pytest.fixture
+def results(write_run):
+    for target in ("toyland", "seaside"):
+        task = target[0] * 64
+        options = {"target": target, "task": task}
+        write_run("knn", random_outcomes(400, 0, skill=1.5), trainable=False, **options)
+        write_run("net", random_outcomes(400, 1, skill=0.5), family="single-domain", **options)
+        for seed in range(3):
+            outcomes = random_outcomes(400, 5 + seed, skill=2.5)
+            write_run("big", outcomes, seed=seed, family="single-domain", **options)
+    return write_run.root
+
+
+def test_same_results_give_the_same_bytes_wherever_they_lie(results, tmp_path):
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(results, copy)
+    files = render(results)
+    assert files == render(copy)
+    assert set(files) == {
+        "README.md",
+        *(f"{t}.{kind}" for t in ("toyland", "seaside") for kind in ("md", "tex", "csv", "json")),
+    }
+    for content in files.values():
+        assert content.endswith(b"\n") and str(tmp_path).encode() not in content
+
+
+def test_differences_are_found_named_and_mended(results, tmp_path):
+    out = tmp_path / "out"
+    files = render(results)
+    assert len(write(files, out)) == len(files)
+    assert differences(files, out) == []
+    assert write(files, out) == []
+    (out / "toyland.md").write_bytes((out / "toyland.md").read_bytes().replace(b"knn", b"kmn"))
+    (out / "seaside.csv").unlink()
+    (out / "gone.md").write_text("x")
+    found = differences(files, out)
+    assert len(found) == 3
+    assert "seaside.csv: missing" in found[0]
+    assert "toyland.md: line " in found[1] and "kmn" in found[1]
+    assert "gone.md: no result" in found[2]
+    assert {path.name for path in write(files, out)} == {"toyland.md", "seaside.csv"}
+
+
+def test_a_new_result_changes_the_tables(results, tmp_path, write_run):
+    before = render(results)
+    write_run("ease", random_outcomes(400, 3), target="toyland", task="t" * 64, trainable=False)
+    after = render(results)
+    changed = {name for name in after if after[name] != before[name]}
+    assert {"README.md", "toyland.md", "toyland.tex", "toyland.csv", "toyland.json"} <= changed
+
+
+def test_reading_tests_every_training_free_row_against_every_trained_one(results):
+    runs = RunStore(results).list()
+    pairs = training_free_pairs([draft_table(runs, t) for t in ("seaside", "toyland")])
+    assert [(p.target, p.free.row.label, p.trained.row.label) for p in pairs] == [
+        (t, "knn", other) for t in ("seaside", "toyland") for other in ("big", "net")
+    ]
+    pair = pairs[-1]
+    found = {(r.target, r.method): r for r in runs}
+    a, b = (
+        metric_per_user(found["toyland", method].outcomes(), "ndcg@5") for method in ("knn", "net")
+    )
+    assert pair.test.this_checkpoint
+    assert pair.test.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert pair.adjusted_p >= pair.test.p
+
+
+def test_reading_separates_methods_from_checkpoints(results):
+    page = render(results)["README.md"].decode()
+    assert "above in 2; significantly so as methods in 0" in page
+    assert "has one seed, in 2." in page
+    assert "No training-free row is above big on any of these targets." in page
+    assert page.count("| knn ") == 2
+
+
+def test_command_writes_checks_and_fails_on_a_difference(results, tmp_path):
+    run, out = CliRunner(), tmp_path / "out"
+    arguments = ["results", "tables", str(results), "--out", str(out)]
+    assert run.invoke(app, arguments).exit_code == 0
+    assert run.invoke(app, [*arguments, "--check"]).exit_code == 0
+    (out / "README.md").write_text("typed by hand\n")
+    found = run.invoke(app, [*arguments, "--check"])
+    assert found.exit_code == 1 and "README.md: line 1" in found.output
+    assert (out / "README.md").read_text() == "typed by hand\n"
+
+
+def test_no_results_is_an_error(tmp_path):
+    with pytest.raises(ResultError, match="no results below"):
+        render(tmp_path)
