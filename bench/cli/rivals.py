@@ -37,10 +37,10 @@ def against_best(
     """Compare every run with its best rival, over the same users.
 
     Returns:
-        The comparisons, and the runs that have no rival.
+        The comparisons, and the runs that have no rival, or none that ranks anything.
     """
     from bench.report.comparison import compare
-    from bench.runs.results import find_rivals
+    from bench.runs.results import find_rivals, ranks_nothing
 
     committed = committed_folder()
     found, lonely = [], []
@@ -48,6 +48,6 @@ def against_best(
         rivals = find_rivals(run, store, committed=committed)
         if rivals:
             found.append(compare(run, rivals[0], PRIMARY))
-        else:
+        if not rivals or ranks_nothing(rivals[0]):
             lonely.append(run)
     return found, lonely

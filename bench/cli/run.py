@@ -243,7 +243,7 @@ def _run_all(
 def _beside(
     results: Sequence[RunResult], store: RunStore, common: dict[str, Any], *, quiet: bool
 ) -> list[RunResult]:
-    """Run the reference methods where a run has no rival, stored or committed."""
+    """Run the reference methods where a run has no rival but chance, stored or committed."""
     from bench.runs.matrix import expand
 
     runs = [result.run for result in results if result.run is not None]
@@ -252,7 +252,8 @@ def _beside(
     missing = [name for name in REFERENCES if name not in {run.method for run in lonely}]
     if not targets or not missing:
         return []
-    typer.echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
+    if not quiet:
+        typer.echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
     specs = expand(missing, targets, **common)
     return _run_all(specs, store, force=False, as_json=False, quiet=quiet)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bench.runs.stored import (
     slug,
 )
 
-__all__ = ["COMMITTED", "export_result", "find_rivals", "run_json"]
+__all__ = ["COMMITTED", "export_result", "find_rivals", "ranks_nothing", "run_json"]
 
 COMMITTED = Path("leaderboards") / "results"
 """Where a checkout keeps committed results."""
@@ -86,10 +85,11 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
 def find_rivals(
     run: StoredRun, store: RunStore, *, committed: Path | None = COMMITTED
 ) -> list[StoredRun]:
-    """Stored runs of other methods that may be compared with ``run``, committed ones as a fallback.
+    """Stored and committed runs of other methods that may be compared with ``run``.
 
-    A rival has the same task and the same scored users, and another method or configuration. Runs in
-    the store win over committed results; damaged ones are passed over.
+    A rival has the same task and the same scored users, and another method or configuration. A run
+    that is in both places counts once, as stored; damaged ones are passed over. Runs that rank
+    nothing are rivals only where there is no other.
 
     Args:
         run: the run that has just ended.
@@ -100,19 +100,28 @@ def find_rivals(
         Rivals by NDCG@5, best first.
     """
     damaged: list[Damage] = []
-    roots: Iterable[RunStore] = (
-        [store] if committed is None or not committed.is_dir() else [store, RunStore(committed)]
+    stores = [store]
+    if committed is not None and committed.is_dir():
+        stores.append(RunStore(committed))
+    rivals: dict[str, StoredRun] = {}
+    for place in stores:
+        for other in place.list(task_hash=run.task_hash, damaged=damaged):
+            if (
+                other.run_id != run.run_id
+                and other.users_hash == run.users_hash
+                and (other.method, other.config) != (run.method, run.config)
+            ):
+                rivals.setdefault(other.run_id, other)
+    ranked = sorted(
+        rivals.values(), key=lambda r: (-float(r.metrics["metrics"]["ndcg@5"]["mean"]), r.run_id)
     )
-    for root in roots:
-        rivals = [
-            other
-            for other in root.list(task_hash=run.task_hash, damaged=damaged)
-            if other.run_id != run.run_id
-            and other.users_hash == run.users_hash
-            and (other.method, other.config) != (run.method, run.config)
-        ]
-        if rivals:
-            return sorted(
-                rivals, key=lambda r: (-float(r.metrics["metrics"]["ndcg@5"]["mean"]), r.run_id)
-            )
-    return []
+    return [rival for rival in ranked if not ranks_nothing(rival)] or ranked
+
+
+def ranks_nothing(run: StoredRun) -> bool:
+    """Whether every candidate of every user is tied, as in the row ``random``.
+
+    Then the positive may stand first or last whatever the user: the bounds of the AUC are 1 and 0.
+    """
+    auc = run.metrics.get("ties", {}).get("metrics", {}).get("auc", {})
+    return (auc.get("optimistic"), auc.get("pessimistic")) == (1.0, 0.0)

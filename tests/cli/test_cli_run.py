@@ -156,6 +156,13 @@ def test_lonely_run_gets_the_reference_rows_beside_it(cli, tiny):
         )
 
 
+def test_stored_random_run_does_not_keep_the_reference_rows_away(cli, tiny):
+    cli("run", "--method", "random", "--target", tiny, "--json")
+    result = cli("run", "--method", "markov", "--target", tiny)
+    assert "running popularity and item-knn beside it" in result.stderr
+    assert re.search(r"^markov +(popularity|item-knn) ", result.stdout, re.M)
+
+
 def test_the_printed_test_is_the_paired_t_test_of_the_stored_outcomes(cli, tiny, tmp_path):
     from scipy.stats import ttest_rel
 
