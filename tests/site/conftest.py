@@ -82,6 +82,11 @@ class Visit:
     problems: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
+    def note_failure(self, request) -> None:
+        # Leaving a page early aborts what it was still loading.
+        if request.failure != "net::ERR_ABORTED":
+            self.problems.append(f"{request.url}: {request.failure}")
+
     def open(self, path: Path, fragment: str = ""):
         self.page.goto(path.as_uri() + fragment)
         return self.page
@@ -99,7 +104,7 @@ def visit(browser):
         new = Visit(context.new_page())
         new.page.on("console", lambda message: new.problems.append(message.text))
         new.page.on("pageerror", lambda error: new.problems.append(str(error)))
-        new.page.on("requestfailed", lambda request: new.problems.append(request.url))
+        new.page.on("requestfailed", new.note_failure)
         new.page.on("request", lambda request: new.requests.append(request.url))
         visits.append(new)
         return new
