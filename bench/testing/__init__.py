@@ -1,6 +1,7 @@
 """The conformance kit: what every method must satisfy, and small things for tests of methods."""
 
-from bench.testing.context import QuietProgress, TestContext, evaluate, make_context
+from bench.methods import QuietProgress
+from bench.testing.context import TestContext, evaluate, make_context
 from bench.testing.kit import CHECKS, assert_conforms, check_method
 from bench.testing.planted import make_domain, planted_domain, planted_sources, planted_task
 from bench.testing.results import CheckResult

@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.errors import MethodError
-from bench.evaluation import Outcomes, metric_per_user, rank_outcomes
-from bench.methods import AdapterStore, Method, Progress, ValidationFigures
+from bench.evaluation import Outcomes
+from bench.methods import (
+    AdapterStore,
+    Capabilities,
+    Method,
+    Progress,
+    QuietProgress,
+    ValidationFigures,
+)
 from bench.protocol.task import RequestSet, Task
 from bench.protocol.types import Labels, Requests
+from bench.validation import (
+    DEFAULT_VALIDATION_USERS,
+    Validator,
+    rank_answers,
+    score_requests,
+)
 
-__all__ = ["QuietProgress", "TestContext", "evaluate", "make_context"]
-
-
-class QuietProgress:
-    """Progress reporting that shows nothing."""
-
-    def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
-    ) -> Iterable[Any]:
-        """Iterate over ``items``."""
-        return items
-
-    @contextlib.contextmanager
-    def stage(self, description: str) -> Iterator[None]:
-        """Do nothing around the block."""
-        yield
-
-    def status(self, text: str) -> None:
-        """Drop the text."""
+__all__ = ["TestContext", "evaluate", "make_context"]
 
 
 @dataclass(slots=True, eq=False)
 class TestContext:
     """Implements :class:`bench.methods.Context` without a run, a store or a terminal.
 
-    It holds validation requests and labels, taken out of the task beforehand, and no task.
+    Validation is that of a run: the same requests, checks and figures.
 
     Attributes:
         scratch: private folder.
-        requests, labels: what :meth:`validate` scores; None where validating is an error.
-        calls: NDCG@5 of every validation so far.
+        validator: what :meth:`validate` asks; None where validating is an error.
     """
 
     __test__ = False  # not a test class, whatever its name
@@ -61,37 +52,37 @@ class TestContext:
     progress: Progress = field(default_factory=QuietProgress)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("bench.testing"))
     adapters: AdapterStore | None = None
-    requests: Requests | None = None
-    labels: Labels | None = None
-    calls: list[float] = field(default_factory=list)
+    validator: Validator | None = None
 
     def validate(self, method: Method) -> ValidationFigures:
-        """Score the validation requests with ``method.score``."""
-        requests, labels = self._held()
-        outcomes = evaluate(method, [(requests, labels)], self)
-        ndcg = {k: float(metric_per_user(outcomes, f"ndcg@{k}").mean()) for k in (1, 3, 5, 10)}
-        mrr = {k: float(metric_per_user(outcomes, f"mrr@{k}").mean()) for k in (5, 10)}
-        self.calls.append(ndcg[5])
-        return ValidationFigures(ndcg=ndcg, mrr=mrr, n_users=len(requests))
+        """Score the validation requests with ``method.score``.
+
+        Raises:
+            MethodError: the scores break the contract, or the context has no task.
+        """
+        return self._validator().figures(method, self)
 
     def validation_loss(self, method: Method) -> float:
-        """Mean cross-entropy (nats) of the positive under a softmax over the scores."""
-        requests, labels = self._held()
-        values = np.asarray(method.score(requests, self).values, dtype=np.float64)
-        if labels.excluded is not None:
-            values = np.where(labels.excluded, -np.inf, values)
-        values = values - values.max(axis=1, keepdims=True)
-        positive = np.take_along_axis(values, labels.position[:, None].astype(np.int64), axis=1)
-        return float((np.log(np.exp(values).sum(axis=1)) - positive[:, 0]).mean())
+        """Mean cross-entropy (nats) of the positive under a softmax over the scores.
 
-    def _held(self) -> tuple[Requests, Labels]:
-        if self.requests is None or self.labels is None:
+        Raises:
+            MethodError: the scores break the contract, or the context has no task.
+        """
+        return self._validator().loss(method, self)
+
+    def _validator(self) -> Validator:
+        if self.validator is None:
             raise MethodError("this context was made without a task, so it cannot validate.")
-        return self.requests, self.labels
+        return self.validator
 
 
 def make_context(
-    scratch: Path, task: Task | None = None, *, validation_users: int | None = None, **changes: Any
+    scratch: Path,
+    task: Task | None = None,
+    *,
+    validation_users: int | None = DEFAULT_VALIDATION_USERS,
+    capabilities: Capabilities | None = None,
+    **changes: Any,
 ) -> TestContext:
     """Make a context that validates on a task.
 
@@ -99,13 +90,16 @@ def make_context(
         scratch: private folder, created if absent.
         task: whose validation requests are used; None for a context that cannot validate.
         validation_users: size of the nested subset; None for all users.
+        capabilities: of the method that will be validated; None asks for finite scores of every
+            candidate.
         changes: further attributes of :class:`TestContext`, for example ``seed=1``.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     if task is None:
         return TestContext(scratch, **changes)
     requests, labels = task.validation(task.subset(validation_users))
-    return TestContext(scratch, requests=requests, labels=labels, **changes)
+    validator = Validator(requests, labels, capabilities or Capabilities())
+    return TestContext(scratch, validator=validator, **changes)
 
 
 def evaluate(
@@ -122,20 +116,14 @@ def evaluate(
         chunks: a request set of a task, or pairs of requests and labels.
         context: handed to ``method.score``.
         size: chunk size for a request set.
+
+    Raises:
+        MethodError: the scores break the contract.
     """
-    may = type(method).capabilities(method.config).may_leave_unranked
+    capabilities = type(method).capabilities(method.config)
     pairs = chunks.chunks(size) if isinstance(chunks, RequestSet) else chunks
     parts = []
     for requests, labels in pairs:
-        scores = method.score(requests, context)
-        parts.append(
-            rank_outcomes(
-                scores.values,
-                labels.position,
-                excluded=labels.excluded,
-                slots=scores.slots,
-                may_leave_unranked=may,
-                owner=method.name,
-            )
-        )
+        scores = score_requests(method, requests, context, capabilities)
+        parts.append(rank_answers(scores, labels, capabilities, method.name, requests.users))
     return Outcomes.concat(parts)

@@ -10,7 +10,7 @@ import numpy as np
 from bench.evaluation import metric_per_user, random_row
 from bench.methods import Method
 from bench.testing.context import evaluate
-from bench.testing.isolation import arrays_of
+from bench.testing.isolation import arrays_of, watch_prints
 from bench.testing.results import CheckFailed, CheckSkipped
 from bench.testing.scoring import same_scores
 from bench.testing.session import Session, describe
@@ -23,6 +23,7 @@ __all__ = [
     "check_held_out_reach",
     "check_inputs",
     "check_learns",
+    "check_prints",
     "check_same_seed",
     "check_save_load",
     "check_seed_used",
@@ -37,12 +38,7 @@ _SAFE_FILES = {".safetensors", ".npy", ".json"}
 
 def check_fits(session: Session) -> str:
     """``fit`` runs on a small task."""
-    try:
-        session.base()
-    except CheckSkipped as skipped:
-        if skipped.__cause__ is None:
-            raise
-        raise CheckFailed(f"fit raised {describe(skipped.__cause__)}") from skipped.__cause__
+    session.base()
     return ""
 
 
@@ -108,6 +104,17 @@ def check_writes(session: Session) -> str:
     return ""
 
 
+def check_prints(session: Session) -> str:
+    """``fit`` and ``score`` print nothing to standard output, which carries results alone."""
+    _after_both(session)
+    if session.print_faults:
+        raise CheckFailed(
+            f"{_listed(session.print_faults)}. Use context.log and context.progress, or switch the "
+            "library's output off; `bench run --json` has to stay readable."
+        )
+    return ""
+
+
 def _after_both(session: Session) -> None:
     # A second fit and score: the first imports libraries, which hides what they change.
     session.values(session.base())
@@ -115,7 +122,7 @@ def _after_both(session: Session) -> None:
 
 
 def check_held_out_reach(session: Session) -> str:
-    """No test event and no test request is reachable from the view, the context or the fitted method."""
+    """No test event, test request or validation label is reachable from view, context or fitted method."""
     if session.capabilities.transductive:
         raise CheckSkipped("transductive: it is given the unlabelled test requests, and marked")
     wire = session.tripwire
@@ -131,7 +138,8 @@ def check_held_out_reach(session: Session) -> str:
     ]
     if found:
         raise CheckFailed(
-            f"held-out data in reach: {_listed(found)}. fit must not see the test half."
+            f"held-out data in reach: {_listed(found)}. fit must see neither the test half nor the "
+            "validation labels; ask context.validate."
         )
     return ""
 
@@ -200,7 +208,8 @@ def check_learns(session: Session) -> str:
     task = session.large_task
     fitted = session.fit("learns", lambda: task)
     try:
-        outcomes = evaluate(fitted.method, task.test(task.subset(None)), fitted.context)
+        with watch_prints():
+            outcomes = evaluate(fitted.method, task.test(task.subset(None)), fitted.context)
     except Exception as error:
         raise CheckFailed(f"score raised {describe(error)}") from error
     figure = float(metric_per_user(outcomes, "ndcg@5").mean())

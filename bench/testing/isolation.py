@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import random
@@ -9,16 +10,24 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.io import cache_root, hash_arrays
 
-__all__ = ["arrays_of", "frozen", "global_state", "restore_state", "state_changes", "watch_writes"]
+__all__ = [
+    "arrays_of",
+    "frozen",
+    "global_state",
+    "restore_state",
+    "state_changes",
+    "watch_prints",
+    "watch_writes",
+]
 
 # Importing a library for the first time may legitimately extend these (PyTorch's compiler sets an
 # environment variable, for example); a second call may not.
@@ -26,6 +35,7 @@ IMPORT_EFFECTS = frozenset({"warnings filters", "root logger", "sys.path", "envi
 # The folder that PyTorch's compiler makes in the temporary folder when it is imported.
 _COMPILER_CACHE = "torchinductor_"
 
+_MOST_PRINTS = 5
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATH_EVENTS: Mapping[str, tuple[int, ...]] = {
     "os.mkdir": (0,),
@@ -205,3 +215,66 @@ def watch_writes(allowed: list[Path]) -> Iterator[list[str]]:
         for name in sorted(after - before - {"__pycache__"}):
             if str(folder / name) not in recorder.paths:
                 recorder.see(str(folder / name))
+
+
+class _Aside(io.TextIOBase):
+    """Passes text on to another stream and keeps its begin."""
+
+    def __init__(self, stream: TextIO, seen: list[str]) -> None:
+        self._stream = stream
+        self._seen = seen
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def write(self, text: str) -> int:
+        if text.strip() and len(self._seen) < _MOST_PRINTS:
+            self._seen.append(text.strip())
+        return self._stream.write(text)
+
+
+@contextmanager
+def watch_prints() -> Iterator[list[str]]:
+    """Record what is written to standard output and pass it on to standard error.
+
+    Sees ``sys.stdout`` and, where the process has one, the file descriptor behind it, so that
+    compiled code and child processes count as well.
+
+    Yields:
+        the begin of what was written, piece by piece; complete when the block has ended.
+    """
+    seen: list[str] = []
+    plain = sys.stdout
+    plain.flush()
+    try:
+        original = os.dup(1)
+    except OSError:  # the process has no standard output
+        with redirect_stdout(_Aside(sys.stderr, seen)):
+            yield seen
+        return
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            with redirect_stdout(_Aside(sys.stderr, seen)):
+                yield seen
+        finally:
+            plain.flush()  # a handler may have kept the stream
+            os.dup2(original, 1)
+            os.close(original)
+            file.seek(0)
+            text = file.read().decode(errors="replace")
+            if text:
+                _Aside(sys.stderr, seen).write(text)

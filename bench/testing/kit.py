@@ -38,6 +38,7 @@ CHECKS: Mapping[str, Callable[[Session], str]] = {
     "inputs-unchanged": fitting.check_inputs,
     "global-state-unchanged": fitting.check_global_state,
     "writes-in-scratch-only": fitting.check_writes,
+    "nothing-printed": fitting.check_prints,
     "held-out-not-reachable": fitting.check_held_out_reach,
     "held-out-not-used": fitting.check_held_out_changed,
     "save-load-round-trip": fitting.check_save_load,
@@ -89,6 +90,7 @@ def check_method(
         expected: Mapping[str, str] = getattr(cls, "expected_failures", {})
         for name in wanted:
             if name in CHECKS:
+                session.check = name
                 result = _run(name, lambda check=CHECKS[name]: check(session))  # type: ignore[misc]
                 results.append(_expect(result, expected.get(name)))
     for name in sorted(set(expected) - set(CHECKS)):

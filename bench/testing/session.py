@@ -26,11 +26,13 @@ from bench.testing.isolation import (
     global_state,
     restore_state,
     state_changes,
+    watch_prints,
     watch_writes,
 )
 from bench.testing.planted import planted_domain, planted_sources, replace_test_items
 from bench.testing.results import CheckFailed, CheckSkipped
 from bench.testing.tripwire import Tripwire, make_tripwire
+from bench.validation import validation_users
 
 __all__ = ["Fitted", "Session"]
 
@@ -55,16 +57,21 @@ class Session:
     Attributes:
         cls, config: the method.
         folder: temporary folder; every fit has its own scratch folder in it.
-        state_faults, input_faults, write_faults: side effects seen so far, one line each.
+        check: the check that is running.
+        state_faults, input_faults, write_faults, print_faults: side effects seen so far, one line
+            each.
     """
 
     cls: type[Method]
     config: BaseModel
     folder: Path
+    check: str = ""
     state_faults: list[str] = field(default_factory=list)
     input_faults: list[str] = field(default_factory=list)
     write_faults: list[str] = field(default_factory=list)
+    print_faults: list[str] = field(default_factory=list)
     _fits: dict[str, Fitted | Exception] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
     _warm: set[str] = field(default_factory=set)
 
     @cached_property
@@ -140,24 +147,36 @@ class Session:
             shift_globals: start from other states of the process-wide random generators.
 
         Raises:
-            CheckSkipped: fitting failed, which the check ``fits`` reports, or needs what is absent.
+            CheckFailed: fitting failed, and this check is the first to see it.
+            CheckSkipped: another check has told that fitting failed, or what it needs is absent.
         """
+        if isinstance(self._fits.get("base"), Exception):
+            key = "base"  # what fails on the plain task is not tried on others
         if key not in self._fits:
             try:
                 self._fits[key] = self._fit(key, task(), seed, shift_globals)
             except Exception as error:
                 self._fits[key] = error
         result = self._fits[key]
+        if isinstance(result, Fitted):
+            return result
+        teller = self._told.setdefault(key, self.check)
+        if teller != self.check:
+            raise CheckSkipped(f"not fitted, see the check `{teller}`")
         if isinstance(result, MissingExtraError):
             raise CheckSkipped(f"something optional is not installed: {result}")
-        if isinstance(result, Exception):
-            raise CheckSkipped(f"fitting failed: {describe(result)}") from result
-        return result
+        raise CheckFailed(f"fit raised {describe(result)}") from result
 
     def _fit(self, key: str, task: Task, seed: int, shift_globals: bool) -> Fitted:
         needs = self.capabilities
         view = task.train_view(with_sources=needs.needs_sources, transductive=needs.transductive)
-        context = make_context(self.folder / key, task, seed=seed)
+        context = make_context(
+            self.folder / key,
+            task,
+            validation_users=validation_users(self.config),
+            capabilities=needs,
+            seed=seed,
+        )
         method = self.cls(self.config)
         state = global_state()
         if shift_globals:
@@ -201,8 +220,10 @@ class Session:
             arrays |= arrays_of(value, name)
         before = global_state()
         writes: list[str] = []
+        prints: list[str] = []
         try:
             with (
+                watch_prints() as prints,
                 watch_writes([context.scratch]) as writes,
                 frozen(
                     arrays, lambda name: self._note(self.input_faults, f"{what} changed {name}")
@@ -212,6 +233,8 @@ class Session:
         finally:
             for path in writes:
                 self._note(self.write_faults, f"{what} wrote {path}")
+            for text in prints:
+                self._note(self.print_faults, f"{what} printed {text[:80]!r}")
             changes = state_changes(before, global_state())
             for name, text in changes.items():
                 # The first call imports libraries, which may add filters and handlers.
@@ -237,7 +260,9 @@ def _shift_globals() -> None:
 
 def describe(error: BaseException) -> str:
     """An exception in one line, with the place in the user's code where it arose."""
-    trace, place = error.__traceback__, ""
+    cause = error.__cause__
+    inner = cause if isinstance(error, BenchError) and cause is not None else error
+    trace, place = inner.__traceback__, ""
     while trace is not None:
         place = f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})"
         trace = trace.tb_next

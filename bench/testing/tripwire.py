@@ -1,29 +1,28 @@
 """The tripwire task: held-out items that occur nowhere else, and a search for them.
 
 Every user's validation and test item is a *canary*: an item that nobody else interacts with and that
-no training sequence holds. A canary in training data, or a user's own test canary among candidates,
-can only come from the held-out half.
+no training sequence holds. A canary in training data, a user's own test canary among candidates, or
+anything that tells a user's validation canary from the other candidates, can only come from the
+held-out events.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-import types
+import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.domain import Domain, Items, Sequences
+from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.protocol.task import RequestSet, Task, build_task
-from bench.protocol.types import Requests
+from bench.protocol.types import Labels, Requests
 from bench.testing.planted import make_domain
+from bench.testing.reach import reachable
 
 __all__ = ["Tripwire", "held_out_paths", "make_tripwire"]
 
@@ -32,7 +31,13 @@ __all__ = ["Tripwire", "held_out_paths", "make_tripwire"]
 _N_ITEMS = 1200
 _VALID, _TEST = 1101, 1151
 _N_USERS = 40
-_MAX_OBJECTS = 500_000
+# A list of the vocabulary, or negatives drawn from it, holds each kind of canary at its share of the
+# vocabulary (3 %). The validation candidates hold 7 % of validation canaries, for each user's own is
+# among them. Complete sequences hold 12 %, and a list of held-out items 50 % or more.
+_MOST_TEST, _MOST_VALID = 0.06, 0.10
+_LONGEST_PAIR = 4
+# So few positions of positives can agree by chance.
+_FEWEST_POSITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,15 @@ class Tripwire:
         task: the task; user u of target and sources has test item ``test[u]``.
         valid: int, shape ``(n_users,)``, validation canaries by canonical user index.
         test: int, shape ``(n_users,)``, test canaries.
-        ids: raw item ids and titles of the test canaries -> item index.
+        positions: int, shape ``(n_users,)``, column of each user's validation item among the
+            validation candidates.
+        ids: raw item ids and titles of the canaries -> item index.
     """
 
     task: Task
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
+    positions: NDArray[np.int64]
     ids: Mapping[str, int]
 
 
@@ -57,13 +65,16 @@ def make_tripwire(*, n_sources: int = 0) -> Tripwire:
     domains = [_canary_domain(number) for number in range(n_sources + 1)]
     titles = domains[0].items.titles
     ids: dict[str, int] = {}
-    for item in range(_TEST, _TEST + _N_USERS):
+    for item in (*range(_VALID, _VALID + _N_USERS), *range(_TEST, _TEST + _N_USERS)):
         ids |= {domain.items.ids[item]: item for domain in domains}
         ids[titles[item]] = item
+    task = build_task(domains[0], sources=domains[1:])
+    _, labels = task.validation(task.subset(None))
     return Tripwire(
-        task=build_task(domains[0], sources=domains[1:]),
+        task=task,
         valid=np.arange(_VALID, _VALID + _N_USERS),
         test=np.arange(_TEST, _TEST + _N_USERS),
+        positions=labels.position.astype(np.int64),
         ids=ids,
     )
 
@@ -83,8 +94,9 @@ def _canary_domain(number: int) -> Domain:
 def held_out_paths(root: Any, name: str, wire: Tripwire) -> list[str]:
     """Where held-out data can be reached from an object, as readable paths.
 
-    Follows attributes, containers, closures, bound methods, partial objects, suspended generators
-    and the memory behind array views.
+    Finds the task, test requests, test items, and the answers to the validation requests: labels,
+    columns of the positives, pairs of user and validation item. The unlabelled validation requests
+    may be reachable. What is followed says :func:`bench.testing.reach.reachable`.
 
     Args:
         root: a training view, a context or a fitted method.
@@ -95,7 +107,7 @@ def held_out_paths(root: Any, name: str, wire: Tripwire) -> list[str]:
         one line for each finding, for example ``context._task: the Task itself, ...``.
     """
     found = []
-    for path, value in _reachable(root, name):
+    for path, value in reachable(root, name):
         fault = _fault(value, wire)
         if fault:
             found.append(f"{path}: {fault}")
@@ -105,20 +117,69 @@ def held_out_paths(root: Any, name: str, wire: Tripwire) -> list[str]:
 def _fault(value: Any, wire: Tripwire) -> str:
     if isinstance(value, (Task, Domain, RequestSet)):
         return f"the {type(value).__name__} itself, which holds every test event"
+    if isinstance(value, Labels):
+        return f"the Labels of {len(value)} requests"
     if isinstance(value, Requests):
         return _fault_of_requests(value, wire)
     if isinstance(value, Sequences):
-        n = int(np.isin(value.items, wire.test).sum())
-        return f"{n} test events in sequences" if n else ""
-    items = _numbers(value, wire)
-    if items is None or not len(items):
+        for canaries, kind in ((wire.test, "test"), (wire.valid, "validation")):
+            n = int(np.isin(value.items, canaries).sum())
+            if n:
+                return f"{n} {kind} events in sequences"
         return ""
-    # A list of the vocabulary, or negatives drawn from it, holds canaries at their share of the
-    # vocabulary (3 %); complete sequences hold 12 % and a list of test items 100 %.
-    canaries = items[np.isin(items, wire.test)]
-    if len(np.unique(canaries)) >= 0.8 * len(wire.test) and len(canaries) > 0.06 * len(items):
-        return f"{len(canaries)} test items among {len(items)} values"
+    if isinstance(value, np.ndarray) and value.ndim == 2:
+        fault = _fault_of_table(value, wire)
+        if fault:
+            return fault
+    items = _numbers(value, wire)
+    return "" if items is None or not len(items) else _fault_of_numbers(items, wire)
+
+
+def _fault_of_numbers(items: NDArray[np.int64], wire: Tripwire) -> str:
+    for canaries, kind, most in (
+        (wire.test, "test", _MOST_TEST),
+        (wire.valid, "validation", _MOST_VALID),
+    ):
+        first = canaries[0]  # canaries are consecutive numbers
+        held = items[(items >= first) & (items < first + len(canaries))]
+        if len(held) > most * len(items) and len(np.unique(held)) >= 0.8 * len(canaries):
+            return f"{len(held)} {kind} items among {len(items)} values"
+    half = len(items) // 2
+    # Alone, or beside something else, for example the user.
+    for part in (items, items[0::2], items[1::2], items[:half], items[half:]):
+        if _are_positions(part, wire):
+            return f"the places of {len(part)} validation items among the candidates"
     return ""
+
+
+def _are_positions(values: NDArray[np.int64], wire: Tripwire) -> bool:
+    """Whether the values are the positives' columns of some users, in the order of the users."""
+    if not _FEWEST_POSITIONS <= len(values) <= len(wire.positions):
+        return False
+    remaining = iter(wire.positions.tolist())
+    return all(value in remaining for value in values.tolist())
+
+
+def _fault_of_table(table: NDArray[Any], wire: Tripwire) -> str:
+    """Tables with a row for each user that single out the validation item."""
+    if len(table) != len(wire.positions) or table.dtype.kind not in "biuf" or not table.size:
+        return ""
+    for columns in (wire.positions, wire.valid):
+        if table.shape[1] > int(columns.max()) and _are_marked(table.astype(np.float64), columns):
+            return "a mark at the validation item of every user"
+    share = np.isin(table, wire.valid).mean(axis=0)
+    if share.max() >= 0.8:
+        return f"a column of {len(table)} validation items"
+    return ""
+
+
+def _are_marked(table: NDArray[np.float64], columns: NDArray[np.int64]) -> bool:
+    """Whether one cell of each row, at ``columns``, is above or below all others of its row."""
+    rows = np.arange(len(table))
+    marked = table[rows, columns][:, None]
+    above, below = (marked > table).sum(axis=1), (marked < table).sum(axis=1)
+    others = table.shape[1] - 1
+    return bool((above == others).all() or (below == others).all())
 
 
 def _fault_of_requests(requests: Requests, wire: Tripwire) -> str:
@@ -150,91 +211,20 @@ def _numbers(value: Any, wire: Tripwire) -> NDArray[np.int64] | None:
             return _numbers(value.ravel().tolist(), wire)
         return None
     if isinstance(value, dict):
-        return _numbers([*value.keys(), *value.values()], wire)
+        return _numbers(list(value.items()), wire)
+    if isinstance(value, array.array):
+        return _numbers(np.array(value), wire)
     if isinstance(value, (list, tuple, set, frozenset, deque)):
+        parts: list[Any] = [
+            part
+            for v in value
+            for part in (v if isinstance(v, (tuple, list)) and len(v) <= _LONGEST_PAIR else (v,))
+        ]
         listed = [
             wire.ids.get(v, -1) if isinstance(v, str) else int(v)
-            for v in value
+            for v in parts
             if isinstance(v, (str, int, np.integer)) and not isinstance(v, bool)
         ]
         small = [v for v in listed if abs(v) < 2**62]
         return np.array(small, dtype=np.int64)
     return None
-
-
-_ATOMS = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generic, PurePath, type)
-_CLOSED = (types.ModuleType, logging.Logger, logging.Handler, Items)
-
-
-def _reachable(root: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Objects reachable from ``root``, breadth first, each once, with the path that leads there."""
-    queue: deque[tuple[str, Any]] = deque([(name, root)])
-    seen: dict[int, Any] = {}  # keeps the objects alive, so that an id is never used twice
-    while queue and len(seen) < _MAX_OBJECTS:
-        path, value = queue.popleft()
-        if id(value) in seen or isinstance(value, (*_ATOMS, *_CLOSED)):
-            continue
-        seen[id(value)] = value
-        yield path, value
-        queue.extend(_children(path, value))
-
-
-def _children(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, np.ndarray):
-        if value.base is not None:
-            yield f"{path}.base", value.base
-        if value.dtype.kind != "O":
-            return
-        yield f"{path}.tolist()", value.ravel().tolist()
-    elif isinstance(value, memoryview):
-        yield f"{path}.obj", value.obj
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield f"{path}[{key!r}]", item
-            yield f"{path} key {key!r}", key
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        for index, item in enumerate(value):
-            yield f"{path}[{index}]", item
-    elif isinstance(value, types.FunctionType):
-        for cell_name, cell in zip(
-            value.__code__.co_freevars, value.__closure__ or (), strict=True
-        ):
-            if _filled(cell):
-                yield f"{path} closure {cell_name}", cell.cell_contents
-        yield f"{path}.__defaults__", value.__defaults__
-        yield f"{path}.__kwdefaults__", value.__kwdefaults__
-        yield f"{path}.__dict__", vars(value)
-    elif isinstance(value, types.MethodType):
-        yield f"{path}.__self__", value.__self__
-        yield f"{path}.__func__", value.__func__
-    elif isinstance(value, functools.partial):
-        yield f"{path}.args", (value.func, value.args, value.keywords)
-    elif isinstance(value, types.GeneratorType):
-        if value.gi_frame is not None:
-            yield f"{path} locals", dict(value.gi_frame.f_locals)
-    else:
-        yield from _attributes(path, value)
-
-
-def _attributes(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
-        tensor = value.detach()
-        if not tensor.is_floating_point():
-            # A copy: the memory of a shared array leads back to a new tensor, without end.
-            yield f"{path}.numpy()", tensor.cpu().numpy().copy()
-        return
-    for attribute, item in getattr(value, "__dict__", {}).items():
-        yield f"{path}.{attribute}", item
-    for cls in type(value).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
-                yield f"{path}.{slot}", getattr(value, slot)
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - raises where the cell is empty
-    except ValueError:
-        return False
-    return True

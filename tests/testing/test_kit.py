@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from bench.baselines.reference.markov import Markov
 from bench.cli.new import method_source
+from bench.errors import MissingExtraError
 from bench.methods import (
     Capabilities,
     Family,
@@ -55,6 +56,12 @@ class Honest(Markov):
 
 class WrongDtype(Honest):
     """float64."""
+
+    @classmethod
+    def of(cls, method):
+        made = cls(method.config)
+        vars(made).update(vars(method))
+        return made
 
     def score(self, requests, context):
         return Scores(super().score(requests, context).values.astype(np.float64))
@@ -221,12 +228,72 @@ class TemporaryWriter(Honest):
             return super().score(requests, context)
 
 
+class Printer(Honest):
+    """Prints while fitting."""
+
+    def fit(self, view, context):
+        print("epoch 1 of 1")
+        super().fit(view, context)
+
+
+class ChildPrinter(Honest):
+    """Writes to the file descriptor, as compiled code and child processes do."""
+
+    def score(self, requests, context):
+        os.write(1, b"scoring\n")
+        return super().score(requests, context)
+
+
+class Talker(Honest):
+    """Logs, reports progress and writes to standard error, all of which is allowed."""
+
+    def fit(self, view, context):
+        context.log.info("fitting")
+        print("to standard error", file=sys.stderr)
+        for _ in context.progress.track(range(2)):
+            context.progress.status("half")
+        super().fit(view, context)
+
+
 class Hoarder(Honest):
     """Keeps test items it obtained elsewhere: here through the domain that the kit made."""
 
     def fit(self, view, context):
         super().fit(view, context)
         self.stolen = np.arange(1151, 1151 + 40) if view.target.name == "tripwire" else None
+
+
+class AnswerHoarder(Honest):
+    """Keeps validation answers that it obtained elsewhere."""
+
+    def fit(self, view, context):
+        super().fit(view, context)
+        self.answers = {u: 1101 + u for u in range(40)} if view.target.name == "tripwire" else None
+
+
+class LabelReader(Honest):
+    """Reads the labels from the context."""
+
+    def fit(self, view, context):
+        super().fit(view, context)
+        self.labels = context.validator.labels
+
+
+class SpoiledValidation(Honest):
+    """Validates with scores that a run would refuse."""
+
+    def fit(self, view, context):
+        super().fit(view, context)
+        context.validate(WrongDtype.of(self))
+
+
+class BrokenElsewhere(Honest):
+    """Cannot be fitted where many items were never trained on."""
+
+    def fit(self, view, context):
+        if view.target.name == "tripwire":
+            raise KeyError("never trained on")
+        super().fit(view, context)
 
 
 class Pickler(Honest):
@@ -328,6 +395,12 @@ CASES = [
     (Writer, "writes-in-scratch-only", "fit wrote .*outside.txt"),
     (TemporaryWriter, "writes-in-scratch-only", "score wrote"),
     (Hoarder, "held-out-not-reachable", "method.stolen: 40 test items"),
+    (AnswerHoarder, "held-out-not-reachable", "method.answers: 40 validation items"),
+    (LabelReader, "fits", "no attribute 'labels'"),
+    (SpoiledValidation, "fits", r"is float64 .*expected float32"),
+    (BrokenElsewhere, "unseen-items", "KeyError: 'never trained on' .*test_kit.py, line"),
+    (Printer, "nothing-printed", "fit printed 'epoch 1 of 1'"),
+    (ChildPrinter, "nothing-printed", "score printed 'scoring'"),
     (Pickler, "save-load-round-trip", "model.pkl"),
     (ObjectArray, "save-load-round-trip", "pickled objects"),
     (Forgetful, "save-load-round-trip", "scores differently"),
@@ -409,11 +482,70 @@ def test_an_explanation_that_is_no_longer_true_fails():
     assert "does not exist" in found["no-such-check"]
 
 
-def test_after_a_failed_fit_the_other_checks_say_so():
+def test_after_a_failed_fit_the_reason_is_given_once():
     results = {r.id: r for r in check_method(Broken)}
     assert results["fits"].status == "fail"
-    assert results["batch-invariance"].status == "skip"
-    assert "ZeroDivisionError" in results["batch-invariance"].reason
+    assert results["fits"].reason.startswith("fit raised ZeroDivisionError: no reason")
+    assert sum("ZeroDivisionError" in r.reason for r in results.values()) == 1
+    skipped = [r for r in results.values() if r.status == "skip"]
+    assert len(skipped) >= 18
+    assert {r.reason for r in skipped} == {"not fitted, see the check `fits`"}
+
+
+def test_a_failed_fit_fails_whichever_check_comes_first():
+    first, second = check_method(Broken, checks=["row-order", "batch-invariance"])
+    assert (first.status, second.status) == ("fail", "skip")
+    assert second.reason == "not fitted, see the check `row-order`"
+
+
+def test_a_fit_that_fails_on_one_task_alone_fails_one_check():
+    results = {r.id: r for r in check_method(BrokenElsewhere)}
+    assert [r.id for r in results.values() if r.status == "fail"] == ["unseen-items"]
+    assert results["held-out-not-reachable"].reason == "not fitted, see the check `unseen-items`"
+
+
+def test_a_missing_extra_is_named_once():
+    class Needy(Honest):
+        """Needs what is not installed."""
+
+        def fit(self, view, context):
+            raise MissingExtraError("install the extra `x`")
+
+    results = check_method(Needy)
+    assert not [r.id for r in results if r.status == "fail"]
+    assert [r.id for r in results if "install the extra" in r.reason] == ["fits"]
+
+
+def test_prints_go_to_standard_error(capfd):
+    failures(Printer, ["nothing-printed"])
+    failures(ChildPrinter, ["nothing-printed", "learns-planted-pattern"])
+    assert failures(Talker, ["nothing-printed"]) == {}
+    print("restored")
+    os.write(1, b"restored too\n")
+    printed, aside = capfd.readouterr()
+    assert "epoch 1 of 1" in aside
+    assert "scoring" in aside
+    assert "to standard error" in aside
+    assert sorted(printed.split("\n")) == ["", "restored", "restored too"]
+
+
+def test_the_kit_validates_on_the_configured_number_of_users():
+    class FewConfig(Markov.Config):
+        validation_users: int = Field(default=12, description="users")
+
+    seen = []
+
+    class Few(Honest):
+        """Validates while fitting."""
+
+        Config = FewConfig
+
+        def fit(self, view, context):
+            super().fit(view, context)
+            seen.append(context.validate(self).n_users)
+
+    assert failures(Few, ["fits"]) == {}
+    assert seen == [12]
 
 
 class Nameless(Honest):

@@ -1,10 +1,26 @@
 """The tripwire finds held-out data wherever it hides, and leaves honest objects alone."""
 
+import array
 import functools
+import itertools
+import logging
+import types
+import weakref
 
 import numpy as np
 import pytest
 
+from bench import validation
+from bench.baselines.reference.markov import Markov
+from bench.methods import Capabilities, QuietProgress
+from bench.runs.attempt import Attempt
+from bench.runs.context import RunContext
+from bench.runs.journal import Journal
+from bench.runs.manifest import PreparedRun
+from bench.runs.resolve import Resolved
+from bench.runs.spec import RunSpec
+from bench.runs.tasks import LoadedTask
+from bench.runs.work import Work
 from bench.testing import held_out_paths, make_context, make_tripwire
 
 
@@ -47,11 +63,177 @@ def started(value):
     return generator
 
 
-def test_view_and_context_of_the_harness_are_clean(wire, tmp_path):
+def run_context(wire, folder) -> RunContext:
+    """The context that a run on the tripwire task makes, with its journal, log and work folder."""
+    spec = RunSpec(method="markov", target="tripwire", threads=1)
+    config = Markov.Config()
+    resolved = Resolved(spec, Markov, config, Capabilities(), None)
+    users = wire.task.subset(None)
+    prepared = PreparedRun(resolved, LoadedTask(wire.task, {}), users, "", "tripwire")
+    work = Work(folder)
+    journal = Journal.open(work, anew=True)
+    attempt = Attempt(prepared, work, QuietProgress(), 60.0)
+    return attempt._context(journal, QuietProgress(), logging.getLogger("x"), 1, lambda: None)
+
+
+def kit_context(wire, folder):
+    return make_context(folder, wire.task)
+
+
+CONTEXTS = pytest.mark.parametrize("make", [run_context, kit_context], ids=["run", "kit"])
+
+
+def test_view_of_the_harness_is_clean(wire):
     view = wire.task.train_view(with_sources=True)
     assert len(view.sources) == 1
     assert held_out_paths(view, "view", wire) == []
-    assert held_out_paths(make_context(tmp_path, wire.task), "context", wire) == []
+
+
+@CONTEXTS
+def test_context_of_the_harness_is_clean_before_and_after_validating(wire, tmp_path, make):
+    context = make(wire, tmp_path)
+    method = Markov()
+    method.fit(wire.task.train_view(with_sources=False), context)
+    assert held_out_paths(context, "context", wire) == []
+    figures = context.validate(method)
+    assert figures.n_users == 40
+    assert context.validation_loss(method) > 0
+    assert held_out_paths(context, "context", wire) == []
+    assert held_out_paths(method, "method", wire) == []
+
+
+@CONTEXTS
+def test_a_plugin_cannot_read_the_validation_labels(wire, tmp_path, make):
+    class Thief(Markov):
+        """Reads the answers from the context."""
+
+        def fit(self, view, context):
+            super().fit(view, context)
+            self.labels = context.validator.labels
+
+    with pytest.raises(AttributeError, match="labels"):
+        Thief().fit(wire.task.train_view(with_sources=False), make(wire, tmp_path))
+
+
+@CONTEXTS
+def test_no_label_is_in_reach_while_a_method_scores(wire, tmp_path, make):
+    found = []
+
+    class Looker(Markov):
+        """Searches what it is given, and the local variables of the validator that calls it."""
+
+        def score(self, requests, context):
+            import sys
+
+            frame = sys._getframe(1)
+            while frame.f_globals["__name__"] == "bench.validation" or "contextlib" in str(frame):
+                found.extend(held_out_paths(dict(frame.f_locals), "frame", wire))
+                frame = frame.f_back
+            found.extend(held_out_paths([self, requests, context], "arguments", wire))
+            return super().score(requests, context)
+
+    context = make(wire, tmp_path)
+    method = Looker()
+    method.fit(wire.task.train_view(with_sources=False), context)
+    context.validate(method)
+    context.validation_loss(method)
+    assert found == []
+
+
+class Exposing:
+    """A validator that keeps the labels, in one of the ways of doing so."""
+
+    def __init__(self, requests, **kept):
+        self.requests = requests
+        vars(self).update(kept)
+
+
+def positives_of(requests, labels):
+    return requests.candidates[np.arange(len(requests)), labels.position]
+
+
+EXPOSED = {
+    "labels": lambda q, a: {"labels": a},
+    "method of the labels": lambda q, a: {"n": a.__len__},
+    "closure over labels": lambda q, a: {"check": closure_over(a)},
+    "generator over labels": lambda q, a: {"parts": started(a)},
+    "positions": lambda q, a: {"position": a.position},
+    "positions as list": lambda q, a: {"position": a.position.tolist()},
+    "positions as floats": lambda q, a: {"position": a.position.astype(np.float32)},
+    "positions of some users": lambda q, a: {"position": a.position[::3].copy()},
+    "user and position": lambda q, a: {"p": np.stack([q.users, a.position], axis=1)},
+    "positions by user": lambda q, a: {
+        "p": dict(zip(q.users.tolist(), a.position.tolist(), strict=True))
+    },
+    "array module": lambda q, a: {"p": array.array("i", a.position.tolist())},
+    "one-hot": lambda q, a: {"y": np.arange(30) == a.position[:, None]},
+    "cost": lambda q, a: {"y": 1.0 - (np.arange(30) == a.position[:, None])},
+    "items": lambda q, a: {"items": positives_of(q, a)},
+    "pairs": lambda q, a: {
+        "pairs": list(zip(q.users.tolist(), positives_of(q, a).tolist(), strict=True))
+    },
+    "set of pairs": lambda q, a: {
+        "pairs": set(zip(q.users.tolist(), positives_of(q, a).tolist(), strict=True))
+    },
+    "item by user": lambda q, a: {
+        "items": dict(zip(q.users.tolist(), positives_of(q, a).tolist(), strict=True))
+    },
+    "raw ids": lambda q, a: {"ids": [f"item{i:04d}" for i in positives_of(q, a)]},
+    "positive first": lambda q, a: {
+        "candidates": np.concatenate([positives_of(q, a)[:, None], q.candidates], axis=1)
+    },
+    "user by item": lambda q, a: {"y": np.arange(1200) == positives_of(q, a)[:, None]},
+    "iterator": lambda q, a: {"rows": iter([a])},
+    "map": lambda q, a: {"rows": map(len, [a])},
+    "chain": lambda q, a: {"rows": itertools.chain([1], [a])},
+    "view of a dict": lambda q, a: {"rows": {1: a}.values()},
+    "read-only mapping": lambda q, a: {"rows": types.MappingProxyType({"a": a})},
+}
+
+
+@pytest.mark.parametrize("way", EXPOSED)
+def test_finds_validation_labels_that_a_context_exposes(wire, tmp_path, way):
+    requests, labels = wire.task.validation(wire.task.subset(None))
+    context = make_context(tmp_path, wire.task)
+    context.validator = Exposing(requests, **EXPOSED[way](requests, labels))
+    found = held_out_paths(context, "context", wire)
+    assert found, way
+    assert all(line.startswith("context.validator") for line in found)
+
+
+def test_finds_labels_behind_a_property_of_the_package(wire, monkeypatch, tmp_path):
+    context = make_context(tmp_path, wire.task)
+    opened = property(lambda self: validation._held[self._token._number])
+    monkeypatch.setattr(validation.Validator, "answers", opened, raising=False)
+    (line, *_) = held_out_paths(context, "context", wire)
+    assert line.startswith("context.validator.answers: the Labels of 40 requests")
+
+
+def test_finds_labels_behind_weak_references(wire):
+    kept = Holder(wire.task.validation(wire.task.subset(None))[1])
+    assert held_out_paths(Holder(weakref.ref(kept)), "root", wire)
+    watched = Holder()
+    table = weakref.WeakKeyDictionary({watched: kept})
+    assert held_out_paths(watched, "root", wire), "the callback leads to the table"
+    assert len(table) == 1
+
+
+def test_finds_labels_in_the_traceback_of_a_kept_error(wire):
+    def fail(labels):
+        raise ValueError(len(labels))
+
+    try:
+        fail(wire.task.validation(wire.task.subset(None))[1])
+    except ValueError as error:
+        kept = error
+    assert any("the Labels of 40" in line for line in held_out_paths(Holder(kept), "root", wire))
+
+
+def test_finds_histories_that_hold_the_validation_item(wire):
+    tests, _ = next(wire.task.test(wire.task.subset(None)).chunks(100))
+    found = held_out_paths(tests.history, "root", wire)
+    assert any("40 validation events in sequences" in line for line in found)
+    assert any("validation items among" in line for line in found), "the flat array too"
 
 
 HIDING_PLACES = {
@@ -84,7 +266,7 @@ def test_finds_test_requests_by_their_histories(wire):
     requests, labels = next(wire.task.test(wire.task.subset(None)).chunks(100))
     found = held_out_paths(Holder(requests), "root", wire)
     assert any("test requests" in line for line in found)
-    assert held_out_paths(Holder(labels), "root", wire) == [], "positions alone name no item"
+    assert any("Labels" in line for line in held_out_paths(Holder(labels), "root", wire))
 
 
 def test_finds_candidates_without_history(wire):
@@ -123,8 +305,30 @@ INNOCENT = {
     "an embedding": lambda: np.random.default_rng(0).normal(size=(1200, 8)).astype(np.float32),
     "a few canaries as negatives": lambda: np.array([1151, 1152, 3, 4]),
     "counts": lambda: np.ones(1200),
+    "small numbers": lambda: [np.arange(n) for n in range(6, 41)],
+    "zeros": lambda: [np.zeros(n, np.int64) for n in range(6, 41)],
+    "ones": lambda: [[1] * n for n in range(6, 41)],
+    "other columns": lambda: np.random.default_rng(0).integers(0, 30, (200, 40)),
+    "scores of the candidates": lambda: np.random.default_rng(0).normal(size=(40, 30)),
+    "scores of all items": lambda: np.random.default_rng(0).normal(size=(40, 1200)),
     "hyper-parameters": lambda: {"batch": 256, "dim": 64, "seed": 0, "lr": 1e-3},
 }
+
+
+def test_leaves_the_unlabelled_validation_requests_alone(wire):
+    requests, _ = wire.task.validation(wire.task.subset(None))
+    shapes = [
+        requests,
+        requests.candidates.copy(),
+        requests.candidates.ravel().tolist(),
+        np.unique(requests.candidates),
+        np.sort(requests.candidates, axis=1),
+        [
+            wire.task.train_view(with_sources=False).target.items.ids[i]
+            for i in requests.candidates[0]
+        ],
+    ]
+    assert held_out_paths(shapes, "root", wire) == []
 
 
 @pytest.mark.parametrize("kind", INNOCENT)
