@@ -26,8 +26,16 @@ _GUARD = {
 }
 
 
-def protocol_record(run: StoredRun, n_candidates: NDArray[np.int32]) -> dict[str, Any]:
-    """The task of a table as plain values."""
+def protocol_record(
+    run: StoredRun, n_candidates: NDArray[np.int32], shown: Sequence[StoredRun] = ()
+) -> dict[str, Any]:
+    """The task of a table as plain values.
+
+    Args:
+        run: any run of the task.
+        n_candidates: candidates that compete, per user.
+        shown: the runs behind the rows, whose sources are described.
+    """
     task = run.manifest["task"]
     low, high = int(n_candidates.min()), int(n_candidates.max())
     return {
@@ -38,7 +46,19 @@ def protocol_record(run: StoredRun, n_candidates: NDArray[np.int32]) -> dict[str
         "n_candidates": low if low == high else [low, high],
         "task_hash": run.task_hash,
         "candidates_hash": run.candidates_hash,
+        "user_overlap": _overlap(shown),
     }
+
+
+def _overlap(runs: Sequence[StoredRun]) -> dict[str, int | None]:
+    """Users that each source shares with the target; None where a manifest does not say."""
+    found: dict[str, int | None] = {}
+    for run in runs:
+        for source in run.sources:
+            value = (run.manifest.get("data") or {}).get(source, {}).get("users_shared_with_target")
+            if value is not None or source not in found:
+                found[source] = value
+    return dict(sorted(found.items()))
 
 
 def caption_lines(
@@ -58,6 +78,7 @@ def caption_lines(
         f"Task {protocol['task_hash'][:HASH_DIGITS]}, candidates "
         f"{protocol['candidates_hash'][:HASH_DIGITS]}."
     )
+    lines.append(_overlap_line(protocol["user_overlap"]))
     total = protocol["n_users"]
     lines.append(
         f"n = {n_users:,} of {total:,} test users. S training seeds: each user's metric is averaged "
@@ -168,6 +189,19 @@ def _leader_line(found: Significance, primary: str) -> str:
 def p_text(p: float) -> str:
     """A p-value with its sign of relation: ``= 0.012``, ``< 1e-4``."""
     return "< 1e-4" if p < 1e-4 else f"= {p:.2g}"
+
+
+def _overlap_line(overlap: Mapping[str, int | None]) -> str:
+    if not overlap:
+        return "User overlap: no row uses source domains."
+    parts = [
+        f"{source} {'not recorded' if shared is None else format(shared, ',')}"
+        for source, shared in overlap.items()
+    ]
+    return (
+        "User overlap: users are not matched across domains; raw user ids that a source shares with "
+        f"the target: {', '.join(parts)}."
+    )
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:

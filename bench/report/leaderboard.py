@@ -183,7 +183,8 @@ def draft_table(
     quoted = reported_block(publication, target, shown) if publication else None
     if quoted is not None:
         blocks.append(quoted)
-    protocol = protocol_record(found[0], n_candidates)
+    displayed = [run for one in series for run in one.runs]
+    protocol = protocol_record(found[0], n_candidates, displayed)
     table = Table(
         target=target,
         task_hash=found[0].task_hash,

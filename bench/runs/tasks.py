@@ -97,7 +97,12 @@ def load_task(spec: RunSpec) -> LoadedTask:
         options=spec.protocol,
         imported=_imported(spec),
     )
-    return LoadedTask(task, {name: _describe(domains[name], role) for name, role in roles.items()})
+    data = {name: _describe(domains[name], role) for name, role in roles.items()}
+    users = set(domains[spec.target].user_ids)
+    for name in sources:
+        # Users are never matched across domains; readers of a table must know how many could be.
+        data[name]["users_shared_with_target"] = len(users & set(domains[name].user_ids))
+    return LoadedTask(task, data)
 
 
 def _imported(spec: RunSpec) -> ImportedCandidates | None:

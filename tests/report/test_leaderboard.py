@@ -339,3 +339,13 @@ def test_tables_need_neither_torch_nor_pandas(write_run):
         [sys.executable, "-c", code, str(run.path.parents[1])], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_caption_reports_users_that_sources_share_with_the_target(write_run):
+    alone = write_run("knn", random_outcomes(20, 0))
+    assert "User overlap: no row uses source domains." in build_table([alone], "toyland").caption
+    runs = [alone, write_run("mix", random_outcomes(20, 1), sources=("seaside", "desert"))]
+    runs[1].manifest["data"] = {"seaside": {"users_shared_with_target": 1234}}
+    table = build_table(runs, "toyland")
+    assert any("desert not recorded, seaside 1,234." in line for line in table.caption)
+    assert table.protocol["user_overlap"] == {"desert": None, "seaside": 1234}
