@@ -6,9 +6,11 @@
     |-- ConfigError            wrong use: an unknown name, option or value          (exit code 2)
     |-- MissingExtraError      an optional package or asset is not installed       (exit code 2)
     |-- DataError              a raw file or a domain is not as expected
+    |   `-- MissingDataError   a known domain is not on this machine               (exit code 2)
     |-- ProtocolError          a task, a candidate set or a request cannot be built
     |-- MethodError            a method broke its contract or failed
-    `-- ResultError            a stored run is missing, damaged or not comparable
+    `-- ResultError            a stored run is damaged, in use or not comparable
+        `-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
 
 A message has three parts: what was found and where, what was expected, what to do next.
 """
@@ -23,9 +25,12 @@ __all__ = [
     "ConfigError",
     "DataError",
     "MethodError",
+    "MissingDataError",
     "MissingExtraError",
+    "MissingRunError",
     "ProtocolError",
     "ResultError",
+    "did_you_mean",
     "unknown_name",
 ]
 
@@ -52,6 +57,12 @@ class DataError(BenchError):
     """A raw file or a domain is not as expected; the message names file, line and field."""
 
 
+class MissingDataError(DataError):
+    """A known domain is not on this machine; the message names the ways to get it."""
+
+    exit_code = 2
+
+
 class ProtocolError(BenchError):
     """A task, a candidate set or a request set cannot be built as asked."""
 
@@ -62,6 +73,21 @@ class MethodError(BenchError):
 
 class ResultError(BenchError):
     """A stored run is missing, damaged, locked or not comparable with another."""
+
+
+class MissingRunError(ResultError):
+    """No stored run has the name that was given, or several have; the message names near ones."""
+
+    exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'a', 'b'?`` with the nearest known names, or nothing; case does not matter."""
+    names = sorted(set(known))
+    folded = [candidate.casefold() for candidate in names]
+    close = difflib.get_close_matches(name.casefold(), dict.fromkeys(folded), n=3, cutoff=0.5)
+    found = [names[i] for match in close for i, one in enumerate(folded) if one == match]
+    return f" Did you mean {', '.join(map(repr, found))}?" if found else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
@@ -76,7 +102,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
         A :class:`ConfigError` to raise; it lists at most 40 names.
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
+    hint = did_you_mean(name, names)
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {listed or 'none'}.")

@@ -15,7 +15,7 @@ from bench.cli.output import print_json, print_table
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import REFERENCES, against_best
 from bench.cli.runs import open_store
-from bench.errors import ConfigError, DataError
+from bench.errors import ConfigError, MissingDataError
 
 if TYPE_CHECKING:
     from bench.runs.matrix import RunResult
@@ -172,9 +172,9 @@ def run(
     )
     try:
         require_available(specs)
-    except DataError as error:
+    except MissingDataError as error:
         pull = "" if is_present("ml-100k") else "bench assets pull ml-100k && "
-        raise DataError(
+        raise MissingDataError(
             f"{error} What works at once: {pull}bench run --method {method} --target ml100k-drama"
         ) from error
     if not quiet:

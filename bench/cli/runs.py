@@ -62,6 +62,8 @@ def list_(
     opened = open_store(store)
     damaged: list[Damage] = []
     runs = opened.list(target=target, method=method, damaged=damaged)
+    if not runs:
+        _require_known(opened, target, method)
     if as_json:
         print_json([{**run.manifest, "path": str(run.path)} for run in runs])
     elif runs:
@@ -88,9 +90,42 @@ def list_(
             "bench run --method item-knn --target ml100k-drama"
         )
     for failure in opened.failures():
-        typer.echo(f"failed: {failure['path']}: {failure.get('error', 'no message')}", err=True)
+        spec = failure.get("spec", {})
+        if target in (None, spec.get("target")) and method in (None, spec.get("method")):
+            message = failure.get("message") or failure.get("error", "no message")
+            typer.echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
     for found in damaged:
         typer.echo(f"damaged: {found.reason}", err=True)
+
+
+def _require_known(store: RunStore, target: str | None, method: str | None) -> None:
+    """Refuse a name that neither the harness nor a run of the store knows: it is a slip.
+
+    Raises:
+        ConfigError: with the nearest names.
+    """
+    from bench.data.load import known_names
+    from bench.errors import unknown_name
+    from bench.methods import registry
+
+    runs = store.list(damaged=[])
+    failed = [failure.get("spec", {}) for failure in store.failures()]
+    for kind, name, here, known in (
+        (
+            "domain",
+            target,
+            {r.target for r in runs} | {s.get("target") for s in failed},
+            known_names,
+        ),
+        (
+            "method",
+            method,
+            {r.method for r in runs} | {s.get("method") for s in failed},
+            registry.names,
+        ),
+    ):
+        if name is not None and name not in (names := {*filter(None, here), *known()}):
+            raise unknown_name(kind, name, names)
 
 
 @app.command("show")

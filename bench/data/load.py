@@ -11,7 +11,7 @@ from bench.data.domain import Domain
 from bench.data.prepare import Ties, check_ties, prepare
 from bench.data.raw import OnError, check_on_error
 from bench.data.sources import Source, data_root_or_env, domains_root, find_source, stored_names
-from bench.errors import ConfigError, DataError, unknown_name
+from bench.errors import ConfigError, MissingDataError, unknown_name
 
 __all__ = [
     "is_available",
@@ -43,7 +43,8 @@ def load_domain(
 
     Raises:
         ConfigError: an unknown name or option.
-        DataError: the domain is not on disk, or its files are malformed.
+        MissingDataError: the domain is not on disk.
+        DataError: its files are malformed.
     """
     check_ties(ties)
     check_on_error(on_error)
@@ -146,11 +147,13 @@ def _stored_sources(data_root: Path | None) -> dict[str, Source]:
     return {name: source for name, source in found if source is not None}
 
 
-def not_found(names: Iterable[str], *, data_root: Path | None = None) -> ConfigError | DataError:
+def not_found(
+    names: Iterable[str], *, data_root: Path | None = None
+) -> ConfigError | MissingDataError:
     """Build the one error for domains that are not on disk; it names all of them and the ways out.
 
     Returns:
-        A :class:`ConfigError` for a name that nobody knows, else a :class:`DataError`.
+        A :class:`ConfigError` for a name that nobody knows, else a :class:`MissingDataError`.
     """
     names = list(names)
     for name in names:
@@ -171,6 +174,6 @@ def not_found(names: Iterable[str], *, data_root: Path | None = None) -> ConfigE
         ways.append("get the embedded domains with: bench assets pull ml-100k")
     else:
         ways.append("or try the embedded domains (bench assets pull ml-100k), such as ml100k-drama")
-    return DataError(
+    return MissingDataError(
         f"not on this machine: {', '.join(names)} (looked in {searched}). {'; '.join(ways)}."
     )

@@ -6,7 +6,6 @@ chosen profile changes, and the overrides of the user (``--config FILE``, then `
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, did_you_mean
 from bench.methods.base import Method, MethodConfig
 
 __all__ = [
@@ -125,7 +124,7 @@ def resolve_config(
     if profile not in profiles:
         known = ", ".join(sorted(profiles)) or "none"
         raise ConfigError(
-            f"method {owner!r} has no profile {profile!r}.{_hint(profile, profiles)} "
+            f"method {owner!r} has no profile {profile!r}.{did_you_mean(profile, profiles)} "
             f"Its profiles: {known}. Choose one of them with --profile."
         )
     values = merge(_nested(profiles[profile]), _nested(overrides or {}))
@@ -228,11 +227,6 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" Did you mean {', '.join(repr(c) for c in close)}?" if close else ""
-
-
 def _keys(config_cls: type[BaseModel]) -> dict[str, FieldInfo]:
     return {info.alias or name: info for name, info in config_cls.model_fields.items()}
 
@@ -247,7 +241,7 @@ def _reject_unknown(
             listed = ", ".join(prefix + known for known in sorted(keys)) or "none"
             raise ConfigError(
                 f"method {owner!r} has no configuration key {prefix + key!r}."
-                f"{_hint(key, keys)} Its keys: {listed}. See `bench methods {owner}`."
+                f"{did_you_mean(key, keys)} Its keys: {listed}. See `bench methods {owner}`."
             )
         nested = keys[key].annotation
         if (

@@ -172,7 +172,8 @@ def _one(
 
 def _outcome(result: RunResult) -> str:
     if result.status == "failed":
-        return f"failed: {result.error}"
+        # The caller has the error and shows it once, with the record; a long one would drown the line.
+        return f"failed ({type(result.error).__name__})"
     assert result.run is not None  # noqa: S101  (tells the type checker what the status implies)
     figures = result.run.metrics["metrics"]
     shown = ", ".join(

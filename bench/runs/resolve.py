@@ -143,7 +143,7 @@ def require_available(specs: Iterable[RunSpec]) -> None:
 
     Raises:
         ConfigError: a domain that nobody knows.
-        DataError: at least one target or source is not on disk; the message names the ways to get it.
+        MissingDataError: at least one target or source is not on disk; the message names the ways to get it.
     """
     by_root: dict[Path | None, list[str]] = {}
     for spec in specs:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import ResultError
+from bench.errors import MissingRunError, ResultError, did_you_mean
 from bench.io import atomic_folder, lock, read_json
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
@@ -115,25 +115,28 @@ class RunStore:
         """Look a run up by run id, by the first digits of one, or by its folder's name.
 
         Raises:
-            ResultError: no run, several runs, or a damaged one.
+            MissingRunError: no run or several runs of that name.
+            ResultError: a damaged run.
         """
         return read_run(self.locate(name))
 
     def locate(self, name: str) -> Path:
         """Folder of the run that ``name`` means, readable or not; raises like :meth:`get`."""
         if not name:
-            raise ResultError("an empty run id; expected the first digits of one.")
+            raise MissingRunError("an empty run id; expected the first digits of one.")
         folders = list(self.folders())
         exact = [f for f in folders if f.name == name]
         found = exact or [f for f in folders if f.name.rpartition("-")[2].startswith(name)]
         if not found:
-            raise ResultError(
-                f"no run {name!r} among the {len(folders)} runs in {self.root}. "
+            known = [*(f.name for f in folders), *(f.name.rpartition("-")[2] for f in folders)]
+            raise MissingRunError(
+                f"no run {name!r} among the {len(folders)} runs in {self.root}."
+                f"{did_you_mean(name, known)} "
                 "`bench runs list` shows them; `--store DIR` or BENCH_STORE names another store."
             )
         if len(found) > 1:
             shown = ", ".join(f.name for f in found[:8])
-            raise ResultError(
+            raise MissingRunError(
                 f"{name!r} means {len(found)} runs in {self.root}: {shown}. Give more digits."
             )
         return found[0]

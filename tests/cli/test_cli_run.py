@@ -253,6 +253,9 @@ def test_quiet_and_json_keep_standard_error_clean(cli, tiny):
         (("--method", "markv"), ("unknown method 'markv'", "Did you mean 'markov'", "Known:")),
         (("--method", ","), ("--method", "expected one name")),
         (("--target", "tini"), ("unknown domain 'tini'", "'tiny'")),
+        (("--method", "Markov"), ("unknown method 'Markov'", "Did you mean 'markov'")),
+        (("--method", "recbole:narm"), ("'narm'", "Did you mean 'NARM'")),
+        (("--target", "ml-1m"), ("not on this machine: ml-1m", "bench data download ml-1m")),
         (("--sources", "tini"), ("unknown domain 'tini'", "'tiny'")),
         (("--sources", "tiny"), ("tiny is both the target and a source",)),
         (("--seed", "0,x"), ("--seed", "'x'", "0,1,2")),
@@ -301,7 +304,7 @@ def test_usage_errors_name_the_nearest_and_exit_with_2(cli, words, part):
 
 
 def test_one_error_lists_every_missing_domain_and_what_works_at_once(cli, tiny):
-    result = cli("run", "--method", "random", "--target", f"amazon-beauty,{tiny},ml-1m", code=1)
+    result = cli("run", "--method", "random", "--target", f"amazon-beauty,{tiny},ml-1m", code=2)
     assert "amazon-beauty" in result.stderr
     assert "ml-1m" in result.stderr
     assert "bench data download amazon-beauty ml-1m" in result.stderr
@@ -313,6 +316,7 @@ def test_too_many_negatives_are_refused_with_the_feasible_number(cli, tiny):
     result = cli("run", "--method", "random", "--target", tiny, "--n-negatives", 99, code=1)
     assert "99" in result.stderr
     assert "failed: random on tiny" in result.stderr
+    assert result.stderr.count("99 negatives asked for") == 1, "the message is printed once"
 
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(cli, tiny, tmp_path):
@@ -320,7 +324,10 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(cli, tiny, tmp_path):
     plugin.write_text(PLUGIN)
     methods = f"{plugin}:Broken,random,markov"
     result = cli("run", "--method", methods, "--target", tiny, code=1)
-    assert "planted failure" in result.stderr
+    assert result.stderr.count("planted failure") == 1
+    listed = cli("runs", "list").stderr
+    assert "fit() failed with ValueError: planted failure" in listed
+    assert "failed" not in cli("runs", "list", "--method", "random").stderr
     assert re.search(r"^random ", result.stdout, re.M)
     record = re.search(r"traceback: (\S+)", result.stderr)
     assert record is not None

@@ -127,7 +127,7 @@ class TestRuns:
         assert re.search(r"^ndcg@1 +0\.0333 ", shown, re.M)
 
     def test_rm_looks_every_name_up_first(self, cli, run):
-        assert "no run 'zz'" in cli("runs", "rm", run["run_id"], "zz", code=1).stderr
+        assert "no run 'zz'" in cli("runs", "rm", run["run_id"], "zz", code=2).stderr
         assert Path(run["path"]).is_dir()
         cli("runs", "rm", run["run_id"])
         assert not Path(run["path"]).exists()
@@ -142,3 +142,27 @@ class TestRuns:
         assert "changed" in cli("runs", "show", run["run_id"], code=1).stderr
         cli("runs", "rm", run["run_id"])
         assert cli("runs", "list").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("runs", "list", "--target", "tini"), "unknown domain 'tini'. Did you mean 'tiny'"),
+        (("runs", "list", "--method", "markv"), "unknown method 'markv'. Did you mean 'markov'"),
+        (("runs", "show", "zz"), "no run 'zz'"),
+        (("runs", "reproduce", "zz"), "no run 'zz'"),
+        (("runs", "export", "zz", "--out", "x.tar.gz"), "no run 'zz'"),
+        (("compare", "zz", "yy"), "no run 'zz'"),
+        (("candidates", "hash", "--target", "tini"), "Did you mean 'tiny'"),
+        (("export-requests", "--target", "tini", "--out", "x.jsonl"), "Did you mean 'tiny'"),
+        (("methods", "recbole:narm"), "Did you mean 'NARM'"),
+        (("check", "EASE"), "Did you mean 'ease'"),
+        (("data", "stats", "ml-1m"), "not on this machine: ml-1m"),
+        (("candidates", "hash", "--target", "ml-1m"), "not on this machine: ml-1m"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_unknown_names_are_wrong_use_with_a_suggestion_in_every_verb(cli, tiny, words, hint):
+    result = cli(*words, code=2)
+    assert hint in result.stderr
+    assert result.stdout == ""

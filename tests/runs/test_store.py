@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.errors import ResultError
+from bench.errors import MissingRunError, ResultError
 from bench.io import sha256_file, write_json
 from bench.runs.runner import execute
 from bench.runs.store import RunStore
@@ -245,3 +245,13 @@ def test_clean_removes_abandoned_checkpoints_only(copied, store):
         assert list(store.clean()) == [abandoned]
     assert list(store.unfinished()) == [running, replaced]
     assert store.get(copied.run_id).run_id == copied.run_id
+
+
+def test_unknown_run_is_wrong_use_and_gets_the_nearest_names(store, copied):
+    run = copied
+    typed = run.run_id[:-1] + ("0" if run.run_id[-1] != "0" else "1")
+    with pytest.raises(MissingRunError, match=f"Did you mean '{run.run_id}'") as caught:
+        store.get(typed)
+    assert caught.value.exit_code == 2
+    with pytest.raises(MissingRunError, match=f"Did you mean .*{run.path.name}"):
+        store.get("Learner-s0-" + run.run_id[:12] + "zzzz")
