@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bench.errors import unknown_name
 from bench.evaluation.corrections import Correction
+from bench.evaluation.rank_intervals import rank_intervals
 from bench.evaluation.seeds import compare_seeds
 from bench.evaluation.stars import StarVerdict, beats_reference, star_family
 from bench.report.rows import Measured
@@ -95,8 +96,11 @@ def _signed(
 ) -> Table:
     table = draft.table
     target = table.target
-    signs = {}
+    ranks = rank_intervals(values[target], trainable, alpha=ALPHA, correction=CORRECTION)
+    signs, places = {}, {}
     for one in draft.measured:
+        found = ranks[name(one.row)]
+        places[one.row.key] = (found.best, found.worst)
         key = (target, name(one.row))
         earned = ["star"] if stars[key].star else []
         earned += ["above"] if key in above and above[key].star else []
@@ -105,7 +109,9 @@ def _signed(
         replace(
             block,
             rows=tuple(
-                replace(row, signs=signs.get(row.key, ())) if block.kind == "main" else row
+                replace(row, signs=signs.get(row.key, ()), rank=places.get(row.key))
+                if block.kind == "main"
+                else row
                 for row in block.rows
             ),
         )

@@ -103,6 +103,8 @@ class Row:
         marks: best and second best, by metric.
         signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
         cost: seconds and memory.
+        rank: best and worst place that the row may hold among the tested rows of its block, given which
+            differences are significant (Holm over all pairs); None where it was not tested.
         provenance: where a row comes from that no stored run stands behind; "" for all others.
     """
 
@@ -123,6 +125,7 @@ class Row:
     marks: Mapping[str, Mark] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
     cost: Cost = Cost()
+    rank: tuple[int, int] | None = None
     provenance: str = ""
 
     @property

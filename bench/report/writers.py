@@ -79,7 +79,15 @@ def to_csv(table: Table | TableSet) -> str:
         header.append(metric)
         if with_intervals:
             header += [f"{metric}_low", f"{metric}_high"]
-    header += ["signs", "seconds_fit", "seconds_own", "seconds_total", "peak_memory_mb"]
+    header += [
+        "signs",
+        "rank_best",
+        "rank_worst",
+        "seconds_fit",
+        "seconds_own",
+        "seconds_total",
+        "peak_memory_mb",
+    ]
     header += ["flags", "run_ids", "provenance"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -103,7 +111,7 @@ def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[A
         if with_intervals:
             ends = figure.ci95 if figure is not None else None
             cells += ["", ""] if ends is None else [repr(end) for end in ends]
-    cells.append(" ".join(row.signs))
+    cells += [" ".join(row.signs), *(row.rank or ("", ""))]
     costs = (row.seconds_fit, row.cost.own, row.cost.total, row.cost.memory_mb)
     cells += ["" if value is None else repr(value) for value in costs]
     return [*cells, " ".join(row.flags), " ".join(row.run_ids), row.provenance]
@@ -166,6 +174,7 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "tie_gap": row.tie_gap,
         "seconds_fit": row.seconds_fit,
         "signs": list(row.signs),
+        "rank": list(row.rank) if row.rank else None,
         "cost": asdict(row.cost),
         "provenance": row.provenance,
     }

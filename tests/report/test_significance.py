@@ -80,6 +80,24 @@ def test_a_lead_within_chance_has_no_star_and_is_not_called_equal(write_run):
     assert "80 % power" in text and "equal" not in text
 
 
+def test_ranks_are_intervals_over_what_is_significant(write_run):
+    runs = [
+        write_run("first", random_outcomes(1000, 0, skill=3), trainable=False),
+        write_run("twin-a", random_outcomes(1000, 1, skill=1), trainable=False),
+        write_run("twin-b", random_outcomes(1000, 2, skill=1), trainable=False),
+        write_run("net", random_outcomes(1000, 3, skill=-1), trainable=True),
+    ]
+    table = build_table(runs, "toyland")
+    ranks = {row.label: row.rank for row in table.rows}
+    # One seed of net leaves its pairs open, so that it may hold any place.
+    assert ranks == {
+        "first": (1, 2), "twin-a": (2, 4), "twin-b": (2, 4), "random (closed form)": (4, 5),
+        "net": (1, 5),
+    }  # fmt: skip
+    lines = {r["label"]: r for r in csv.DictReader(io.StringIO(to_csv(table)))}
+    assert (lines["first"]["rank_best"], lines["first"]["rank_worst"]) == ("1", "2")
+
+
 def test_a_method_on_other_users_is_no_rival(write_run):
     runs = [
         write_run("knn", random_outcomes(2000, 0, skill=2), trainable=False),
