@@ -99,7 +99,7 @@ def visit(browser):
 
     def start(**options) -> Visit:
         context = browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         new = Visit(context.new_page())
         new.page.on("console", lambda message: new.problems.append(message.text))

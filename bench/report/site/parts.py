@@ -22,6 +22,7 @@ __all__ = [
     "family_class",
     "family_name",
     "family_of",
+    "family_order",
     "frame",
     "interval_bar",
     "ordered",
@@ -57,7 +58,7 @@ class Site:
         command: what made the site.
         targets: anchors of the targets.
         methods: file names of the methods' pages, without suffix.
-        families: families on the site, in the order of the rows.
+        families: families on the site, in the order of the filter.
         runs: the stored runs, by id.
     """
 
@@ -144,6 +145,13 @@ def duration(seconds: float | None) -> str:
 def ordered(value: float | None) -> str:
     """A number as a sorting key that no locale touches; nothing sorts below every figure."""
     return "-1" if value is None else repr(float(value))
+
+
+def family_order(family: str) -> tuple[bool, int, str]:
+    """Sorting key: the paper's order, unknown families, then rows without stored runs."""
+    known = list(FAMILIES)
+    place = known.index(family) if family in known else len(known)
+    return (family in _OTHER_ROWS, place, family)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from bench.report.costs import runs_by_id
 from bench.report.site.index import index_page
 from bench.report.site.markup import document, slugs
 from bench.report.site.method import method_page
-from bench.report.site.parts import Site, family_of
+from bench.report.site.parts import Site, family_of, family_order
 from bench.report.table import Table
 from bench.report.writers import to_csv, to_json, to_markdown
 
@@ -87,7 +87,7 @@ def write_site(
         command=command,
         targets=slugs(targets),
         methods=slugs(row.method for row in rows if row.run_ids),
-        families=tuple(dict.fromkeys(family_of(row) for row in rows)),
+        families=tuple(sorted({family_of(row) for row in rows}, key=family_order)),
         runs=runs_by_id(runs),
     )
     with atomic_folder(folder, replace=True) as partial:
