@@ -19,7 +19,8 @@ from bench.runs.environment import (
     package_versions,
 )
 from bench.runs.records import jsonable, without_paths
-from bench.runs.scoring import chunk_rows, merge_diagnostics
+from bench.runs.scoring import merge_diagnostics
+from bench.validation import chunk_rows
 
 
 def test_peak_memory_belongs_to_the_run():
