@@ -50,7 +50,7 @@ def test_recbole_and_its_old_pins_are_no_dependency():
     assert int(pinned()["numpy"].split(".")[0]) >= 2
 
 
-def test_ci_runs_tests_then_lint_then_demo():
+def test_ci_runs_tests_lint_leaderboards_and_demo():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
     lines = [line for line in script.read_text().splitlines() if line and line[0] != "#"]
@@ -58,6 +58,7 @@ def test_ci_runs_tests_then_lint_then_demo():
     assert [line for line in lines if line.startswith("make ")] == [
         "make test",
         "make lint",
+        "make check-leaderboards",
         "make demo",
     ]
 
