@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,9 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def lock(path: Path, *, timeout: float = -1) -> Iterator[None]:
     """Hold an inter-process lock on ``path`` (a ``.lock`` sibling); released when a process dies.
 
+    Where ``path`` does not exist at the end, its lock file goes too. It is removed while it is held,
+    and whoever waited for it finds that the file has no name any more and begins again.
+
     Raises:
         ResultError: another process holds it for longer than ``timeout`` seconds.
     """
@@ -151,6 +154,9 @@ def lock(path: Path, *, timeout: float = -1) -> Iterator[None]:
     try:
         yield
     finally:
+        if not path.exists():
+            with suppress(OSError):  # some systems refuse to remove an open file
+                target.unlink()
         guard.release()
 
 

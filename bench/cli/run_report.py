@@ -50,6 +50,18 @@ def _with_interval(run: StoredRun, metric: str) -> str:
     return f"{value['mean']:.4f} [{low:.4f}, {high:.4f}]"
 
 
+def _candidates(run: StoredRun) -> str:
+    """What a user's positive is ranked among; uniform negatives, the default, are not named."""
+    task = run.manifest["task"]
+    negatives = task["options"]["negatives"]
+    if negatives == "full":
+        return f"all {task['n_items']} items"
+    if negatives == "imported":
+        return f"{int(run.outcomes().n_candidates.max())} imported candidates"
+    among = f"{task['options']['n_negatives'] + 1} candidates"
+    return among if negatives == "uniform" else f"{among} ({negatives} negatives)"
+
+
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
     """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
     runs = [result.run for result in results if result.run is not None]
@@ -57,16 +69,8 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
         return
     first = runs[0]
     task = first.manifest["task"]
-    negatives = task["options"]["negatives"]
-    candidates = (
-        f"all {task['n_items']} items"
-        if negatives == "full"
-        else "the imported candidates"
-        if negatives == "imported"
-        else f"{task['options']['n_negatives'] + 1} candidates"
-    )
     typer.echo(
-        f"\n{target}: {first.n_users} of {task['n_users']} users, {candidates} each, "
+        f"\n{target}: {first.n_users} of {task['n_users']} users, {_candidates(first)} each, "
         f"leak guard {task['guard']}, task {first.task_hash[:12]}"
     )
     if task["guard"] == "partial":

@@ -172,14 +172,36 @@ def show(
 
 @app.command("rm")
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or folders.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Run ids or folders.")
+    ] = None,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="Delete what interrupted and failed runs left to go on from; what a process works "
+            "on is kept.",
+        ),
+    ] = False,
     store: Store = None,
 ) -> None:
     """Delete runs, damaged ones too; every name is looked up before the first is deleted."""
+    from bench.errors import ConfigError
+
+    if not names and not unfinished:
+        raise ConfigError("nothing to delete: name runs, or give --unfinished.")
     opened = open_store(store)
-    for folder in dict.fromkeys(opened.locate(name) for name in names):
+    for folder in dict.fromkeys(opened.locate(name) for name in names or ()):
         opened.remove(folder.name)
         typer.echo(f"removed {folder}")
+    if unfinished:
+        removed = opened.clean()
+        for folder in removed:
+            typer.echo(f"removed {folder}")
+        for folder in opened.unfinished():
+            typer.echo(f"kept {folder}: in use, or it holds a result to put back", err=True)
+        if not removed:
+            typer.echo(f"No unfinished runs to delete in {opened.root}.")
 
 
 @app.command("export")

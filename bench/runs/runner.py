@@ -18,7 +18,7 @@ from bench.runs.publish import publish, recover
 from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec, run_id
-from bench.runs.store import RunStore
+from bench.runs.store import RunStore, sweep_locks
 from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
@@ -166,7 +166,10 @@ def execute_run(
 
 @contextmanager
 def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress) -> Iterator[None]:
-    """Hold the run's lock; released by the system when the process dies."""
+    """Hold the run's lock; released by the system when the process dies.
+
+    After a run that completed, locks that guard nothing any more are removed.
+    """
     with ExitStack() as stack:
         try:
             stack.enter_context(lock(work.folder, timeout=0))
@@ -179,6 +182,7 @@ def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress
             progress.status(f"waiting for another process that works on {label}")
             stack.enter_context(lock(work.folder))
         yield
+    sweep_locks(work.folder.parent)
 
 
 def _lacks(run: StoredRun, prepared: PreparedRun) -> bool:

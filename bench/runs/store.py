@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bench.errors import MissingRunError, ResultError, did_you_mean
 from bench.io import atomic_folder, lock, read_json
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
-__all__ = ["Damage", "RunStore", "discard"]
+__all__ = ["Damage", "RunStore", "discard", "sweep_locks"]
 
 WORK, FAILED = ".work", "failed"
 
@@ -181,6 +182,16 @@ class RunStore:
             except ResultError:
                 continue
         return records
+
+
+def sweep_locks(work: Path) -> None:
+    """Remove lock files in ``work`` that guard nothing: no folder, and no process that holds them."""
+    for file in work.glob("*.lock"):
+        folder = file.with_suffix("")
+        if not folder.exists():
+            # Holding the lock is what makes removing it safe, and its end removes it.
+            with suppress(ResultError), lock(folder, timeout=0):
+                pass
 
 
 def discard(folder: Path, work: Path) -> None:

@@ -354,6 +354,21 @@ def test_json_of_a_failed_run_has_every_key_of_a_finished_one_and_the_error(cli,
     }  # fmt: skip
 
 
+def test_header_names_popularity_negatives_and_the_number_of_imported_candidates(
+    cli, tiny, tmp_path
+):
+    def header(*options) -> str:
+        words = ("run", "--method", "random,markov", "--target", tiny, "--quiet", *options)
+        return next(line for line in cli(*words).stdout.splitlines() if line.startswith(tiny))
+
+    assert "users, 30 candidates each" in header()
+    drawn = ("--negatives", "popularity", "--n-negatives", 9)
+    assert "users, 10 candidates (popularity negatives) each" in header(*drawn)
+    file = tmp_path / "sets.csv"
+    cli("candidates", "export", "--target", tiny, "--n-negatives", 7, "--out", file)
+    assert "users, 8 imported candidates each" in header("--candidates", file)
+
+
 def test_debug_shows_the_traceback(tiny, monkeypatch):
     from typer.testing import CliRunner
 

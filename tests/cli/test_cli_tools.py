@@ -166,3 +166,25 @@ def test_unknown_names_are_wrong_use_with_a_suggestion_in_every_verb(cli, tiny, 
     result = cli(*words, code=2)
     assert hint in result.stderr
     assert result.stdout == ""
+
+
+def test_checkpoints_of_interrupted_runs_are_deleted_on_request(cli, tiny, tmp_path):
+    from bench.io import lock
+
+    plugin = tmp_path / "stop.py"
+    plugin.write_text(
+        "from bench.methods import Family, Method\n\n\n"
+        "class Stop(Method):\n"
+        '    name, version, family = "stop", "1", Family.REFERENCE\n\n'
+        "    def fit(self, view, context):\n        raise KeyboardInterrupt\n\n"
+        "    def score(self, requests, context): ...\n"
+    )
+    words = ("run", "--method", f"{plugin}:Stop", "--target", tiny)
+    cli(*words, code=130)
+    (folder,) = (p for p in (tmp_path / "runs" / ".work").iterdir() if p.is_dir())
+    with lock(folder):
+        kept = cli("runs", "rm", "--unfinished")
+    assert "No unfinished runs" in kept.stdout and f"kept {folder}" in kept.stderr
+    assert f"removed {folder}" in cli("runs", "rm", "--unfinished").stdout
+    assert list(folder.parent.iterdir()) == []
+    assert "--unfinished" in cli("runs", "rm", code=2).stderr

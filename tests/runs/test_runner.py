@@ -29,7 +29,7 @@ def test_run_is_stored_whole_and_its_figures_follow_from_its_outcomes(store, mak
     run = execute(make_spec(), store)
     names = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*")}
     assert names == {"manifest.json", "metrics.json", "per_user.parquet", "log.txt"}
-    assert [p for p in (store.root / ".work").iterdir() if p.is_dir()] == []
+    assert list((store.root / ".work").iterdir()) == [], "neither checkpoints nor locks stay"
     outcomes = run.outcomes()
     assert len(outcomes) == run.n_users == 40
     for name, figure in run.metrics["metrics"].items():
