@@ -113,7 +113,7 @@ def test_counters_of_chunks_are_added_and_other_values_kept():
 def test_slots_must_fit_the_requests():
     from bench.data.domain import Sequences
     from bench.protocol import Requests
-    from bench.runs.scoring import check_scores
+    from bench.validation import check_scores
 
     requests = Requests(
         "d",
