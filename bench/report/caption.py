@@ -73,16 +73,18 @@ def caption_lines(
     """The sentences under a table, in order."""
     rows = [row for block in blocks for row in block.rows]
     lines = [_protocol_line(protocol)]
+    guard = protocol["guard"]
+    lines.append(f"Leak guard {guard}: {_GUARD.get(guard, 'see the manifest')}.")
     lines.append(
-        f"Leak guard {protocol['guard']}: {_GUARD.get(protocol['guard'], 'see the manifest')}. "
         f"Task {protocol['task_hash'][:HASH_DIGITS]}, candidates "
         f"{protocol['candidates_hash'][:HASH_DIGITS]}."
     )
     lines.append(_overlap_line(protocol["user_overlap"]))
     total = protocol["n_users"]
+    lines.append(f"n = {n_users:,} of {total:,} test users.")
     lines.append(
-        f"n = {n_users:,} of {total:,} test users. S training seeds: each user's metric is averaged "
-        "over seeds, then over users. Ties count with their expectation over random tie-breaking."
+        "S training seeds: each user's metric is averaged over seeds, then over users. Ties count "
+        "with their expectation over random tie-breaking."
     )
     lines.append(
         "Bold: the best displayed figure of a column; underlined (italics in Markdown): the next "

@@ -203,7 +203,11 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
 def _captions(tables: Sequence[Table]) -> tuple[list[str], list[str]]:
     """Sentences that all tables share, and the others behind the target's name."""
     shared = [line for line in tables[0].caption if all(line in t.caption for t in tables[1:])]
-    own = [f"{t.target}: {line}" for t in tables for line in t.caption if line not in shared]
+    own = []
+    for table in tables:
+        lines = [line for line in table.caption if line not in shared]
+        if lines:
+            own.append(f"{table.target}: {' '.join(lines)}")
     return shared, own
 
 
@@ -268,7 +272,8 @@ def _environment(
             r"\endgroup",
             "",
             r"\vspace{2pt}",
-            r"\begin{minipage}{\linewidth}\footnotesize",
+            r"\begin{minipage}{\linewidth}"
+            + (r"\scriptsize" if width >= _WIDE else r"\footnotesize"),
             *(_name(note) + r"\par" for note in notes),
             r"\end{minipage}",
             rf"\end{{{name}}}",
