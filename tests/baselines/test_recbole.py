@@ -387,7 +387,7 @@ def test_refused_and_unknown_models_say_why() -> None:
 @pytest.mark.parametrize("cls", ALL)
 def test_conformance(cls: type[Method]) -> None:
     failed = [r for r in check_method(cls) if r.status == "fail"]
-    assert not failed, "\n".join(f"{r.name}: {r.reason}" for r in failed)
+    assert not failed, "\n".join(f"{r.id}: {r.reason}" for r in failed)
 
 
 @pytest.mark.slow
