@@ -249,6 +249,13 @@ class Method(ABC):
         """What this method needs under ``config``."""
         return Capabilities()
 
+    @classmethod  # noqa: B027
+    def require(cls, config: Any) -> None:
+        """Raise a MissingExtraError where an optional package or asset is absent; nothing by default.
+
+        Called before any data are read, so that nobody waits for a run that cannot be fitted.
+        """
+
     def plan(self, spec: PlanSpec) -> list[Job]:
         """The jobs of one run, in order; by default one fit and one score."""
         return [

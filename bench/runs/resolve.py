@@ -71,6 +71,8 @@ def resolve_spec(spec: RunSpec) -> Resolved:
             f"further candidate seeds {spec.extra_candidate_seeds} with {spec.protocol.negatives!r} "
             "negatives, which are not drawn. Leave the seeds out or use --negatives uniform."
         )
+    with prints_aside():
+        method_cls.require(config)
     update: dict[str, Any] = {
         "sources": _sources(spec, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,

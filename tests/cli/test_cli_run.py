@@ -414,3 +414,35 @@ def test_ctrl_c_is_clean_and_keeps_what_is_finished(tiny, tmp_path):
     from bench.runs.store import RunStore
 
     assert [run.method for run in RunStore(tmp_path / "runs").list()] == ["random"]
+
+
+WITHOUT_RECBOLE = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+
+def hidden(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] == "recbole" else find_spec(name, path, target)
+
+PathFinder.find_spec = classmethod(hidden)
+
+from bench.cli import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("method", ["sasrec", "recbole:NARM"])
+def test_method_without_recbole_fails_before_any_work_with_the_command_to_type(
+    tiny, tmp_path, method
+):
+    words = ["run", "--method", f"random,{method}", "--target", tiny]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RECBOLE, *words], capture_output=True, text=True, check=False,
+        env=os.environ.copy(), cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "bench assets pull recbole" in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, "no stage was begun"
+    assert not (tmp_path / "runs").exists(), "not even the run that could have been made"

@@ -32,7 +32,12 @@ from bench.baselines.negatives import NegativeSampler
 from bench.baselines.neural import NeuralMethod
 from bench.baselines.recbole.masking import draw_mask
 from bench.baselines.recbole.models import ALLOWED, REFUSED
-from bench.baselines.recbole.settings import build_model, model_settings, quiet_recbole
+from bench.baselines.recbole.settings import (
+    build_model,
+    model_settings,
+    quiet_recbole,
+    require_recbole,
+)
 from bench.baselines.training import LoopConfig
 from bench.errors import ConfigError, unknown_name
 from bench.methods import Family, TrainView
@@ -135,6 +140,10 @@ class _RecBoleMethod(NeuralMethod):
     """Construction and scoring shared by all RecBole classes."""
 
     recbole_class: ClassVar[str]
+
+    @classmethod
+    def require(cls, config: Any) -> None:
+        require_recbole()
 
     def settings(self) -> Mapping[str, Any]:
         """Settings handed to the RecBole class."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["build_model", "model_settings", "quiet_recbole"]
+__all__ = ["build_model", "model_settings", "quiet_recbole", "require_recbole"]
 
 # YAML 1.1 reads 1e-12 as a string; RecBole's own loader reads it as a number.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -90,7 +90,12 @@ def quiet_recbole() -> Iterator[None]:
         yield
 
 
-def _root() -> Path:
+def require_recbole() -> Path:
+    """Folder of the installed package, which is not imported.
+
+    Raises:
+        MissingExtraError: it is not installed; the message has the command to type.
+    """
     spec = find_spec("recbole")
     if spec is None or spec.origin is None:
         raise MissingExtraError(
@@ -103,7 +108,7 @@ def _root() -> Path:
 @cache
 def _packaged(model: str) -> Mapping[str, Any]:
     """The defaults that RecBole ships for one model."""
-    path = _root() / "properties" / "model" / f"{model}.yaml"
+    path = require_recbole() / "properties" / "model" / f"{model}.yaml"
     raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return {key: _typed(value) for key, value in raw.items()}
 
@@ -149,7 +154,7 @@ def build_model(
     model: str, settings: Mapping[str, Any], *, n_users: int, n_items: int, device: str = "cpu"
 ) -> nn.Module:
     """Construct RecBole's class ``model`` for a vocabulary (sizes without padding)."""
-    _root()
+    require_recbole()
     with quiet_recbole(), _anomaly_mode_kept():
         module = import_module(f"recbole.model.sequential_recommender.{model.lower()}")
         made: nn.Module = getattr(module, model)(
