@@ -33,8 +33,8 @@ _INTERVAL_TOLERANCE = 0.05
 
 _SETS = "sets"
 _COLUMNS = {"user", "n_better", "n_tied", "n_candidates", "ranked", "rank_keep", "rank_close"}
-# Amazon's reviewer ids are an A and 9 to 20 capitals and digits; hashes here are lower case.
-_REVIEWER = re.compile(r"\bA(?=[A-Z]*[0-9])[0-9A-Z]{9,20}\b")
+# Amazon's reviewer ids are an A and 10 to 20 capitals and digits; hashes here are lower case.
+_REVIEWER = re.compile(r"\bA(?=[A-Z]*[0-9])[0-9A-Z]{10,20}\b")
 _ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/(?:home|root|Users|mnt|tmp|work|data|scratch)/|[A-Z]:\\)")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w{2,}")
 
