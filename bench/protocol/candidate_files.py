@@ -10,7 +10,7 @@ import numpy as np
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.protocol.imported import CandidateTable, ImportedCandidates
-from bench.protocol.tables import read_table, require_values, write_table
+from bench.protocol.tables import read_table, require_values, table_format, write_table
 from bench.protocol.types import Split
 
 if TYPE_CHECKING:
@@ -43,10 +43,14 @@ def read_candidates(path: Path) -> ImportedCandidates:
         frame = frame.with_columns(pl.lit("test").alias("split"))
     require_values(path, frame, "split")
     splits: tuple[Split, ...] = get_args(Split)
-    unknown = sorted(set(frame["split"].unique().to_list()) - set(splits))
-    if unknown:
+    bad = (~frame["split"].is_in(splits)).arg_true()
+    if len(bad):
+        row = int(bad[0])
+        # Parquet has no lines; a text table has its header in the first.
+        place = f"row {row + 1}" if table_format(path) == "parquet" else f"line {row + 2}"
         raise ProtocolError(
-            f"{path}: split {unknown[0]!r}; expected {' or '.join(repr(s) for s in splits)}."
+            f"{path}, {place}: split {frame['split'][row]!r}; expected "
+            f"{' or '.join(repr(s) for s in splits)}. {len(bad)} rows are affected."
         )
     tables: dict[Split, CandidateTable] = {}
     for split in splits:

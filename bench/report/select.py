@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ConfigError, ResultError
+from bench.errors import ConfigError, MissingRunError, ResultError, did_you_mean
 from bench.io import canonical_json
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ def choose_task(
         if run.target == target:
             by_task[run.task_hash].setdefault(run.run_id, run)
     if not by_task:
-        known = ", ".join(sorted({run.target for run in runs})) or "none"
-        raise ResultError(
-            f"no stored runs for target {target!r}; targets with runs: {known}. "
+        known = sorted({run.target for run in runs})
+        raise MissingRunError(
+            f"no stored runs for target {target!r}.{did_you_mean(target, known)} "
+            f"Targets with runs: {', '.join(known) or 'none'}; `bench domains` lists what can be run. "
             f"Start with `bench run --method popularity,item-knn --target {target}`."
         )
     groups = {key: list(found.values()) for key, found in by_task.items()}

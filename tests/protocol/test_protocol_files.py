@@ -159,7 +159,7 @@ BAD_CANDIDATES: dict[str, tuple[Callable[[pl.DataFrame, Domain], pl.DataFrame], 
     "twice": (lambda r, d: replace_item(r, 1, r["item_id"][0]), "hold an item twice"),
     "history": (history_item, "hold an item of the user's own history"),
     "no positive": (without_positive, "lack the held-out item"),
-    "split": (lambda r, d: r.with_columns(split=pl.lit("train")), "split 'train'; expected"),
+    "split": (lambda r, d: r.with_columns(split=pl.lit("train")), "row 1: split 'train'; expected"),
     "no test": (lambda r, d: r.with_columns(split=pl.lit("valid")), "no rows of split 'test'"),
     "column": (lambda r, d: r.drop("item_id"), "columns item_id are missing; found split, user_id"),
     "blank": (lambda r, d: replace_item(r, 4, None), "row 5 of the data: no item_id"),  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from report_runs import OPTIONS, outcomes_with_ranks, random_outcomes
 
-from bench.errors import ConfigError, ResultError
+from bench.errors import ConfigError, MissingRunError, ResultError
 from bench.evaluation import metric_per_user, random_row, summarise
 from bench.report.leaderboard import build_table, to_csv, to_json, to_markdown
 from bench.report.select import DEFAULT_OPTIONS
@@ -303,8 +303,15 @@ def test_the_same_runs_give_the_same_bytes_in_any_order(write_run, options):
         assert write(again) == write(reference)
 
 
+def test_a_mistyped_target_is_wrong_use_and_gets_a_suggestion(write_run):
+    run = write_run("a", random_outcomes(20, 0))
+    with pytest.raises(MissingRunError, match="Did you mean 'toyland'") as error:
+        build_table([run], "toylnad")
+    assert error.value.exit_code == 2
+
+
 def test_no_runs_of_the_target_is_an_error_that_helps(write_run):
-    with pytest.raises(ResultError, match=r"targets with runs: toyland.*bench run .*--target moon"):
+    with pytest.raises(ResultError, match=r"Targets with runs: toyland.*bench run .*--target moon"):
         build_table([write_run("knn", random_outcomes(5, 0))], "moon")
     with pytest.raises(ResultError, match="targets with runs: none"):
         build_table([], "moon")
