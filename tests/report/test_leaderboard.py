@@ -313,7 +313,7 @@ def test_a_mistyped_target_is_wrong_use_and_gets_a_suggestion(write_run):
 def test_no_runs_of_the_target_is_an_error_that_helps(write_run):
     with pytest.raises(ResultError, match=r"Targets with runs: toyland.*bench run .*--target moon"):
         build_table([write_run("knn", random_outcomes(5, 0))], "moon")
-    with pytest.raises(ResultError, match="targets with runs: none"):
+    with pytest.raises(ResultError, match="Targets with runs: none"):
         build_table([], "moon")
 
 
