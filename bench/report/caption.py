@@ -47,7 +47,18 @@ def protocol_record(
         "task_hash": run.task_hash,
         "candidates_hash": run.candidates_hash,
         "user_overlap": _overlap(shown),
+        "training": _training(shown),
     }
+
+
+def _training(runs: Sequence[StoredRun]) -> dict[str, list[str]]:
+    """Methods by profile and, where a method has the choice, by the rows that it trained on."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        rows = run.config.get("rows")
+        label = run.profile + (f", rows={rows}" if rows else "")
+        found.setdefault(label, set()).add(run.method)
+    return {label: sorted(found[label]) for label in sorted(found)}
 
 
 def _overlap(runs: Sequence[StoredRun]) -> dict[str, int | None]:
@@ -79,6 +90,9 @@ def caption_lines(
         f"Task {protocol['task_hash'][:HASH_DIGITS]}, candidates "
         f"{protocol['candidates_hash'][:HASH_DIGITS]}."
     )
+    if protocol["training"]:
+        each = (f"{label}: {', '.join(names)}" for label, names in protocol["training"].items())
+        lines.append(f"Profiles and training rows: {'; '.join(each)}.")
     lines.append(_overlap_line(protocol["user_overlap"]))
     total = protocol["n_users"]
     lines.append(f"n = {n_users:,} of {total:,} test users.")

@@ -356,3 +356,12 @@ def test_caption_reports_users_that_sources_share_with_the_target(write_run):
     table = build_table(runs, "toyland")
     assert any("desert not recorded, seaside 1,234." in line for line in table.caption)
     assert table.protocol["user_overlap"] == {"desert": None, "seaside": 1234}
+
+
+def test_the_caption_says_which_rows_a_model_trained_on(write_run):
+    runs = [
+        write_run("a", random_outcomes(20, 0)),
+        write_run("b", random_outcomes(20, 1), config={"rows": "all-positions"}),
+    ]
+    caption = "\n".join(build_table(runs, "toyland").caption)
+    assert "Profiles and training rows: cpu: a; cpu, rows=all-positions: b." in caption
