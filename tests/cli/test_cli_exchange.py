@@ -141,7 +141,7 @@ def test_leaderboard_holds_the_stored_figures(cli, tiny, tmp_path, format_):
 
 
 def test_leaderboard_without_runs_says_how_to_begin(cli, tiny):
-    result = cli("leaderboard", "--target", tiny, code=1)
+    result = cli("leaderboard", "--target", tiny, code=2)
     assert f"bench run --method popularity,item-knn --target {tiny}" in result.stderr
     cli("run", "--method", "markov", "--target", tiny, "--quiet")
     assert "ndcg@x" in cli("leaderboard", "--target", tiny, "--primary", "ndcg@x", code=2).stderr
