@@ -25,6 +25,7 @@ from bench.evaluation import (
     sign_flip_test,
 )
 from bench.report.contenders import Contender, require_comparable
+from bench.report.plain import finite
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
@@ -302,14 +303,3 @@ def pairwise_record(found: Pairwise) -> dict[str, Any]:
             for pair in found.pairs
         ],
     }
-
-
-def finite(value: Any) -> Any:
-    """A nested value with infinite and undefined numbers as None, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

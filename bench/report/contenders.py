@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ResultError, unknown_name
-from bench.evaluation import Outcomes, metric_per_user
+from bench.evaluation import metric_per_user
 from bench.io import canonical_json
-from bench.report.select import Series, choose_task, choose_users, group_series
+from bench.report.labels import row_names, run_labels
+from bench.report.select import Series, choose_task, choose_users, group_series, restrict
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
@@ -25,7 +26,6 @@ __all__ = [
     "from_series",
     "require_comparable",
     "require_same_task",
-    "restrict",
 ]
 
 
@@ -54,20 +54,6 @@ class Contender:
     def method(self) -> str:
         """Name of the method."""
         return self.runs[0].method
-
-
-def restrict(run: StoredRun, users: NDArray[np.int32], candidates: str | None = None) -> Outcomes:
-    """Outcomes of ``users``, all of which the run has scored (both ascending).
-
-    Args:
-        run: the run.
-        users: canonical indices.
-        candidates: hash of a further request set; None = the task's own candidates.
-    """
-    outcomes = run.outcomes(candidates)
-    if run.n_users == len(users):
-        return outcomes
-    return outcomes.take(np.searchsorted(run.users, users))
 
 
 def from_series(
@@ -124,9 +110,8 @@ def contenders_of_target(
         if method not in known:
             raise unknown_name(f"method with runs on {target}", method, known)
     kept = [one for one in series if not methods or one.first.method in methods]
-    labels = labels_of([one.first for one in kept])
     contenders, lacking = [], []
-    for one, label in zip(kept, labels, strict=True):
+    for one, label in zip(kept, row_names(kept), strict=True):
         contender = from_series(one, chosen, metric, label)
         if contender is None:
             lacking.append(label)
@@ -170,7 +155,7 @@ def contenders_of_runs(
         groups = {run.run_id: [run] for run in chosen}
         notes.append("Each run is compared by itself: the figures are those of checkpoints.")
     joined = [sorted(group, key=lambda r: r.seed) for group in groups.values()]
-    labels = labels_of([group[0] for group in joined])
+    labels = run_labels([group[0] for group in joined])
     return (
         _best_first(
             [
@@ -201,37 +186,6 @@ def _configuration(run: StoredRun) -> str:
             manifest["task"].get("source_hashes", {}),
         ]
     ).decode()
-
-
-def labels_of(runs: Sequence[StoredRun]) -> list[str]:
-    """A name per run that tells it apart from the others."""
-
-    def parts(run: StoredRun) -> list[tuple[str, str]]:
-        config = [(key, str(value)) for key, value in sorted(run.config.items())]
-        return [
-            ("", run.profile),
-            ("sources ", "+".join(run.sources) or "none"),
-            *((f"{key}=", value) for key, value in config),
-            ("version ", str(run.manifest["method"]["version"])),
-            ("dtype ", str(run.manifest.get("dtype"))),
-            ("seed ", str(run.seed)),
-        ]
-
-    labels = []
-    for run in runs:
-        same = [other for other in runs if other.method == run.method]
-        extra = [
-            f"{name}{value}"
-            for name, value in parts(run)
-            if any(dict(parts(other)).get(name) != value for other in same)
-        ]
-        labels.append(f"{run.method} ({', '.join(extra)})" if extra else run.method)
-    # Seeds of several configurations are joined into one: the seed is no part of the name then.
-    repeated = {label for label in labels if labels.count(label) > 1}
-    return [
-        f"{label} [{run.run_id[:8]}]" if label in repeated else label
-        for label, run in zip(labels, runs, strict=True)
-    ]
 
 
 def _shared_users(runs: Sequence[StoredRun]) -> tuple[NDArray[np.int32], list[str]]:

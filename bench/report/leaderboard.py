@@ -10,6 +10,7 @@ from bench.errors import ConfigError
 from bench.evaluation.metrics import parse_metric
 from bench.report.caption import caption_lines, protocol_record, significance_lines
 from bench.report.html import to_html
+from bench.report.labels import row_labels
 from bench.report.latex import to_latex
 from bench.report.reported import Publication, reported_block
 from bench.report.rows import (
@@ -18,7 +19,6 @@ from bench.report.rows import (
     count_candidates,
     measured,
     random_measured,
-    row_labels,
 )
 from bench.report.select import choose_task, choose_users, group_series
 from bench.report.significance import Draft, with_signs

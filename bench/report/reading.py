@@ -11,7 +11,7 @@ from bench.evaluation.corrections import adjust
 from bench.evaluation.seeds import SeedComparison, compare_seeds
 from bench.report.caption import p_text
 from bench.report.rows import RANDOM, Measured
-from bench.report.significance import ALPHA, CORRECTION, Draft, name
+from bench.report.significance import ALPHA, CORRECTION, Draft
 from bench.report.writers import escape_markdown
 
 __all__ = ["Pair", "index_page", "training_free_pairs"]
@@ -121,8 +121,8 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
         body = [
             [
                 escape_markdown(pair.target),
-                escape_markdown(name(pair.free.row)),
-                escape_markdown(name(pair.trained.row)),
+                escape_markdown(pair.free.row.name),
+                escape_markdown(pair.trained.row.name),
                 str(len(pair.trained.row.seeds)),
                 f"{pair.test.difference:+.4f}",
                 f"[{pair.test.ci95[0]:+.4f}, {pair.test.ci95[1]:+.4f}]",
@@ -142,7 +142,7 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
             "",
         ]
     never = sorted(
-        {name(pair.trained.row) for pair in pairs} - {name(pair.trained.row) for pair in above}
+        {pair.trained.row.name for pair in pairs} - {pair.trained.row.name for pair in above}
     )
     if never:
         shown = ", ".join(escape_markdown(label) for label in never)

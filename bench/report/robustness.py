@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bench.errors import ResultError
 from bench.evaluation import metric_per_user
-from bench.report.comparison import finite
-from bench.report.contenders import labels_of, restrict
-from bench.report.select import Series, choose_task, choose_users, group_series
+from bench.report.labels import row_names
+from bench.report.plain import finite
+from bench.report.select import Series, choose_task, choose_users, group_series, restrict
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
@@ -131,7 +131,7 @@ def robustness(
     found, notes = choose_task(runs, target, task)
     chosen = choose_users(found, users)
     series, more = group_series(found, profile=profile, all_configs=all_configs)
-    labels = labels_of([one.first for one in series])
+    labels = row_names(series)
     scored = [
         (label, covering)
         for label, one in zip(labels, series, strict=True)

@@ -17,13 +17,13 @@ from bench.evaluation import (
     random_row,
     tie_report,
 )
-from bench.report.select import Series
+from bench.report.select import Series, restrict
 from bench.report.table import Cost, Figure, Row
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["RANDOM", "Measured", "count_candidates", "measured", "random_measured", "row_labels"]
+__all__ = ["RANDOM", "Measured", "count_candidates", "measured", "random_measured"]
 
 RANDOM = "random"
 _DECIMALS = 12
@@ -44,31 +44,6 @@ class Measured:
     trainable: bool
 
 
-def row_labels(series: Sequence[Series]) -> dict[Series, str]:
-    """Names of the rows: the method, and whatever tells two rows of one method apart."""
-    labels = {}
-    for one in series:
-        run = one.first
-        same = [
-            other.first
-            for other in series
-            if other.first.method == run.method and other.first.profile == run.profile
-        ]
-        scorer = run.config.get("scorer")
-        extra = [str(scorer)] if scorer else []
-        extra += [f"{key}={value}" for key, value in one.overrides if key != "scorer"]
-        if run.sources and len({other.sources for other in same}) > 1:
-            extra.append("sources " + "+".join(run.sources))
-        for key in ("dtype", "init_seed"):
-            if len({str(other.manifest.get(key)) for other in same}) > 1:
-                extra.append(f"{key} {run.manifest.get(key)}")
-        plugin = run.manifest["method"].get("plugin_sha256")
-        if plugin and any(not r.manifest["method"].get("plugin_sha256") for r in same):
-            extra.append(f"plugin {plugin[:8]}")
-        labels[one] = f"{run.method} ({', '.join(extra)})" if extra else run.method
-    return labels
-
-
 def measured(
     one: Series,
     runs: Sequence[StoredRun],
@@ -79,7 +54,7 @@ def measured(
     ci: bool,
 ) -> Measured:
     """One row over ``users``, averaged over the seeds of ``runs``."""
-    outcomes = [_restrict(run, users) for run in runs]
+    outcomes = [restrict(run, users) for run in runs]
     figures = {}
     for metric in metrics:
         total = metric_per_user(outcomes[0], metric)
@@ -134,14 +109,6 @@ def _mean_of(runs: Sequence[StoredRun], read: Callable[[StoredRun], float | None
     return round(math.fsum(known) / len(known), 3) if known and len(known) == len(values) else None
 
 
-def _restrict(run: StoredRun, users: NDArray[np.int32]) -> Outcomes:
-    """Outcomes of ``users``, all of which the run has scored (both ascending)."""
-    outcomes = run.outcomes()
-    if run.n_users == len(users):
-        return outcomes
-    return outcomes.take(np.searchsorted(run.users, users))
-
-
 def _figure(values: NDArray[np.float64], ci: bool) -> Figure:
     # fsum is exact, so that the mean does not depend on how a processor orders the additions.
     mean = round(math.fsum(values.tolist()) / len(values), _DECIMALS)
@@ -156,7 +123,7 @@ def count_candidates(runs: Sequence[StoredRun], users: NDArray[np.int32]) -> NDA
     one = Series(tuple(runs), True, ())
     covering = one.covering(users)
     if covering:
-        return _restrict(covering[0], users).n_candidates
+        return restrict(covering[0], users).n_candidates
     return one.widest()[0].outcomes().n_candidates
 
 

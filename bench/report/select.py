@@ -14,9 +14,17 @@ from bench.errors import ConfigError, MissingRunError, ResultError, did_you_mean
 from bench.io import canonical_json
 
 if TYPE_CHECKING:
+    from bench.evaluation import Outcomes
     from bench.runs.stored import StoredRun
 
-__all__ = ["DEFAULT_OPTIONS", "Series", "choose_task", "choose_users", "group_series"]
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "Series",
+    "choose_task",
+    "choose_users",
+    "group_series",
+    "restrict",
+]
 
 DEFAULT_OPTIONS: dict[str, Any] = {
     "negatives": "uniform",
@@ -262,3 +270,17 @@ def choose_users(runs: Sequence[StoredRun], n_users: int | None) -> NDArray[np.i
             f"or run a method with --limit-users {n_users}."
         )
     return exact[0].users
+
+
+def restrict(run: StoredRun, users: NDArray[np.int32], candidates: str | None = None) -> Outcomes:
+    """Outcomes of ``users``, all of which the run has scored (both ascending).
+
+    Args:
+        run: the run.
+        users: canonical indices.
+        candidates: hash of a further request set; None = the task's own candidates.
+    """
+    outcomes = run.outcomes(candidates)
+    if run.n_users == len(users):
+        return outcomes
+    return outcomes.take(np.searchsorted(run.users, users))

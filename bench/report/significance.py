@@ -14,7 +14,7 @@ from bench.evaluation.rank_intervals import rank_intervals
 from bench.evaluation.seeds import compare_seeds
 from bench.evaluation.stars import StarVerdict, beats_reference, star_family
 from bench.report.rows import Measured
-from bench.report.table import Row, Significance, Table
+from bench.report.table import Significance, Table
 
 __all__ = ["ALPHA", "CORRECTION", "TEST", "Draft", "with_signs"]
 
@@ -53,7 +53,7 @@ def with_signs(drafts: Sequence[Draft], reference: str | None = None) -> tuple[T
     values: dict[str, Mapping[str, NDArray[np.float64]]] = {}
     trainable: dict[str, bool] = {}
     for draft in drafts:
-        named = {name(one.row): one for one in draft.measured}
+        named = {one.row.name: one for one in draft.measured}
         values[draft.table.target] = {key: one.values for key, one in named.items()}
         for key, one in named.items():
             # A label can mean a trained model on one target only if it does on all.
@@ -68,19 +68,10 @@ def with_signs(drafts: Sequence[Draft], reference: str | None = None) -> tuple[T
     return tuple(_signed(draft, values, trainable, stars, above, chosen) for draft in drafts)
 
 
-def name(row: Row) -> str:
-    """Name of a row that is unique in its table: the label, with a profile other than the default."""
-    return row.label if row.profile in ("", "cpu") else f"{row.label} [{row.profile}]"
-
-
 def _reference(drafts: Sequence[Draft], reference: str) -> str:
     rows = [one.row for draft in drafts for one in draft.measured]
-    for match in (
-        lambda row: name(row) == reference,
-        lambda row: row.label == reference,
-        lambda row: row.method == reference,
-    ):
-        found = sorted({name(row) for row in rows if match(row)})
+    for key in ("name", "label", "method"):
+        found = sorted({row.name for row in rows if getattr(row, key) == reference})
         if found:
             return found[0]
     raise unknown_name("reference", reference, [row.method for row in rows])
@@ -99,9 +90,9 @@ def _signed(
     ranks = rank_intervals(values[target], trainable, alpha=ALPHA, correction=CORRECTION)
     signs, places = {}, {}
     for one in draft.measured:
-        found = ranks[name(one.row)]
+        found = ranks[one.row.name]
         places[one.row.key] = (found.best, found.worst)
-        key = (target, name(one.row))
+        key = (target, one.row.name)
         earned = ["star"] if stars[key].star else []
         earned += ["above"] if key in above and above[key].star else []
         signs[one.row.key] = tuple(earned)
@@ -130,7 +121,7 @@ def _record(
     reference: str | None,
 ) -> Significance:
     target = draft.table.target
-    rows = {name(one.row): one.row for one in draft.measured}
+    rows = {one.row.name: one.row for one in draft.measured}
     # The leader is the one method that has a rival in its verdict.
     leader = next((key for key in rows if stars[target, key].rival), None)
     verdict = stars[target, leader or next(iter(rows))]

@@ -19,6 +19,7 @@ __all__ = [
     "Significance",
     "Table",
     "TableSet",
+    "full_name",
     "mark_rows",
     "sort_rows",
 ]
@@ -45,6 +46,11 @@ SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}
 
 Mark = Literal["best", "second"]
 Kind = Literal["main", "other-users", "reported"]
+
+
+def full_name(label: str, profile: str) -> str:
+    """A label with its profile, where that is not the default one."""
+    return label if profile in ("", "cpu") else f"{label} [{profile}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,11 @@ class Row:
     def key(self) -> tuple[str, str]:
         """What tells the rows of one table apart: label and profile."""
         return (self.label, self.profile)
+
+    @property
+    def name(self) -> str:
+        """Name that is unique in a table: the label, with a profile other than the default."""
+        return full_name(self.label, self.profile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from bench.errors import ResultError
 from bench.evaluation import Correction, SeedComparison, adjust, compare_seeds
-from bench.report.comparison import finite
-from bench.report.contenders import Contender, from_series, labels_of
+from bench.report.contenders import Contender, from_series
+from bench.report.labels import row_names
+from bench.report.plain import finite
 from bench.report.select import Series, choose_task, choose_users, group_series
 
 if TYPE_CHECKING:
@@ -140,10 +141,8 @@ def transfer(
 
 
 def _rows(series: Sequence[Series], users: NDArray[np.int32], metric: str) -> list[Contender]:
-    labels = labels_of([one.first for one in series])
-    rows = [
-        from_series(one, users, metric, label) for one, label in zip(series, labels, strict=True)
-    ]
+    names = row_names(series)
+    rows = [from_series(one, users, metric, name) for one, name in zip(series, names, strict=True)]
     return sorted((row for row in rows if row is not None), key=lambda c: c.label)
 
 

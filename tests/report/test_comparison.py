@@ -14,6 +14,7 @@ from bench.errors import ConfigError, ResultError
 from bench.evaluation import compare_seeds, metric_per_user
 from bench.report.comparison import compare, compare_all, pairwise_record
 from bench.report.contenders import contenders_of_runs, contenders_of_target
+from bench.report.leaderboard import build_table
 
 
 def test_the_test_is_scipys(write_run):
@@ -196,3 +197,25 @@ def test_bad_options_are_refused(write_run, options, message):
     contenders, _ = contenders_of_runs(runs)
     with pytest.raises(ConfigError, match=message):
         compare_all(contenders, "ndcg@5", **options)
+
+
+def test_a_comparison_calls_methods_what_the_table_calls_them(write_run):
+    runs = [
+        write_run("net", random_outcomes(60, 0), config={"scorer": "likelihood", "layers": 2}),
+        write_run("net", random_outcomes(60, 1), profile="paper", config={"scorer": "generate"}),
+        write_run("knn", random_outcomes(60, 2), trainable=False),
+    ]
+    found, _ = contenders_of_target(runs, "toyland")
+    names = {c.label for c in found}
+    assert names == {"net (likelihood)", "net (generate) [paper]", "knn"}
+    assert names < {row.name for row in build_table(runs, "toyland").rows}
+
+
+def test_rows_whose_defaults_changed_between_runs_keep_names_and_tests_of_their_own(write_run):
+    runs = [
+        write_run("net", random_outcomes(60, 0), config={"layers": 1}),
+        write_run("net", random_outcomes(60, 1), config={"layers": 2}),
+    ]
+    labels = {row.label for row in build_table(runs, "toyland").rows if row.run_ids}
+    assert labels == {f"net [{run.run_id[:8]}]" for run in runs}
+    assert len(contenders_of_target(runs, "toyland")[0]) == 2

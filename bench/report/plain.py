@@ -1,0 +1,19 @@
+"""Results as plain values for JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["finite"]
+
+
+def finite(value: Any) -> Any:
+    """A nested value with infinite and undefined numbers as None, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
