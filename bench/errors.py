@@ -10,7 +10,8 @@
     |-- ProtocolError          a task, a candidate set or a request cannot be built
     |-- MethodError            a method broke its contract or failed
     `-- ResultError            a stored run is damaged, in use or not comparable
-        `-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
+        |-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
+        `-- MissingAdapterError  no stored adapter, or several, likewise           (exit code 2)
 
 A message has three parts: what was found and where, what was expected, what to do next.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "MethodError",
+    "MissingAdapterError",
     "MissingDataError",
     "MissingExtraError",
     "MissingRunError",
@@ -77,6 +79,12 @@ class ResultError(BenchError):
 
 class MissingRunError(ResultError):
     """No stored run has the name that was given, or several have; the message names near ones."""
+
+    exit_code = 2
+
+
+class MissingAdapterError(ResultError):
+    """No stored adapter has the name that was given, or several have; the message names near ones."""
 
     exit_code = 2
 

@@ -2,6 +2,7 @@
 
 from bench.methods.base import (
     AdapterStore,
+    AdapterUse,
     Capabilities,
     Context,
     Family,
@@ -11,6 +12,7 @@ from bench.methods.base import (
     PlanSpec,
     Progress,
     QuietProgress,
+    RunDefaults,
     Scores,
     ValidationFigures,
 )
@@ -29,6 +31,7 @@ from bench.protocol.types import DomainView, Requests, TrainView
 
 __all__ = [
     "AdapterStore",
+    "AdapterUse",
     "Capabilities",
     "Context",
     "DomainView",
@@ -41,6 +44,7 @@ __all__ = [
     "Progress",
     "QuietProgress",
     "Requests",
+    "RunDefaults",
     "Scores",
     "TrainView",
     "ValidationFigures",

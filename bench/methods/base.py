@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from bench.protocol.types import Requests, TrainView
 
 __all__ = [
     "AdapterStore",
+    "AdapterUse",
     "Capabilities",
     "Context",
     "Family",
@@ -28,6 +29,7 @@ __all__ = [
     "PlanSpec",
     "Progress",
     "QuietProgress",
+    "RunDefaults",
     "Scores",
     "ValidationFigures",
 ]
@@ -134,11 +136,45 @@ class QuietProgress:
         """Nothing to do."""
 
 
-class AdapterStore(Protocol):
-    """Where LoRA adapters are trained once and shared; the concrete store belongs to ``bench.llm``."""
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """An adapter that a run uses, and what it cost to make, whoever made it.
 
-    def path(self, adapter_id: str) -> Path:
-        """Folder of a stored adapter."""
+    Attributes:
+        adapter_id: identity, 16 hex digits.
+        kind: ``trained`` or ``merged``.
+        label: one line for people.
+        seconds: wall seconds of making it, over all attempts.
+        cpu_seconds: CPU seconds, likewise.
+        tokens: tokens that its training processed.
+        trained_now: whether the run that names it made it.
+    """
+
+    adapter_id: str
+    kind: str
+    label: str
+    seconds: float
+    cpu_seconds: float
+    tokens: int
+    trained_now: bool
+
+
+class AdapterStore(Protocol):
+    """Where LoRA adapters are trained once and shared; the concrete store belongs to ``bench.llm``.
+
+    The runner asks for no more than this; methods know the concrete class.
+    """
+
+    def has(self, adapter_id: str) -> bool:
+        """Whether the adapter is stored, complete; counts as no use."""
+        ...
+
+    def watch(self, on_use: Callable[[tuple[AdapterUse, ...], float, float], None]) -> None:
+        """Have ``on_use(used, seconds, cpu_seconds)`` called after every adapter asked for.
+
+        ``used`` is empty where making one failed or was interrupted; the wall and CPU seconds are
+        those that this process spent on making the adapter or on waiting for another process.
+        """
         ...
 
 
@@ -195,28 +231,68 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class RunDefaults:
+    """What ``--limit-users auto`` and ``--dtype auto`` mean for a method.
+
+    Attributes:
+        limit_users: how many test users are scored, None = all.
+        dtype: number format of the model.
+    """
+
+    limit_users: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True, slots=True)
 class PlanSpec:
-    """What a method is asked to plan for: names only, so that planning loads no data."""
+    """What a method is asked to plan for: names, hashes and numbers, no data.
+
+    Attributes:
+        target: the target domain.
+        sources: the source domains, in the order given.
+        profile: named hyper-parameters.
+        seed: training seed.
+        init_seed: seed of adapter initialisation.
+        training_hashes: :attr:`DomainView.training_hash` of target and sources, by name.
+        n_users: test users that will be scored, over all request sets; None = not known.
+        n_candidates: candidates per user.
+        device: torch device string.
+        dtype: number format of the model.
+        threads: CPU threads.
+    """
 
     target: str
     sources: tuple[str, ...]
     profile: str
     seed: int
+    init_seed: int = 0
+    training_hashes: Mapping[str, str] = field(default_factory=dict)
+    n_users: int | None = None
+    n_candidates: int = 30
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One step of a run, for ``bench run --plan``.
+    """One step of a run, for ``bench run --plan`` and for what ``bench run`` announces.
 
     Attributes:
         kind: ``adapter``, ``fit`` or ``score``.
         label: one line for people.
         key: identity of the job's result where it is shared (an ``adapter_id``), else "".
+        seconds: estimated wall seconds on the given device, None = not known.
+        tokens: tokens that a language model processes, estimated, None = none or not known.
+        memory_mb: estimated peak memory in MB (1e6 bytes), None = not known.
     """
 
     kind: str
     label: str
     key: str = ""
+    seconds: float | None = None
+    tokens: int | None = None
+    memory_mb: float | None = None
 
 
 class Method(ABC):
@@ -240,6 +316,8 @@ class Method(ABC):
     """Domain (or ``*``) -> why the method is known to rank below popularity there."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Check of ``bench check`` -> why it cannot apply to this method."""
+    score_rows: ClassVar[int | None] = None
+    """Users per call of ``score`` in a run, for slow scorers: what a kill may cost. None = thousands."""
 
     def __init__(self, config: BaseModel | None = None) -> None:
         self.config: Any = self.Config() if config is None else config
@@ -255,6 +333,20 @@ class Method(ABC):
 
         Called before any data are read, so that nobody waits for a run that cannot be fitted.
         """
+
+    @classmethod
+    def run_defaults(cls, profile: str) -> RunDefaults:
+        """Scored users and number format where the user leaves both to the method."""
+        return RunDefaults()
+
+    @classmethod
+    def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:
+        """The store that becomes ``context.adapters``; None for methods without adapters.
+
+        Args:
+            root: folder of the store, None = the standard one.
+        """
+        return None
 
     def plan(self, spec: PlanSpec) -> list[Job]:
         """The jobs of one run, in order; by default one fit and one score."""

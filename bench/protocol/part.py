@@ -231,6 +231,7 @@ class DomainPart:
             users=np.arange(self.domain.n_users, dtype=np.int32),
             sequences=Sequences(self.training.offsets.copy(), self.training.items.copy()),
             validation=validation,
+            training_hash=self.training_hash,
         )
 
     def _require_distinct_events(self) -> None:

@@ -89,6 +89,7 @@ class Task:
         candidates_hash: identity of the test candidates.
         validation_hash: identity of the validation candidates.
         source_hashes: SHA-256 of every source's guarded training data, in the order given.
+        training_hashes: the same of the target and every source.
         n_users: evaluated users.
         n_short_users: users with fewer than 3 events; trained on, not evaluated.
         n_items: items of the target.
@@ -112,6 +113,7 @@ class Task:
         self.n_short_users = part.split.n_short
         self.n_items = part.domain.n_items
         self.source_hashes = {source.domain.name: source.training_hash for source in self._sources}
+        self.training_hashes = {self.target: part.training_hash, **self.source_hashes}
         self._test_sets = part.candidate_sets("test")
         self._hashes: dict[tuple[int | None, bool], str] = {}
         self.candidates_hash = self._candidates_hash(None, full=False)

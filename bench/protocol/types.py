@@ -103,6 +103,8 @@ class DomainView:
         users: int32, shape ``(n,)``, canonical user index of each training sequence.
         sequences: guarded training sequences, one row per user; rows may be empty.
         validation: unlabelled validation requests, histories guarded like the training sequences.
+        training_hash: SHA-256 of ids, titles and guarded training sequences. It does not depend on
+            which domain is the target, so that what is trained on it can be shared.
     """
 
     name: str
@@ -110,6 +112,7 @@ class DomainView:
     users: NDArray[np.int32]
     sequences: Sequences
     validation: Requests
+    training_hash: str
 
     @property
     def n_items(self) -> int:

@@ -123,6 +123,9 @@ class Attempt:
         resolved, spec = self._prepared.resolved, self._prepared.spec
         task = self._prepared.loaded.task
         requests, labels = task.validation(task.subset(validation_users(resolved.config)))
+        adapters = resolved.method_cls.adapter_store()
+        if adapters is not None:
+            adapters.watch(journal.note_adapters)
         return RunContext(
             seed=spec.seed,
             init_seed=spec.init_seed,
@@ -135,6 +138,7 @@ class Attempt:
             validator=Validator(
                 requests, labels, resolved.capabilities, on_call=journal.note_validation
             ),
+            adapters=adapters,
             before_scoring=apply_threads,
         )
 
@@ -150,6 +154,8 @@ class Attempt:
             context.log.info("loaded the fitted model instead of fitting again")
             if journal.fit is None and self._earlier is not None:
                 journal.fit = _fit_of(self._earlier)
+                for use in self._earlier.manifest.get("adapters", []):
+                    journal.adapters.setdefault(use["adapter_id"], dict(use))
             return method
         if resolved.capabilities.trainable:
             # Scores of a fit that cannot be restored do not belong to the fit that follows.
@@ -164,7 +170,11 @@ class Attempt:
             method_phase(resolved.spec.label, "fit"),
         ):
             method.fit(view, context)
-        if journal.wall["fit"] >= self._checkpoint_seconds and can_save(resolved.method_cls):
+        # Of a fit that only fetched adapters little is lost, but the scores that follow are worth keeping.
+        worth_saving = (
+            journal.wall["fit"] >= self._checkpoint_seconds or context.adapters is not None
+        )
+        if worth_saving and can_save(resolved.method_cls):
             self._work.save_model(method)
         journal.finish_fit(_training_report(method))
         return method
@@ -209,6 +219,11 @@ class Attempt:
         done = sum(len(p) for p in parts)
         row, last_save = 0, time.perf_counter()
         size = chunk_rows(requests.n_candidates)
+        if resolved.method_cls.score_rows is not None:
+            size = max(1, min(size, resolved.method_cls.score_rows))
+        if done % size and done != requests.n:
+            # Saved by a version with chunks of another size: they would not line up.
+            parts, diagnostics, done = [], {}, 0
         for chunk, labels in context.progress.track(
             requests.chunks(size), total=-(-requests.n // size), description="score"
         ):

@@ -111,6 +111,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         },
         "sets": dict(record.sets),
         "data": jsonable(prepared.loaded.data),
+        "adapters": journal.adapters_record(),
         "seconds": journal.seconds_record(),
         "cpu_seconds": journal.cpu_record(),
         "attempts": journal.attempts,

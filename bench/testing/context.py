@@ -82,6 +82,7 @@ def make_context(
     *,
     validation_users: int | None = DEFAULT_VALIDATION_USERS,
     capabilities: Capabilities | None = None,
+    adapters: AdapterStore | None = None,
     **changes: Any,
 ) -> TestContext:
     """Make a context that validates on a task.
@@ -92,14 +93,15 @@ def make_context(
         validation_users: size of the nested subset; None for all users.
         capabilities: of the method that will be validated; None asks for finite scores of every
             candidate.
+        adapters: the adapter store, for example ``Method.adapter_store(folder)``.
         changes: further attributes of :class:`TestContext`, for example ``seed=1``.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     if task is None:
-        return TestContext(scratch, **changes)
+        return TestContext(scratch, adapters=adapters, **changes)
     requests, labels = task.validation(task.subset(validation_users))
     validator = Validator(requests, labels, capabilities or Capabilities())
-    return TestContext(scratch, validator=validator, **changes)
+    return TestContext(scratch, adapters=adapters, validator=validator, **changes)
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from bench.errors import ConfigError, MethodError
+from bench.io import hash_json
 from bench.methods import Capabilities, Job, Method, PlanSpec, config_dict, resolve_config
 from bench.methods.config import config_fields, profiles_of
 from bench.methods.registry import check_class
@@ -88,7 +89,15 @@ def check_capabilities(session: Session) -> str:
 
 def check_plan(session: Session) -> str:
     """``plan`` lists its jobs without data and without being fitted."""
-    spec = PlanSpec(target="planted", sources=("planted-source-0",), profile="cpu", seed=0)
+    names = ("planted", "planted-source-0")
+    spec = PlanSpec(
+        target=names[0],
+        sources=names[1:],
+        profile="cpu",
+        seed=0,
+        training_hashes={name: hash_json(name) for name in names},
+        n_users=100,
+    )
     method: Method = session.cls(session.config)
     jobs = method.plan(spec)
     if not jobs or not all(isinstance(job, Job) for job in jobs):

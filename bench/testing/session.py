@@ -175,6 +175,8 @@ class Session:
             task,
             validation_users=validation_users(self.config),
             capabilities=needs,
+            # A store of its own for every fit, or the second one would find the adapters of the first.
+            adapters=self.cls.adapter_store(self.folder / key / "adapters"),
             seed=seed,
         )
         method = self.cls(self.config)

@@ -1,0 +1,1 @@
+"""Language models as rankers: prompts, LoRA training, scorers, engines, the adapter store."""

@@ -1,0 +1,312 @@
+"""The folder of one adapter: what it must hold, how it is read, checked and made durable."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import __version__
+from bench.errors import MethodError, ResultError
+from bench.io import canonical_json, read_json, sha256_file, write_json
+from bench.llm.recipes import ADAPTER_ID
+from bench.methods import AdapterUse
+
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "METADATA",
+    "WEIGHTS",
+    "Meter",
+    "StoredAdapter",
+    "check_files",
+    "json_report",
+    "package_versions",
+    "peft_files",
+    "read_adapter",
+    "sync_files",
+    "sync_folder",
+    "utc_now",
+]
+
+FORMAT = 1
+"""Version of the adapter folder; readers refuse newer ones."""
+
+CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "metadata.json"
+
+_REQUIRED: Mapping[str, type] = {
+    "adapter_id": str,
+    "kind": str,
+    "label": str,
+    "recipe": dict,
+    "lineage": list,
+    "cost": dict,
+    "files": dict,
+}
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """One complete adapter.
+
+    Attributes:
+        adapter_id: identity, 16 hex digits.
+        folder: PEFT folder, to be read only.
+        metadata: content of ``metadata.json``; ``docs/adapters.md`` describes the fields.
+    """
+
+    adapter_id: str
+    folder: Path
+    metadata: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``trained``, ``merged`` or ``init``."""
+        return str(self.metadata["kind"])
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        return str(self.metadata["label"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file."""
+        return str(self.metadata["files"][WEIGHTS])
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of making it, over all attempts."""
+        return float(self.metadata["cost"]["seconds"])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that its training processed."""
+        return int(self.metadata["cost"]["tokens"])
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of its files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    def uses(self, *, trained_now: bool = False) -> tuple[AdapterUse, ...]:
+        """What using it means for the costs of a run: all that it was merged from, then itself."""
+        cost = self.metadata["cost"]
+        own = AdapterUse(
+            self.adapter_id,
+            self.kind,
+            self.label,
+            float(cost["seconds"]),
+            float(cost["cpu_seconds"]),
+            int(cost["tokens"]),
+            trained_now,
+        )
+        return (*(AdapterUse(**use, trained_now=False) for use in self.metadata["lineage"]), own)
+
+
+def _damaged(folder: Path, reason: str) -> ResultError:
+    return ResultError(
+        f"{folder}: damaged adapter: {reason}. Remove it with `bench adapters rm {folder.name}`; the "
+        "run that needs it makes it again."
+    )
+
+
+def read_adapter(folder: Path) -> StoredAdapter:
+    """Read the metadata of an adapter; its other files are not opened.
+
+    Raises:
+        ResultError: damaged, or written by a newer version.
+    """
+    try:
+        metadata = read_json(folder / METADATA)
+    except ResultError as error:
+        raise _damaged(folder, str(error)) from error
+    if not isinstance(metadata, dict):
+        raise _damaged(folder, f"{METADATA} holds {type(metadata).__name__}, expected an object")
+    found = metadata.get("format")
+    if not isinstance(found, int):
+        raise _damaged(folder, f"{METADATA} has no format number")
+    if found > FORMAT:
+        raise ResultError(
+            f"{folder}: adapter format {found}; this version reads up to {FORMAT}. Update weavebench."
+        )
+    for name, kind in _REQUIRED.items():
+        if not isinstance(metadata.get(name), kind):
+            raise _damaged(
+                folder,
+                f"{METADATA}: field {name!r} is {type(metadata.get(name)).__name__}, expected "
+                f"{kind.__name__}",
+            )
+    if metadata["adapter_id"] != folder.name or not ADAPTER_ID.fullmatch(folder.name):
+        raise _damaged(folder, f"{METADATA} belongs to adapter {metadata['adapter_id']!r}")
+    if not {CONFIG, WEIGHTS} <= set(metadata["files"]):
+        raise _damaged(folder, f"{METADATA} does not list {CONFIG} and {WEIGHTS}")
+    adapter = StoredAdapter(folder.name, folder, metadata)
+    try:
+        adapter.uses()
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, f"{METADATA}: cost or lineage is incomplete ({error})") from error
+    return adapter
+
+
+def check_files(adapter: StoredAdapter) -> None:
+    """Compare the files of an adapter with the SHA-256 in its metadata.
+
+    Raises:
+        ResultError: a file is absent or was changed.
+    """
+    for name, digest in adapter.metadata["files"].items():
+        path = adapter.folder / name
+        if Path(name).name != name:
+            raise _damaged(adapter.folder, f"the file name {name!r} leads out of the folder")
+        if not path.is_file():
+            raise _damaged(adapter.folder, f"{name} is missing")
+        if sha256_file(path) != digest:
+            raise _damaged(adapter.folder, f"{name} was changed")
+
+
+def peft_files(folder: Path, owner: str) -> dict[str, str]:
+    """SHA-256 of the files of a PEFT adapter that has just been written, by name.
+
+    Raises:
+        MethodError: configuration or weights are missing, or something else is there.
+    """
+    names = sorted(path.name for path in folder.iterdir())
+    missing = {CONFIG, WEIGHTS} - set(names)
+    if missing:
+        raise MethodError(
+            f"{owner}: no {' and no '.join(sorted(missing))} was written; found "
+            f"{', '.join(names) or 'nothing'}. A PEFT folder in safetensors format is expected."
+        )
+    # PEFT writes a model card of its own, full of blanks to fill in.
+    kept = [name for name in names if name != "README.md"]
+    odd = [n for n in kept if not n.endswith((".json", ".safetensors")) or n == METADATA]
+    if odd:
+        raise MethodError(
+            f"{owner}: unexpected files in the adapter's folder: {', '.join(odd)}; expected JSON and "
+            "safetensors. Checkpoints belong in the other folder."
+        )
+    (folder / "README.md").unlink(missing_ok=True)
+    return {name: sha256_file(folder / name) for name in kept}
+
+
+def json_report(report: object, owner: str) -> dict[str, Any]:
+    """A report as plain JSON values; NumPy scalars and tuples are converted.
+
+    Raises:
+        MethodError: it is no mapping, or holds something without a JSON form.
+    """
+    try:
+        plain = _plain(report)
+        canonical_json(plain)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{owner}: the report of its training is not JSON ({error}).") from error
+    if not isinstance(plain, dict):
+        raise MethodError(
+            f"{owner}: the report of its training is {type(report).__name__}, expected a mapping."
+        )
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value
+
+
+@dataclass(slots=True)
+class Meter:
+    """Measures the cost of an adapter over interrupted attempts.
+
+    Attributes:
+        file: where the cost of earlier attempts is kept.
+    """
+
+    file: Path
+    _earlier: dict[str, float] = field(init=False)
+    _wall: float = field(default_factory=time.perf_counter)
+    _cpu: float = field(default_factory=time.process_time)
+
+    def __post_init__(self) -> None:
+        try:
+            saved = read_json(self.file)
+            self._earlier = {
+                key: float(saved[key]) for key in ("seconds", "cpu_seconds", "attempts")
+            }
+        except (ResultError, KeyError, TypeError, ValueError):
+            self._earlier = {"seconds": 0.0, "cpu_seconds": 0.0, "attempts": 0}
+
+    def measured(self) -> dict[str, float]:
+        """Wall and CPU seconds, and attempts, so far."""
+        return {
+            "seconds": self._earlier["seconds"] + time.perf_counter() - self._wall,
+            "cpu_seconds": self._earlier["cpu_seconds"] + time.process_time() - self._cpu,
+            "attempts": self._earlier["attempts"] + 1,
+        }
+
+    def save(self) -> None:
+        """Keep the cost so far for the attempt that goes on from here."""
+        write_json(self.file, self.measured())
+
+    def cost(self, report: Mapping[str, Any]) -> dict[str, float | int]:
+        """The whole cost. A killed attempt measures nothing, so that a larger report is believed."""
+        measured = self.measured()
+        return {
+            **{
+                key: round(max(measured[key], _number(report.get(key))), 3)
+                for key in ("seconds", "cpu_seconds")
+            },
+            "tokens": int(_number(report.get("tokens"))),
+            "attempts": int(measured["attempts"]),
+        }
+
+
+def _number(value: object) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known else 0.0  # type: ignore[arg-type]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries that train."""
+    versions = {"python": platform.python_version(), "weavebench": __version__}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def sync_files(folder: Path) -> None:
+    """Make the files of a folder durable, so that a rename never publishes an empty one."""
+    for path in folder.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

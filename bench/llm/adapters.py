@@ -1,0 +1,375 @@
+"""The adapter store: a LoRA adapter is made once and serves every method that asks for it.
+
+::
+
+    <cache>/adapters/
+      3f0c.../               one adapter, a PEFT folder
+        adapter_config.json  adapter_model.safetensors
+        metadata.json        identity, lineage, costs, SHA-256 of the files
+      .work/3f0c.../         what an unfinished training left: its checkpoints
+      .work/3f0c....lock     held by the process that trains
+
+An adapter is named by what decides its weights (a *recipe*, see :mod:`bench.llm.recipes`), never by who
+asked. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import MethodError, MissingAdapterError, ResultError, did_you_mean
+from bench.io import cache_root, lock, require_free_space, write_json
+from bench.llm.adapter_files import (
+    FORMAT,
+    METADATA,
+    Meter,
+    StoredAdapter,
+    check_files,
+    json_report,
+    package_versions,
+    peft_files,
+    read_adapter,
+    sync_files,
+    sync_folder,
+    utc_now,
+)
+from bench.llm.recipes import ADAPTER_ID, AdapterSpec, InitSpec, MergedSpec, MixturePart, Recipe
+from bench.methods import AdapterUse, Context, Progress, QuietProgress
+
+__all__ = [
+    "AdapterSpec",
+    "AdapterStore",
+    "InitSpec",
+    "MergedSpec",
+    "MixturePart",
+    "Recipe",
+    "StoredAdapter",
+    "adapters_of",
+]
+
+_WORK, _OUT, _CHECKPOINTS, _EARLIER = ".work", "out", "checkpoints", "earlier.json"
+_FREE_BYTES = 256_000_000
+
+Make = Callable[[Path, Path], Mapping[str, Any]]
+Watcher = Callable[[tuple[AdapterUse, ...], float, float], None]
+
+
+def adapters_of(context: Context) -> AdapterStore:
+    """The store of a run's context.
+
+    Raises:
+        MethodError: the context has none; the method's ``adapter_store`` hook does not name one.
+    """
+    store = context.adapters
+    if not isinstance(store, AdapterStore):
+        raise MethodError(
+            f"the context holds {type(store).__name__} for adapters, expected an AdapterStore. Let the "
+            "method's adapter_store() return bench.llm.adapters.AdapterStore."
+        )
+    return store
+
+
+@dataclass(slots=True, eq=False)
+class AdapterStore:
+    """A folder of adapters; several processes may use one.
+
+    Attributes:
+        root: the folder; it need not exist until something is made.
+    """
+
+    root: Path = field(default_factory=lambda: cache_root() / "adapters")
+    _used: dict[str, AdapterUse] = field(default_factory=dict)
+    _watchers: list[Watcher] = field(default_factory=list)
+
+    @property
+    def used(self) -> tuple[AdapterUse, ...]:
+        """Adapters asked for through this instance, with those they were merged from."""
+        return tuple(self._used.values())
+
+    def watch(self, on_use: Watcher) -> None:
+        """Have ``on_use`` called after every adapter asked for, see :class:`bench.methods.AdapterStore`."""
+        self._watchers.append(on_use)
+
+    def has(self, adapter_id: str) -> bool:
+        """Whether the adapter is stored, complete; counts as no use."""
+        return (self._folder(adapter_id) / METADATA).is_file()
+
+    def find(self, adapter_id: str) -> StoredAdapter | None:
+        """The stored adapter, or None; counts as a use.
+
+        Raises:
+            ResultError: it is damaged.
+        """
+        found = self._checked(adapter_id)
+        if found is not None:
+            self._note(found.uses(), 0.0, 0.0)
+        return found
+
+    def obtain(
+        self, spec: Recipe, make: Make, *, progress: Progress | None = None
+    ) -> StoredAdapter:
+        """The adapter of a recipe: read from the store, or made now, once whoever else asks.
+
+        While another process makes it, this one waits. ``make`` that is killed or interrupted, or
+        that finds a full disk, leaves its checkpoints to the next caller; of a ``make`` that fails by
+        itself nothing is kept, for it would only fail again.
+
+        Args:
+            spec: the recipe.
+            make: called as ``make(out, checkpoints)`` with two folders; writes the PEFT files into
+                ``out`` and may keep checkpoints in the other, which outlives a kill. Returns a JSON
+                report; its ``seconds`` and ``cpu_seconds`` (of all attempts) and ``tokens``, where
+                given, are the recorded cost.
+            progress: reporter.
+
+        Returns:
+            The stored adapter.
+
+        Raises:
+            ResultError: the stored adapter is damaged, or one that it is merged from is not stored.
+            MethodError: ``make`` left no PEFT adapter.
+            BenchError: the disk is nearly full.
+        """
+        progress = progress or QuietProgress()
+        found = self._checked(spec.adapter_id)
+        if found is not None:
+            self._note(found.uses(), 0.0, 0.0)
+            return found
+        wall, cpu = time.perf_counter(), time.process_time()
+        uses: tuple[AdapterUse, ...] = ()
+        try:
+            with self._making(spec, progress) as work:
+                # Another process may have made it while this one waited.
+                found = self._checked(spec.adapter_id)
+                made = found is None
+                if found is None:
+                    with progress.stage(f"adapter {spec.adapter_id[:8]}: {spec.summary}"):
+                        found = self._made(spec, make, work)
+            uses = found.uses(trained_now=made)
+            return found
+        finally:
+            self._note(uses, time.perf_counter() - wall, time.process_time() - cpu)
+
+    def init(
+        self,
+        backbone_hash: str,
+        lora: Mapping[str, Any] | Any,
+        init_seed: int,
+        make: Callable[[Path], object],
+    ) -> Path:
+        """Folder of the shared initialisation of all adapters of one backbone, shape and seed.
+
+        Factors can be averaged only where they started from the same draw, so that every adapter of a
+        study begins with these very files.
+
+        Args:
+            backbone_hash: content hash of the backbone.
+            lora: shape of the adapters, a mapping or a pydantic model.
+            init_seed: seed of the draw, fixed per study.
+            make: writes the PEFT files into the folder it is given.
+        """
+
+        def write(out: Path, _checkpoints: Path) -> Mapping[str, Any]:
+            make(out)
+            return {}
+
+        spec = InitSpec(backbone_hash=backbone_hash, lora=lora, init_seed=init_seed)
+        found = self._checked(spec.adapter_id)
+        if found is None:
+            with self._making(spec, QuietProgress()) as work:
+                found = self._checked(spec.adapter_id) or self._made(spec, write, work)
+        return found.folder
+
+    def get(self, name: str) -> StoredAdapter:
+        """Look an adapter up by its id or the first digits of it; the files are not compared.
+
+        Raises:
+            MissingAdapterError: no adapter or several of that name.
+            ResultError: its metadata are damaged.
+        """
+        return read_adapter(self.locate(name))
+
+    def locate(self, name: str) -> Path:
+        """Folder of the adapter that ``name`` means, readable or not; raises like :meth:`get`."""
+        known = [folder.name for folder in self.folders()]
+        found = [adapter_id for adapter_id in known if name and adapter_id.startswith(name)]
+        if len(found) == 1:
+            return self.root / found[0]
+        if found:
+            shown = ", ".join(found[:8])
+            raise MissingAdapterError(
+                f"{name!r} means {len(found)} adapters in {self.root}: {shown}. Give more digits."
+            )
+        raise MissingAdapterError(
+            f"no adapter {name!r} among the {len(known)} in {self.root}.{did_you_mean(name, known)} "
+            "`bench adapters list` shows them; BENCH_CACHE names another cache."
+        )
+
+    def folders(self) -> list[Path]:
+        """Folders of adapters, damaged ones too, in order of their id."""
+        found = self.root.iterdir() if self.root.is_dir() else ()
+        return sorted(path for path in found if path.is_dir() and ADAPTER_ID.fullmatch(path.name))
+
+    def list(self, damaged: list[str] | None = None) -> list[StoredAdapter]:
+        """All adapters, by kind, label and id.
+
+        Args:
+            damaged: receives one line per folder that cannot be read; None = the first is an error.
+
+        Raises:
+            ResultError: a damaged adapter, where ``damaged`` is None.
+        """
+        adapters = []
+        for folder in self.folders():
+            try:
+                adapters.append(read_adapter(folder))
+            except ResultError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+        return sorted(adapters, key=lambda a: (a.kind, a.label, a.adapter_id))
+
+    def remove(self, name: str) -> Path:
+        """Delete an adapter (also a damaged one) at once, and return the folder it was in.
+
+        Raises:
+            MissingAdapterError: no adapter or several of that name.
+            ResultError: a process is making it again.
+        """
+        folder = self.locate(name)
+        work = self._work(folder.name)
+        with lock(work, timeout=5.0):
+            trash = work / "trash"
+            work.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(trash, ignore_errors=True)
+            # Renamed first, so that no reader ever sees half of it.
+            folder.replace(trash)
+            shutil.rmtree(work)
+        return folder
+
+    def unfinished(self) -> Sequence[Path]:
+        """Work folders of adapters whose training was interrupted, or runs now."""
+        work = self.root / _WORK
+        names = sorted(work.iterdir()) if work.is_dir() else []
+        return [path for path in names if path.is_dir() and ADAPTER_ID.fullmatch(path.name)]
+
+    def clean(self) -> Sequence[Path]:
+        """Delete the checkpoints of adapters that no process works on; return their work folders."""
+        removed = []
+        for folder in self.unfinished():
+            try:
+                with lock(folder, timeout=0):
+                    shutil.rmtree(folder)
+            except ResultError:
+                continue
+            removed.append(folder)
+        return removed
+
+    def _folder(self, adapter_id: str) -> Path:
+        return self.root / adapter_id
+
+    def _work(self, adapter_id: str) -> Path:
+        return self.root / _WORK / adapter_id
+
+    def _checked(self, adapter_id: str) -> StoredAdapter | None:
+        """The adapter with its files compared, or None where it is not stored."""
+        if not self._folder(adapter_id).exists():
+            return None
+        found = read_adapter(self._folder(adapter_id))
+        check_files(found)
+        return found
+
+    def _note(self, uses: tuple[AdapterUse, ...], seconds: float, cpu_seconds: float) -> None:
+        for use in uses:
+            known = self._used.get(use.adapter_id)
+            now = use.trained_now or (known is not None and known.trained_now)
+            self._used[use.adapter_id] = replace(use, trained_now=now)
+        told = tuple(self._used[use.adapter_id] for use in uses)
+        for on_use in self._watchers:
+            on_use(told, seconds, cpu_seconds)
+
+    @contextmanager
+    def _making(self, spec: Recipe, progress: Progress) -> Iterator[Path]:
+        """Hold the lock of an adapter; released by the system when the process dies."""
+        work = self._work(spec.adapter_id)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(work, timeout=0))
+            except ResultError:
+                progress.status(
+                    f"waiting for another process that makes adapter {spec.adapter_id[:8]} "
+                    f"({spec.summary})"
+                )
+                stack.enter_context(lock(work))
+            yield work
+
+    def _made(self, spec: Recipe, make: Make, work: Path) -> StoredAdapter:
+        """Make an adapter in ``work`` and move it to its place; the lock is held."""
+        lineage = [asdict(use) for parent in spec.lineage for use in self._parent(parent).uses()]
+        for use in lineage:
+            del use["trained_now"]
+        require_free_space(self.root, _FREE_BYTES)
+        out, checkpoints = work / _OUT, work / _CHECKPOINTS
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        checkpoints.mkdir(exist_ok=True)
+        meter = Meter(work / _EARLIER)
+        try:
+            report = json_report(make(out, checkpoints), spec.summary)
+            metadata = {
+                "format": FORMAT,
+                "adapter_id": spec.adapter_id,
+                "kind": spec.kind,
+                "label": spec.summary,
+                "recipe": spec.description(),
+                "lineage": list({use["adapter_id"]: use for use in lineage}.values()),
+                "init": self._init_of(spec),
+                "cost": meter.cost(report),
+                "report": report,
+                "packages": package_versions(),
+                "created": utc_now(),
+                "files": peft_files(out, spec.summary),
+            }
+        except BaseException as error:
+            if _may_pass(error):
+                meter.save()
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        write_json(out / METADATA, metadata)
+        sync_files(out)
+        out.rename(self._folder(spec.adapter_id))
+        sync_folder(self.root)
+        shutil.rmtree(work, ignore_errors=True)
+        return read_adapter(self._folder(spec.adapter_id))
+
+    def _parent(self, adapter_id: str) -> StoredAdapter:
+        found = self._checked(adapter_id)
+        if found is None:
+            raise ResultError(
+                f"adapter {adapter_id} is to be merged and is not in {self.root}; it was removed "
+                "meanwhile. Repeat the command, which trains it again."
+            )
+        return found
+
+    def _init_of(self, spec: Recipe) -> dict[str, str] | None:
+        """Identity and content of the initialisation that a trained adapter began with."""
+        if not isinstance(spec, AdapterSpec):
+            return None
+        found = self._checked(spec.init.adapter_id)
+        if found is None:
+            return None
+        return {"adapter_id": found.adapter_id, "sha256": found.weights_sha256}
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same training may succeed later, so that its checkpoints are worth keeping."""
+    # torch has an exception of its own for a full accelerator; importing it here would cost seconds.
+    exhausted = type(error).__name__ == "OutOfMemoryError"
+    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError)
