@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli import run_options, run_report
-from bench.cli.output import print_json, print_table
+from bench.cli import run_options, run_plan, run_report
+from bench.cli.output import print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import REFERENCES, against_best
 from bench.cli.runs import open_store
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.runs.spec import RunSpec
     from bench.runs.store import RunStore
     from bench.runs.stored import StoredRun
+    from bench.runs.tasks import TaskCache
 
 __all__ = ["run"]
 
@@ -37,6 +38,7 @@ class Negatives(StrEnum):
 class Dtype(StrEnum):
     """Number format of a model."""
 
+    AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
@@ -71,10 +73,17 @@ def run(
         typer.Option(metavar="FILE", help="YAML file of configuration keys; --set wins over it."),
     ] = None,
     limit_users: Annotated[
-        str, typer.Option(metavar="N|all", help="Score only N test users (a nested subset).")
-    ] = "all",
+        str,
+        typer.Option(
+            metavar="auto|N|all",
+            help="Score only N test users (a nested subset); auto: what the method's profile sets, "
+            "1,000 for language models on a CPU, else all.",
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="torch device: cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[Dtype, typer.Option(help="Number format of a model.")] = Dtype.FLOAT32,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Number format of a model; auto: what the method's profile sets.")
+    ] = Dtype.AUTO,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: all that are usable.")
     ] = None,
@@ -131,7 +140,9 @@ def run(
     from bench.methods.config import load_config_file, merge, parse_set
     from bench.protocol.types import ProtocolOptions
     from bench.runs.matrix import expand
+    from bench.runs.planning import plan_runs
     from bench.runs.resolve import require_available
+    from bench.runs.tasks import TaskCache
 
     if candidates is not None and negatives is not Negatives.UNIFORM:
         raise ConfigError(
@@ -151,7 +162,7 @@ def run(
             keep_leak=keep_leak,
         ),
         "candidates": candidates,
-        "limit_users": run_options.parse_limit(limit_users),
+        "limit_users": run_options.parse_run_limit(limit_users),
         "extra_candidate_seeds": seeds[1:],
         "full_ranking": also_full,
         "device": device,
@@ -180,12 +191,17 @@ def run(
     if not quiet:
         _note_unused_sources(specs, common["sources"])
     opened = open_store(store)
+    tasks = TaskCache()
     if plan:
-        _print_plan(specs, opened, as_json=as_json)
+        run_plan.print_plan(plan_runs(specs, opened, tasks=tasks, force=force), as_json=as_json)
         return
-    results = _run_all(specs, opened, force=force, as_json=as_json, quiet=quiet)
+    if not quiet and not as_json:
+        run_plan.announce(
+            specs, opened, tasks, auto_users=common["limit_users"] == "auto", force=force
+        )
+    results = _run_all(specs, opened, tasks, force=force, as_json=as_json, quiet=quiet)
     if not as_json:
-        results += _beside(results, opened, common, quiet=quiet)
+        results += _beside(results, opened, tasks, common, quiet=quiet)
         _report(results, opened)
     run_report.print_failures(results)
     if any(result.status == "failed" for result in results):
@@ -220,7 +236,13 @@ def _check_device(device: str) -> None:
 
 
 def _run_all(
-    specs: Sequence[RunSpec], store: RunStore, *, force: bool, as_json: bool, quiet: bool
+    specs: Sequence[RunSpec],
+    store: RunStore,
+    tasks: TaskCache,
+    *,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> list[RunResult]:
     """Run the matrix with progress on standard error; with ``--json`` print every run at once."""
     from bench.runs.matrix import run_matrix
@@ -235,27 +257,41 @@ def _run_all(
 
     progress = make_progress("quiet" if quiet or as_json else "auto")
     try:
-        return run_matrix(specs, store, force=force, progress=progress, on_result=on_result)
+        return run_matrix(
+            specs, store, force=force, progress=progress, on_result=on_result, tasks=tasks
+        )
     finally:
         progress.close()
 
 
 def _beside(
-    results: Sequence[RunResult], store: RunStore, common: dict[str, Any], *, quiet: bool
+    results: Sequence[RunResult],
+    store: RunStore,
+    tasks: TaskCache,
+    common: dict[str, Any],
+    *,
+    quiet: bool,
 ) -> list[RunResult]:
-    """Run the reference methods where a run has no rival but chance, stored or committed."""
+    """Run the reference methods where a run has no rival but chance, stored or committed.
+
+    They are scored on the very users of the lonely run, or they could not be compared with it.
+    """
     from bench.runs.matrix import expand
 
-    runs = [result.run for result in results if result.run is not None]
-    _, lonely = against_best(runs, store)
-    targets = tuple(dict.fromkeys(run.target for run in lonely))
+    limits = {result.run.run_id: result.spec.limit_users for result in results if result.run}
+    _, lonely = against_best([result.run for result in results if result.run is not None], store)
     missing = [name for name in REFERENCES if name not in {run.method for run in lonely}]
-    if not targets or not missing:
+    places = dict.fromkeys((run.target, limits[run.run_id]) for run in lonely)
+    if not places or not missing:
         return []
     if not quiet:
         typer.echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
-    specs = expand(missing, targets, **common)
-    return _run_all(specs, store, force=False, as_json=False, quiet=quiet)
+    specs = [
+        spec
+        for target, limit in places
+        for spec in expand(missing, (target,), **{**common, "limit_users": limit})
+    ]
+    return _run_all(specs, store, tasks, force=False, as_json=False, quiet=quiet)
 
 
 def _report(results: Sequence[RunResult], store: RunStore) -> None:
@@ -264,46 +300,3 @@ def _report(results: Sequence[RunResult], store: RunStore) -> None:
         runs: list[StoredRun] = [result.run for result in chosen if result.run is not None]
         run_report.print_runs(target, chosen)
         run_report.print_comparisons(against_best(runs, store)[0])
-
-
-def _print_plan(specs: Sequence[RunSpec], store: RunStore, *, as_json: bool) -> None:
-    """The jobs of every run, and whether it is stored already."""
-    from bench.methods import PlanSpec
-    from bench.runs.prints import prints_aside
-    from bench.runs.runner import prepare
-    from bench.runs.tasks import TaskCache
-
-    tasks = TaskCache()
-    rows = []
-    for spec in specs:
-        prepared = prepare(spec, tasks=tasks)
-        resolved, chosen = prepared.resolved, prepared.spec
-        cls = resolved.method_cls
-        stored = store.find(chosen.target, cls.name, chosen.seed, prepared.run_id) is not None
-        wanted = PlanSpec(chosen.target, chosen.sources or (), chosen.profile, chosen.seed)
-        with prints_aside():
-            jobs = cls(resolved.config).plan(wanted)
-        rows += [
-            {
-                "run_id": prepared.run_id,
-                "method": cls.name,
-                "target": chosen.target,
-                "seed": chosen.seed,
-                "job": job.kind,
-                "label": job.label,
-                "n_users": len(prepared.users),
-                "stored": stored,
-            }
-            for job in jobs
-        ]
-    if as_json:
-        for row in rows:
-            print_json(row)
-        return
-    print_table(
-        ("run", "job", "what", "users", "state"),
-        [
-            (r["run_id"], r["job"], r["label"], r["n_users"], "stored" if r["stored"] else "to do")
-            for r in rows
-        ],
-    )

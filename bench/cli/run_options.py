@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from bench.cli.output import split_names
 from bench.errors import ConfigError
 
-__all__ = ["parse_integers", "parse_limit", "parse_names", "parse_sources", "parse_users"]
+__all__ = [
+    "parse_integers",
+    "parse_limit",
+    "parse_names",
+    "parse_run_limit",
+    "parse_sources",
+    "parse_users",
+]
 
 
 def parse_names(option: str, text: str) -> tuple[str, ...]:
@@ -54,6 +63,23 @@ def parse_limit(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ConfigError(f"--limit-users {text!r}: expected 'all' or a number of users >= 1.")
     return int(text)
+
+
+def parse_run_limit(text: str) -> int | Literal["auto"] | None:
+    """``--limit-users`` of ``bench run``: as :func:`parse_limit`, or ``auto``, the method's default.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return parse_limit(text)
+    except ConfigError as error:
+        raise ConfigError(
+            f"--limit-users {text!r}: expected 'auto' (the method's default), 'all' or a number of "
+            "users >= 1."
+        ) from error
 
 
 def parse_users(text: str) -> int | None:

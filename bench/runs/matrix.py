@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
+from bench.runs.planning import with_defaults
 from bench.runs.progress import QuietProgress, Reporter, duration
 from bench.runs.records import utc_now
 from bench.runs.resolve import require_available, resolve_spec
@@ -56,7 +57,13 @@ class MatrixInterrupted(KeyboardInterrupt):
 
 
 def expand(
-    methods: Sequence[str], targets: Sequence[str], seeds: Sequence[int] = (0,), **common: Any
+    methods: Sequence[str],
+    targets: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    limit_users: int | Literal["auto"] | None = "auto",
+    dtype: str = "auto",
+    **common: Any,
 ) -> list[RunSpec]:
     """Make the specifications of a matrix, targets first, so that neighbours share their data.
 
@@ -64,19 +71,24 @@ def expand(
         methods: method names.
         targets: target domains.
         seeds: training seeds; methods without random training run once, with seed 0.
+        limit_users: how many test users are scored; None = all, ``auto`` = the method's default.
+        dtype: number format of the models; ``auto`` = the method's default.
         **common: further fields of :class:`RunSpec`, the same for all.
 
     Returns:
-        Resolved specifications (sources explicit) without repetitions.
+        Resolved specifications (sources, users and number format explicit) without repetitions.
 
     Raises:
         ConfigError, MissingExtraError: any of them is wrong; nothing has been run yet.
     """
     specs: dict[str, RunSpec] = {}
+    chosen = {"limit_users": limit_users, "dtype": dtype}
+    given: dict[str, Any] = {key: value for key, value in chosen.items() if value != "auto"}
     for target in targets:
         for method in methods:
             for seed in seeds:
-                spec = RunSpec(method=method, target=target, seed=seed, **common)
+                spec = RunSpec(method=method, target=target, seed=seed, **common, **given)
+                spec = with_defaults(spec, limit_users=limit_users == "auto", dtype=dtype == "auto")
                 resolved = resolve_spec(spec).spec
                 specs.setdefault(hash_json(resolved.model_dump(mode="json")), resolved)
     return list(specs.values())
@@ -89,6 +101,7 @@ def run_matrix(
     force: bool = False,
     progress: Reporter | None = None,
     on_result: Callable[[RunResult], None] | None = None,
+    tasks: TaskCache | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> list[RunResult]:
     """Run specifications one after the other; skip what is stored, record failures and go on.
@@ -101,6 +114,7 @@ def run_matrix(
         force: run again what is stored.
         progress: reporter; None shows nothing.
         on_result: called with every result as soon as it is known.
+        tasks: tasks that are built already; None builds them.
         checkpoint_seconds: how much work may be lost to a kill.
 
     Returns:
@@ -113,7 +127,7 @@ def run_matrix(
     progress = progress or QuietProgress()
     ordered = list(specs)
     require_available(resolve_spec(spec).spec for spec in ordered)
-    tasks = TaskCache()
+    tasks = tasks or TaskCache()
     results: dict[int, RunResult] = {}
     waiting = list(enumerate(ordered))
     for wait in (False, True):

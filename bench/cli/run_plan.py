@@ -1,0 +1,149 @@
+"""What ``bench run`` says before it begins: the jobs, which of them are done, how long the rest takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bench.cli.output import human_seconds, print_json, print_table
+
+if TYPE_CHECKING:
+    from bench.runs.planning import RunPlan
+    from bench.runs.spec import RunSpec
+    from bench.runs.store import RunStore
+    from bench.runs.tasks import TaskCache
+
+__all__ = ["announce", "print_plan"]
+
+
+def _rows(plans: Sequence[RunPlan]) -> list[dict[str, Any]]:
+    return [
+        {
+            "run_id": plan.prepared.run_id,
+            "method": plan.method_cls.name,
+            "target": plan.prepared.spec.target,
+            "seed": plan.prepared.spec.seed,
+            "job": planned.job.kind,
+            "label": planned.job.label,
+            "key": planned.job.key,
+            "n_users": len(plan.prepared.users),
+            "dtype": plan.prepared.spec.dtype,
+            "state": planned.state,
+            "stored": planned.state == "stored",
+            "seconds": planned.job.seconds,
+            "tokens": planned.job.tokens,
+            "memory_mb": planned.job.memory_mb,
+        }
+        for plan in plans
+        for planned in plan.jobs
+    ]
+
+
+def _about(seconds: float | None) -> str:
+    """An estimate of time for people: whole seconds, minutes or hours."""
+    if seconds is None:
+        return ""
+    return human_seconds(max(1.0, round(seconds)) if seconds < 60 else seconds).replace(
+        ".0 s", " s"
+    )
+
+
+def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
+    """Print every job of every run, and what they need where the methods can tell."""
+    rows = _rows(plans)
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    # Estimates have columns where at least one job has them.
+    extra = [
+        (title, key, show)
+        for title, key, show in (
+            ("about", "seconds", _about),
+            ("tokens", "tokens", lambda value: "" if value is None else f"{value:,}"),
+            ("memory", "memory_mb", lambda value: "" if value is None else f"{value:,.0f} MB"),
+        )
+        if any(row[key] is not None for row in rows)
+    ]
+    print_table(
+        ("run", "job", "what", "users", "state", *(title for title, _, _ in extra)),
+        [
+            (
+                *(row["run_id"], row["job"], row["label"], row["n_users"], row["state"]),
+                *(show(row[key]) for _, key, show in extra),
+            )
+            for row in rows
+        ],
+    )
+    seconds = [plan.seconds for plan in plans if plan.seconds is not None]
+    if seconds:
+        typer.echo(f"\nTo do: about {_about(sum(seconds))} in all.")
+
+
+def announce(
+    specs: Sequence[RunSpec],
+    store: RunStore,
+    tasks: TaskCache,
+    *,
+    auto_users: bool,
+    force: bool,
+) -> None:
+    """Say on standard error what the runs with adapters, or on a subset by default, will do.
+
+    Args:
+        specs: resolved specifications.
+        store: where results are kept.
+        tasks: receives the tasks, for the runs that follow.
+        auto_users: whether the number of scored users was left to the method.
+        force: whether stored runs are repeated.
+    """
+    from bench.errors import BenchError
+    from bench.methods import RunDefaults
+    from bench.methods.registry import resolve
+    from bench.runs.planning import plan_runs
+    from bench.runs.prints import prints_aside
+
+    chosen = []
+    for spec in specs:
+        with prints_aside():
+            cls = resolve(spec.method)
+            slow = cls.adapter_store() is not None
+            limited = auto_users and cls.run_defaults(spec.profile) != RunDefaults()
+        if slow or limited:
+            chosen.append(spec)
+    try:
+        plans = plan_runs(chosen, store, tasks=tasks, force=force)
+    except BenchError:
+        return  # the run itself will say it, and be recorded
+    waiting = [plan for plan in plans if not plan.stored]
+    for plan in waiting:
+        for line in _lines(plan, auto_users=auto_users):
+            typer.echo(line, err=True)
+    seconds = [plan.seconds for plan in waiting if plan.seconds is not None]
+    if len(waiting) > 1 and seconds:
+        typer.echo(f"In all about {_about(sum(seconds))}.", err=True)
+
+
+def _lines(plan: RunPlan, *, auto_users: bool) -> list[str]:
+    spec, task = plan.prepared.spec, plan.prepared.loaded.task
+    n_users = len(plan.prepared.users)
+    default = ""
+    if auto_users and n_users < task.n_users:
+        default = " (the method's default; --limit-users all scores all)"
+    total = "" if plan.seconds is None else f"; about {_about(plan.seconds)}"
+    lines = [
+        f"{spec.label}: scores {n_users:,} of {task.n_users:,} users{default} in {spec.dtype}{total}"
+    ]
+    for planned in plan.jobs:
+        job = planned.job
+        key = f" {job.key[:8]}" if job.key else ""
+        state = {"stored": "stored", "shared": "shared with a run above", "to do": "to do"}
+        about = (
+            f", about {_about(job.seconds)}"
+            if job.seconds is not None and planned.state == "to do"
+            else ""
+        )
+        lines.append(f"  {job.kind}{key}: {job.label} ({state[planned.state]}{about})")
+    return lines
