@@ -1,0 +1,208 @@
+"""Options of the merging methods: frozen, with documented defaults, unknown keys rejected.
+
+Importing this module loads no torch. Where several adapters go in, options that hold a value per adapter
+follow the order in which the adapters are given.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "DareConfig",
+    "ExtSubConfig",
+    "LoraLegoConfig",
+    "MergeConfig",
+    "Space",
+    "TaskArithmeticConfig",
+    "TiesConfig",
+    "WeightAverageConfig",
+]
+
+Space = Literal["factor", "product"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Rank = Annotated[int, Field(ge=1)]
+
+
+def _sums_to_one(weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    total = math.fsum(weights) if weights is not None else 1.0
+    if abs(total - 1.0) > 1e-6:
+        raise ValueError(
+            f"weights that sum to 1, these sum to {total:.6g} "
+            "(task-arithmetic takes coefficients with any sum)"
+        )
+    return weights
+
+
+Shares = Annotated[tuple[Finite, ...] | None, AfterValidator(_sums_to_one)]
+
+
+class MergeConfig(BaseModel):
+    """Base of all options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _TwoSpaces(MergeConfig):
+    """Options of the methods that act on factors or on products.
+
+    Attributes:
+        space: ``factor`` treats A and B as two independent tensors and keeps the rank; it needs adapters
+            trained from one initialisation. ``product`` acts on the updates s B A.
+        rank: rank of a merge in product space; None keeps the sum of the ranks. A smaller rank cuts
+            the singular values and the error is reported.
+    """
+
+    space: Space = "factor"
+    rank: Rank | None = None
+
+    @model_validator(mode="after")
+    def _rank_needs_products(self) -> _TwoSpaces:
+        if self.rank is not None and self.space == "factor":
+            raise ValueError("no rank in factor space, which keeps the rank; or space=product")
+        return self
+
+
+class WeightAverageConfig(_TwoSpaces):
+    """Weight average: the mean of the adapters (WeaveRec, Eq. 5-7 and 10-11).
+
+    Attributes:
+        space: ``factor`` averages A and B separately (the paper's equations), ``product`` the updates
+            s B A (the authors' code), exact as stacked factors of rank sum of r.
+        weights: one share per adapter, sum 1; None is 1/M each.
+        rank: rank of a merge in product space; None keeps the sum of the ranks, exactly.
+    """
+
+    weights: Shares = None
+
+
+class TaskArithmeticConfig(MergeConfig):
+    """Task arithmetic: the sum of coefficient times update (Ilharco et al., 2023).
+
+    Attributes:
+        scale: the coefficient lambda of every adapter; may be negative.
+        weights: further factors, one per adapter that is not the reference; None is 1 each.
+        reference: position (0-based) of an adapter R that the others are measured against,
+            ``R + sum lambda (D - R)``; None measures them against the base model.
+        rank: rank of the result; None keeps the sum of the ranks, exactly.
+    """
+
+    scale: Finite = 0.3
+    weights: tuple[Finite, ...] | None = None
+    reference: Annotated[int, Field(ge=0)] | None = None
+    rank: Rank | None = None
+
+
+class TiesConfig(_TwoSpaces):
+    """TIES: trim, elect signs, merge the entries that agree (Yadav et al., 2023).
+
+    Attributes:
+        space: ``factor`` acts on A and B, ``product`` on the updates s B A, module by module.
+        density: share of entries of largest magnitude that trimming keeps, in (0, 1].
+        trim: ``global`` ranks the entries of a whole adapter (the paper), ``tensor`` those of each
+            tensor (PEFT, mergekit).
+        merge: ``mean``, ``sum`` or ``max`` (largest magnitude) of the entries with the elected sign.
+        scale: factor lambda of the merged update.
+        factor_reference: what factors are measured against in factor space: ``zero`` (as PEFT does),
+            or ``init``, the common initialisation, which must then be given.
+        rank: rank of a merge in product space; None takes the sum of the ranks.
+    """
+
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+    trim: Literal["global", "tensor"] = "global"
+    merge: Literal["mean", "sum", "max"] = "mean"
+    scale: Finite = 1.0
+    factor_reference: Literal["zero", "init"] = "zero"
+
+    @model_validator(mode="after")
+    def _reference_needs_factors(self) -> TiesConfig:
+        _check_reference(self.space, self.factor_reference)
+        return self
+
+
+class DareConfig(_TwoSpaces):
+    """DARE: drop entries at random, rescale the rest, then merge (Yu et al., 2024).
+
+    Attributes:
+        space: ``factor`` drops entries of A and of B independently, ``product`` those of s B A.
+        drop_rate: share p of entries to drop, in [0, 1); None is 0.2 in factor space, 0.5 in product
+            space. The others are multiplied by 1 / (1 - p).
+        inner: what merges the rescaled adapters: ``linear`` (weighted average) or ``ties`` (sign
+            election and mean of the agreeing entries; dropping takes the place of trimming).
+        weights: shares of ``inner=linear``, one per adapter, sum 1; None is 1/M each.
+        scale: factor of the merged update.
+        factor_reference: what factors are measured against in factor space: ``zero`` (as PEFT does),
+            or ``init``, the common initialisation, which must then be given.
+        rank: rank of a merge in product space; None takes the sum of the ranks.
+    """
+
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    inner: Literal["linear", "ties"] = "linear"
+    weights: Shares = None
+    scale: Finite = 1.0
+    factor_reference: Literal["zero", "init"] = "zero"
+
+    @property
+    def p(self) -> float:
+        """The drop rate in use."""
+        if self.drop_rate is not None:
+            return self.drop_rate
+        return 0.2 if self.space == "factor" else 0.5
+
+    @model_validator(mode="after")
+    def _fitting_options(self) -> DareConfig:
+        _check_reference(self.space, self.factor_reference)
+        if self.inner == "ties" and self.weights is not None:
+            raise ValueError("no weights with inner=ties, which counts agreeing adapters alike")
+        return self
+
+
+class ExtSubConfig(MergeConfig):
+    """Ext-Sub: subtract what an anti-expert does not share with the expert (Hu et al., 2024).
+
+    The first adapter is the expert, the others are anti-experts; more than one is an extension of the
+    original, the mean of their contributions.
+
+    Attributes:
+        alpha: strength of the subtraction (or addition).
+        mode: ``subtract`` the part outside the common direction of each row, or ``add_common`` the
+            part along it.
+        rank: rank of the result; None keeps the sum of the ranks, exactly.
+    """
+
+    alpha: Finite = 1.0
+    mode: Literal["subtract", "add_common"] = "subtract"
+    rank: Rank | None = None
+
+
+class LoraLegoConfig(MergeConfig):
+    """LoRA-LEGO: cluster the ranks of all adapters, centroids become the ranks (Zhao et al., 2025).
+
+    Attributes:
+        k: rank of the result; None is the largest rank that goes in.
+        normalise_halves: cluster units whose two halves have length one each; centroids are means of
+            the raw units either way.
+        parameter_reweighting: restore the largest magnitude that averaging shrinks.
+        output_reweighting: multiply the update by sqrt(r / k), r the mean rank of the inputs.
+        max_factor: bound of the parameter reweighting, for clusters of units that cancel out.
+        n_init: restarts of k-means.
+        max_iter: steps of one k-means run.
+    """
+
+    k: Rank | None = None
+    normalise_halves: bool = False
+    parameter_reweighting: bool = True
+    output_reweighting: bool = True
+    max_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+    n_init: Annotated[int, Field(ge=1)] = 10
+    max_iter: Annotated[int, Field(ge=1)] = 300
+
+
+def _check_reference(space: Space, reference: str) -> None:
+    if space == "product" and reference == "init":
+        raise ValueError(
+            "factor_reference=zero in product space, where the initialisation adds nothing"
+        )

@@ -1,0 +1,141 @@
+"""LoRA-LEGO: the ranks of all adapters as building blocks, clustered into the ranks of a new one.
+
+Rank j of a LoRA is a unit: row a_j of A with column b_j of B; B A is the sum of the products b_j a_j,
+so units may be pooled and permuted. K-means over the pooled units gives k centroids, whose scale is then
+restored. Source: Zhao et al., "Merging LoRAs like playing LEGO", ICLR 2025; the reweightings follow
+two independent re-implementations that agree, the authors published no code.
+
+Distances between n units depend only on their coordinates within the at most n dimensions they span,
+so k-means runs on an n x n triangle instead of vectors of length d_in + d_out.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.errors import ConfigError
+from bench.merging.adapter import Adapter, Factors
+from bench.merging.configs import LoraLegoConfig
+from bench.merging.linear import relative_scaling
+from bench.merging.merged import Part, Setting, canonical, key_generator
+
+__all__ = ["centroids", "cluster_units", "merge_lora_lego", "pool_units"]
+
+
+def merge_lora_lego(
+    adapters: Sequence[Adapter], config: LoraLegoConfig, setting: Setting
+) -> Iterator[tuple[str, Part]]:
+    """Cluster the units of all adapters into k ranks, module by module.
+
+    Raises:
+        ConfigError: k larger than the number of units.
+    """
+    ranks = [adapter.config.r for adapter in adapters]
+    k = config.k or max(ranks)
+    if k > sum(ranks):
+        raise ConfigError(
+            f"k={k} clusters of {sum(ranks)} units (ranks {ranks}); choose k of at most {sum(ranks)}."
+        )
+    ordered, _ = canonical(adapters, adapters)
+    return _modules(ordered, config, k, sum(ranks) / len(ranks), setting)
+
+
+def _modules(
+    ordered: list[Adapter], config: LoraLegoConfig, k: int, mean_rank: float, setting: Setting
+) -> Iterator[tuple[str, Part]]:
+    gain = math.sqrt(mean_rank / k) if config.output_reweighting else 1.0
+    n_clamped = n_empty = 0
+    for module in ordered[0].modules:
+        units, d_in = pool_units(ordered, module)
+        seed = int(torch.randint(2**31, (), generator=key_generator("lego", setting.seed, module)))
+        labels = cluster_units(
+            _halves(units, d_in) if config.normalise_halves else units, k, config, seed
+        )
+        found, clamped = centroids(units, labels, k, config)
+        n_clamped += clamped
+        n_empty += k - len(np.unique(labels))
+        a, b = found[:, :d_in], found[:, d_in:].T * gain
+        yield module, Part(Factors(a, b))
+    setting.notes.update(k=k, clamped_clusters=n_clamped, empty_clusters=n_empty)
+    if n_clamped:
+        setting.warnings.append(
+            f"{n_clamped} clusters hold units that nearly cancel out; the factor that restores their "
+            f"scale was bounded by {config.max_factor:g}."
+        )
+
+
+def pool_units(adapters: Sequence[Adapter], module: str) -> tuple[torch.Tensor, int]:
+    """Units of all adapters in an order that depends on their content only.
+
+    Returns:
+        Float32 (sum of ranks, d_in + d_out), a unit a row, and d_in. Where scalings differ, the root of
+        each adapter's share of the largest is folded into both halves.
+    """
+    rows = []
+    for adapter, share in zip(adapters, relative_scaling(adapters), strict=True):
+        a, b = adapter.factors[module]
+        rows.append(torch.cat([a.float(), b.float().T], dim=1) * math.sqrt(share))
+    units = torch.cat(rows)
+    content = units.numpy()
+    order = sorted(range(len(content)), key=lambda i: content[i].tobytes())
+    return units[order], adapters[0].factors[module].a.shape[1]
+
+
+def cluster_units(
+    units: torch.Tensor, k: int, config: LoraLegoConfig, seed: int
+) -> NDArray[np.int64]:
+    """Label of each unit by k-means (Euclidean, k-means++ starts).
+
+    Args:
+        units: float32 (n, d).
+        k: number of clusters, at most n; clusters may stay empty where units coincide.
+        config: restarts and steps.
+        seed: of the starts.
+
+    Returns:
+        int64 (n,), in 0..k-1.
+    """
+    if k == len(units):
+        return np.arange(k)
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    coordinates = torch.linalg.qr(units.T, mode="r").R.T.double().numpy()
+    model = KMeans(k, n_init=config.n_init, max_iter=config.max_iter, random_state=seed)
+    with warnings.catch_warnings():
+        # Fewer distinct units than clusters: the empty ones become ranks of zeros.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(model.fit_predict(coordinates), dtype=np.int64)
+
+
+def centroids(
+    units: torch.Tensor, labels: NDArray[np.int64], k: int, config: LoraLegoConfig
+) -> tuple[torch.Tensor, int]:
+    """Mean unit of each cluster, with its largest magnitude restored.
+
+    Returns:
+        Float32 (k, d), zeros for an empty cluster, and in how many clusters the factor was bounded.
+    """
+    member = torch.zeros(k, len(units))
+    member[torch.from_numpy(labels), torch.arange(len(units))] = 1.0
+    member /= member.sum(1, keepdim=True).clamp_min(1.0)
+    means = member @ units
+    if not config.parameter_reweighting:
+        return means, 0
+    wanted = member @ units.abs().amax(1)
+    found = means.abs().amax(1)
+    bounded = wanted > config.max_factor * found
+    factor = torch.where(bounded, config.max_factor, wanted / found.clamp_min(1e-30))
+    factor[wanted == 0] = 1.0
+    return means * factor[:, None], int((bounded & (wanted > 0)).sum())
+
+
+def _halves(units: torch.Tensor, d_in: int) -> torch.Tensor:
+    halves = (units[:, :d_in], units[:, d_in:])
+    return torch.cat([torch.nn.functional.normalize(half, dim=1) for half in halves], dim=1)

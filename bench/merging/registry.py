@@ -1,0 +1,297 @@
+"""The merging methods by name, and the one function that runs them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import ConfigError, MethodError, did_you_mean, unknown_name
+from bench.merging.adapter import Adapter, AdapterConfig, Factors
+from bench.merging.compatibility import check_compatible, check_init, check_same_init
+from bench.merging.configs import (
+    DareConfig,
+    ExtSubConfig,
+    LoraLegoConfig,
+    MergeConfig,
+    TaskArithmeticConfig,
+    TiesConfig,
+    WeightAverageConfig,
+)
+from bench.merging.merged import Part, Setting
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MERGERS", "Merger", "fold_weights", "make_config", "merge"]
+
+MethodFunction = Callable[[Sequence[Adapter], MergeConfig, Setting], Iterator[tuple[str, Part]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Merger:
+    """One merging method.
+
+    Attributes:
+        name: as given to :func:`merge`.
+        config: class of its options.
+        path: ``module:function`` that does it; loaded on first use, because it needs torch.
+        summary: one line for listings.
+    """
+
+    name: str
+    config: type[MergeConfig]
+    path: str
+    summary: str
+
+    def function(self) -> MethodFunction:
+        """Load the function."""
+        module, _, name = self.path.partition(":")
+        return cast("MethodFunction", getattr(importlib.import_module(module), name))
+
+    def acts_on_factors(self, config: MergeConfig) -> bool:
+        """Whether the result depends on how each update is split into factors."""
+        return self.name == "lora-lego" or getattr(config, "space", "product") == "factor"
+
+
+def _merger(name: str, config: type[MergeConfig], summary: str) -> Merger:
+    stem = name.replace("-", "_")
+    return Merger(name, config, f"bench.merging.{stem}:merge_{stem}", summary)
+
+
+MERGERS: Mapping[str, Merger] = {
+    merger.name: merger
+    for merger in (
+        _merger("weight-average", WeightAverageConfig, "mean of the adapters"),
+        _merger("task-arithmetic", TaskArithmeticConfig, "sum of coefficient times update"),
+        _merger("ties", TiesConfig, "trim, elect signs, merge what agrees"),
+        _merger("dare", DareConfig, "drop at random and rescale, then average or TIES"),
+        _merger("ext-sub", ExtSubConfig, "subtract what the others do not share with the first"),
+        _merger("lora-lego", LoraLegoConfig, "cluster the ranks of all adapters"),
+    )
+}
+
+
+def make_config(method: str, values: Mapping[str, Any] | BaseModel | None = None) -> MergeConfig:
+    """Check the options of a method.
+
+    Args:
+        method: name in :data:`MERGERS`.
+        values: options by name, an instance of the method's class, or None for the defaults.
+
+    Raises:
+        ConfigError: unknown method or option (with suggestions), or a value out of range.
+    """
+    if method not in MERGERS:
+        raise unknown_name("merging method", method, MERGERS)
+    cls = MERGERS[method].config
+    if isinstance(values, BaseModel):
+        if not isinstance(values, cls):
+            raise ConfigError(
+                f"{method} got options of class {type(values).__name__}, expected {cls.__name__}."
+            )
+        return values
+    given = dict(values or {})
+    for key in given:
+        if key not in cls.model_fields:
+            raise ConfigError(
+                f"{method} has no option {key!r}.{did_you_mean(key, cls.model_fields)} "
+                f"Its options: {', '.join(sorted(cls.model_fields))}."
+            )
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(f"{method}: options not accepted. {_explain(error)}.") from error
+
+
+def merge(
+    adapters: Sequence[Adapter],
+    method: str,
+    config: Mapping[str, Any] | MergeConfig | None = None,
+    *,
+    seed: int = 0,
+    assume_shared_init: bool = False,
+    init: Adapter | None = None,
+) -> Adapter:
+    """Merge adapters into one; a pure function of its arguments.
+
+    Computes in float32, stores the dtype of the inputs (the wider one where they differ). The scaling
+    of the result is the largest of the inputs', its alpha that scaling times the new rank.
+
+    Args:
+        adapters: at least one; the order matters for ``ext-sub`` (the expert first) and for options
+            with a value per adapter, and otherwise not even in the last bit.
+        method: name in :data:`MERGERS`.
+        config: its options; see :mod:`bench.merging.configs`.
+        seed: names the random draws of ``dare``, of k-means and of start vectors.
+        assume_shared_init: merge factors although initialisations are unknown or differ.
+        init: the common initialisation, for ``factor_reference=init``.
+
+    Returns:
+        The merged adapter. Its metadata hold method, options, seed, hashes of the inputs, the relative
+        Frobenius error of truncation (None where nothing was cut) and warnings.
+
+    Raises:
+        ConfigError: unknown method, wrong options, or adapters that cannot be merged.
+        MethodError: the result does not fit the dtype of the inputs.
+    """
+    options = make_config(method, config)
+    merger = MERGERS[method]
+    setting = Setting(seed, init, warnings=check_compatible(adapters))
+    factors = merger.acts_on_factors(options)
+    if factors:
+        check_same_init(adapters, same_rank=method != "lora-lego", assume=assume_shared_init)
+    _check_reference(options, init, adapters)
+    parts = merger.function()(adapters, options, setting)
+    # Sums of factors stay comparable with their inputs; clusters and products do not.
+    inits = {adapter.config.init_hash for adapter in adapters}
+    keeps_init = factors and method != "lora-lego" and len(inits) == 1
+    metadata = {
+        "kind": "merged",
+        "method": method,
+        "config": options.model_dump(mode="json"),
+        "seed": seed,
+        "assume_shared_init": assume_shared_init,
+    }
+    init_hash = adapters[0].config.init_hash if keeps_init else None
+    return _assemble(parts, adapters, setting, metadata, init_hash)
+
+
+def fold_weights(adapters: Sequence[Adapter], weights: Mapping[str, Sequence[float]]) -> Adapter:
+    """The exact sum of weight times update with weights by module, as stacked factors.
+
+    This is how layer-wise coefficients (AdaMerging) become one adapter of rank sum of r.
+
+    Args:
+        adapters: over the same modules.
+        weights: for every module name one number per adapter.
+
+    Raises:
+        ConfigError: adapters that cannot be merged, or weights for other modules or another number of
+            adapters.
+    """
+    from bench.merging.linear import check_weights, sum_of_products
+
+    setting = Setting(warnings=check_compatible(adapters))
+    if set(weights) != set(adapters[0].modules):
+        raise ConfigError(
+            f"weights for {len(weights)} modules, expected exactly the {len(adapters[0].modules)} "
+            f"modules of {adapters[0].name}."
+        )
+    rows = {module: check_weights(row, len(adapters), 1.0) for module, row in weights.items()}
+    metadata = {
+        "kind": "merged",
+        "method": "fold-weights",
+        "config": {"weights": {module: list(row) for module, row in sorted(weights.items())}},
+        "seed": 0,
+        "assume_shared_init": False,
+    }
+    parts = sum_of_products(adapters, rows, None)
+    return _assemble(parts, adapters, setting, metadata, None)
+
+
+def _assemble(
+    parts: Iterator[tuple[str, Part]],
+    adapters: Sequence[Adapter],
+    setting: Setting,
+    metadata: Mapping[str, Any],
+    init_hash: str | None,
+) -> Adapter:
+    dtype = _common_dtype(adapters)
+    factors: dict[str, Factors] = {}
+    cut: dict[str, tuple[float, float]] = {}
+    for module, part in parts:
+        factors[module] = _stored(part.factors, dtype, module)
+        if part.norm:
+            cut[module] = (part.error, part.norm)
+    first = adapters[0].config
+    r = next(iter(factors.values())).a.shape[0]
+    named = next((adapter.config for adapter in adapters if adapter.config.base_model), first)
+    hashes = {adapter.config.base_hash for adapter in adapters}
+    merged = AdapterConfig(
+        r=r,
+        alpha=max(adapter.scaling for adapter in adapters) * r,
+        base_model=named.base_model,
+        base_hash=first.base_hash if len(hashes) == 1 else None,
+        init_hash=init_hash,
+        peft=first.peft,
+    )
+    found = {
+        **metadata,
+        "inputs": [
+            {"name": adapter.name, "sha256": adapter.sha256, "content_hash": adapter.content_hash}
+            for adapter in adapters
+        ],
+        "truncation": _truncation(cut),
+        "notes": dict(setting.notes),
+        "warnings": list(setting.warnings),
+    }
+    return Adapter(factors, merged, name=str(metadata["method"]), metadata=found)
+
+
+def _check_reference(
+    options: MergeConfig, init: Adapter | None, adapters: Sequence[Adapter]
+) -> None:
+    wanted = getattr(options, "factor_reference", "zero") == "init"
+    if wanted and init is None:
+        raise ConfigError(
+            "factor_reference=init needs the common initialisation of the adapters; give its folder "
+            "(--init)."
+        )
+    if init is not None and not wanted:
+        raise ConfigError(
+            "an initialisation was given but is not used; set factor_reference=init (ties and dare "
+            "in factor space) or leave it out."
+        )
+    if init is not None:
+        check_init(init, adapters)
+
+
+def _stored(pair: Factors, dtype: torch.dtype, module: str) -> Factors:
+    import torch
+
+    stored = Factors(*(tensor.to(dtype).contiguous() for tensor in pair))
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in stored):
+        raise MethodError(
+            f"module {module}: the merged factors do not fit {dtype}; use smaller coefficients or "
+            "inputs in float32."
+        )
+    return stored
+
+
+def _common_dtype(adapters: Sequence[Adapter]) -> torch.dtype:
+    import torch
+
+    dtype = adapters[0].dtype
+    for adapter in adapters[1:]:
+        dtype = torch.promote_types(dtype, adapter.dtype)
+    return dtype
+
+
+def _truncation(cut: Mapping[str, tuple[float, float]]) -> dict[str, Any] | None:
+    """Relative error over all modules (root of summed squares), the largest, and one per module."""
+    if not cut:
+        return None
+    each = {module: error / norm for module, (error, norm) in cut.items()}
+    worst = max(each, key=lambda module: each[module])
+    total = math.fsum(error**2 for error, _ in cut.values())
+    norm = math.fsum(norm**2 for _, norm in cut.values())
+    return {
+        "relative_error": math.sqrt(total / norm),
+        "largest": {"module": worst, "relative_error": each[worst]},
+        "modules": each,
+    }
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        field = ".".join(map(str, item["loc"]))
+        expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        found = f"{field}: found {item['input']!r}, " if field else ""
+        lines.append(f"{found}expected {expected}")
+    return "; ".join(lines)

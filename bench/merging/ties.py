@@ -1,0 +1,193 @@
+"""TIES: trim small entries, elect one sign per coordinate, merge the entries that agree.
+
+Source: Yadav et al., "TIES-Merging: resolving interference when merging models", NeurIPS 2023, and
+its authors' code, with these differences. The threshold is found by counting, without the flattened
+adapters in memory. A coordinate whose entries cancel exactly takes the majority sign of all others, as
+there; where these balance too, it becomes 0 (the code would keep its negative entries), so that
+negating all inputs negates the result. Keeping everything is no special value of the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from bench.merging.adapter import Adapter
+from bench.merging.configs import TiesConfig
+from bench.merging.merged import Part, Setting, canonical
+from bench.merging.slices import Slice, Slices, merge_slices
+
+__all__ = ["Election", "kth_magnitudes", "merge_ties", "trim_position"]
+
+Prepare = Callable[[Slice], torch.Tensor]
+
+
+def merge_ties(
+    adapters: Sequence[Adapter], config: TiesConfig, setting: Setting
+) -> Iterator[tuple[str, Part]]:
+    """Merge by TIES in factor or product space.
+
+    The metadata note ``kept`` holds the share of entries that trimming kept, by factor.
+
+    Yields:
+        Module name and factors.
+    """
+    ordered, _ = canonical(adapters, adapters)
+    slices = Slices(ordered, config.space, setting.init)
+    trim = _trim(slices, config)
+    kept: dict[str, list[int]] = {}
+
+    def prepare(piece: Slice) -> torch.Tensor:
+        values = trim(piece)
+        counts = kept.setdefault(piece.part, [0, 0])
+        counts[0] += int(values.count_nonzero())
+        counts[1] += values.numel()
+        return values
+
+    election = Election(slices, trim, config.merge)
+
+    def rule(piece: Slice) -> torch.Tensor:
+        return election.merge(prepare(piece))
+
+    yield from merge_slices(slices, rule, config.scale, config.rank, setting)
+    setting.notes["kept"] = {part: n / total for part, (n, total) in sorted(kept.items())}
+
+
+class Election:
+    """Elects the sign of every coordinate and merges the entries that have it.
+
+    Attributes:
+        n_balanced: coordinates seen so far whose entries cancel exactly without being all zero.
+    """
+
+    def __init__(self, slices: Slices, prepare: Prepare, how: str) -> None:
+        """Keep what a majority vote over all coordinates would need; it is counted if one is asked.
+
+        Args:
+            slices: the adapters.
+            prepare: gives the trimmed or dropped entries of a slice, float32 (M, rows, columns).
+            how: ``mean``, ``sum`` or ``max`` of the agreeing entries.
+        """
+        self._slices, self._prepare, self._how = slices, prepare, how
+        self._majority: float | None = None
+        self.n_balanced = 0
+
+    def merge(self, values: torch.Tensor) -> torch.Tensor:
+        """Merge float32 (M, rows, columns) into (rows, columns)."""
+        sign = values.sum(0).sign_()
+        balanced = sign == 0
+        if bool(balanced.any()):
+            balanced &= values.ne(0).any(0)
+            n_balanced = int(balanced.count_nonzero())
+            if n_balanced:
+                self.n_balanced += n_balanced
+                sign[balanced] = self.majority()
+        agreeing = values.mul_(values * sign > 0)
+        if self._how == "max":
+            return agreeing.mul_(sign).amax(0).mul_(sign)
+        total = agreeing.sum(0)
+        return total if self._how == "sum" else total.div_(agreeing.ne(0).sum(0).clamp_min_(1))
+
+    def majority(self) -> float:
+        """The more frequent sign of all coordinates: 1.0, -1.0, or 0.0 where they balance."""
+        if self._majority is None:
+            total = 0
+            for piece in self._slices:
+                total += int(self._prepare(piece).sum(0).sign_().sum(dtype=torch.int64))
+            self._majority = float(np.sign(total))
+        return self._majority
+
+
+def trim_position(n: int, density: float) -> int:
+    """Rank (1-based, ascending magnitude) of the smallest entry that is kept, 0 for all.
+
+    As in the authors' code: the ``(n - floor(density n))``-th smallest magnitude, itself kept.
+    """
+    return n - int(density * n) if density < 1 else 0
+
+
+def _trim(slices: Slices, config: TiesConfig) -> Prepare:
+    if config.density == 1:
+        return lambda piece: piece.values
+    if config.trim == "global":
+        found = _global_thresholds(slices, config.density)
+        return lambda piece: _cut(piece.values, found)
+    if config.space == "factor":
+        return lambda piece: _cut(piece.values, _own_thresholds(piece, config.density))
+    by_module: dict[str, torch.Tensor] = {}
+
+    def of_module(piece: Slice) -> torch.Tensor:
+        if piece.module not in by_module:
+            a, b = slices.adapters[0].factors[piece.module]
+            position = trim_position(len(b) * a.shape[1], config.density)
+            by_module[piece.module] = kth_magnitudes(
+                lambda: slices.of(piece.module), len(slices.adapters), position
+            )
+        return _cut(piece.values, by_module[piece.module])
+
+    return of_module
+
+
+def _cut(values: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    return values.mul_(values.abs() >= thresholds[:, None, None])
+
+
+def _own_thresholds(piece: Slice, density: float) -> torch.Tensor:
+    flat = piece.values.flatten(1).abs()
+    return flat.kthvalue(trim_position(flat.shape[1], density), dim=1).values
+
+
+def _global_thresholds(slices: Slices, density: float) -> torch.Tensor:
+    n = sum(piece.values[0].numel() for piece in _shapes(slices))
+    return kth_magnitudes(lambda: iter(slices), len(slices.adapters), trim_position(n, density))
+
+
+def _shapes(slices: Slices) -> Iterator[Slice]:
+    """The slices of one adapter without computing products: only their numbers of entries count."""
+    for module in slices.adapters[0].modules:
+        a, b = slices.adapters[0].factors[module]
+        if slices.space == "factor":
+            yield Slice(module, "A", 0, a[None])
+            yield Slice(module, "B", 0, b[None])
+        else:
+            yield Slice(module, "D", 0, a.new_empty(1).expand(1, len(b), a.shape[1]))
+
+
+def kth_magnitudes(
+    pieces: Callable[[], Iterator[Slice]], n_adapters: int, position: int
+) -> torch.Tensor:
+    """Exact k-th smallest magnitude over all slices of each adapter, by two counting passes.
+
+    Non-negative float32 numbers are ordered like their bit patterns, so a histogram of the upper 16
+    bits finds the bin, and one of the lower 16 bits within that bin the number.
+
+    Args:
+        pieces: gives all slices, anew at each call.
+        n_adapters: M.
+        position: k, 1-based.
+
+    Returns:
+        Float32 (M,).
+    """
+    upper = np.zeros((n_adapters, 2**15), dtype=np.int64)
+    for piece in pieces():
+        for m, patterns in enumerate(_patterns(piece)):
+            upper[m] += torch.bincount(patterns >> 16, minlength=2**15).numpy()
+    high = [int(np.searchsorted(row.cumsum(), position)) for row in upper]
+    lower = np.zeros((n_adapters, 2**16), dtype=np.int64)
+    for piece in pieces():
+        for m, patterns in enumerate(_patterns(piece)):
+            inside = patterns[patterns >> 16 == high[m]]
+            lower[m] += torch.bincount(inside & 0xFFFF, minlength=2**16).numpy()
+    found = np.zeros(n_adapters, dtype=np.int32)
+    for m, bin_ in enumerate(high):
+        left = position - upper[m, :bin_].sum()
+        found[m] = bin_ << 16 | int(np.searchsorted(lower[m].cumsum(), left))
+    return torch.from_numpy(found.view(np.float32))
+
+
+def _patterns(piece: Slice) -> torch.Tensor:
+    """Bit patterns of the magnitudes, int32 (M, entries), each at least 0."""
+    return piece.values.flatten(1).abs().view(torch.int32)
