@@ -1,0 +1,222 @@
+"""Prompt templates: Jinja2 files whose blocks are rendered, and tokenised, one by one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from jinja2 import Template as JinjaTemplate
+
+__all__ = ["BUILT_IN", "PromptKind", "Template", "load_template"]
+
+PromptKind = Literal["sequence", "listwise", "pointwise"]
+
+BUILT_IN: tuple[PromptKind, ...] = ("listwise", "sequence", "pointwise")
+"""Templates of the package, one for each kind of prompt."""
+
+_REQUIRED: dict[PromptKind, tuple[str, ...]] = {
+    "sequence": ("before", "item"),
+    "listwise": ("before", "item", "between", "candidate", "after", "answer"),
+    "pointwise": ("before", "item", "suffix", "yes", "no"),
+}
+_OPTIONAL: dict[PromptKind, tuple[str, ...]] = {
+    "sequence": ("system", "after", "answer"),
+    "listwise": ("system",),
+    "pointwise": ("system",),
+}
+_PROBE = "WEAVEBENCH-TITLE"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template.
+
+    Attributes:
+        name: built-in name, or path of the file.
+        sha256: SHA-256 of the text (UTF-8, line ends as LF); part of an adapter's identity.
+        kind: ``listwise`` if it shows candidates, ``pointwise`` if it asks about one item, else
+            ``sequence``.
+        chat: whether the tokenizer's chat template is put around it.
+    """
+
+    name: str
+    sha256: str
+    kind: PromptKind
+    chat: bool
+    _source: JinjaTemplate
+    _variables: tuple[tuple[str, Any], ...]
+
+    @property
+    def blocks(self) -> frozenset[str]:
+        """Names of its blocks."""
+        return frozenset(self._source.blocks)
+
+    def render(self, block: str, **values: object) -> str:
+        """Text of one block; empty for an optional block that the file leaves out.
+
+        Args:
+            block: its name.
+            values: ``title`` and ``last`` for blocks about an item, ``n_answers`` for the others.
+
+        Raises:
+            ConfigError: the block uses an unknown variable or fails.
+        """
+        from jinja2 import TemplateError
+
+        if block not in self._source.blocks:
+            return ""
+        context = self._source.new_context({**dict(self._variables), **values})
+        try:
+            return "".join(self._source.blocks[block](context))
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise ConfigError(
+                f"template {self.name}, block {block!r}: {error}. Blocks about an item know `title` "
+                "and `last`, the others `n_answers`."
+            ) from None
+
+    @property
+    def answer_block(self) -> str:
+        """``answer``, or ``item`` where answers look like the items of the history."""
+        return "answer" if "answer" in self._source.blocks else "item"
+
+    @cached_property
+    def separator(self) -> str:
+        """What follows a title in a list of answers."""
+        return self.around(self.answer_block, last=False)[1]
+
+    @cached_property
+    def terminator(self) -> str:
+        """What follows the last title of an answer; empty where the end of the turn does it."""
+        return self.around(self.answer_block, last=True)[1]
+
+    @cached_property
+    def lead_in(self) -> str:
+        """Last line before the answer; an answer that repeats the prompt repeats it too."""
+        lines = [line for line in self.render("after", n_answers=5).splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+    def around(self, block: str, *, last: bool) -> tuple[str, str]:
+        """What a block about an item puts before and after the title.
+
+        Raises:
+            ConfigError: the block does not hold the title, as it is, exactly once.
+        """
+        text = self.render(block, title=_PROBE, last=last)
+        if text.count(_PROBE) != 1:
+            raise ConfigError(
+                f"template {self.name}, block {block!r} holds the title {text.count(_PROBE)} times; "
+                "expected `{{ title }}` once, without a filter."
+            )
+        before, _, after = text.partition(_PROBE)
+        return before, after
+
+
+def load_template(name_or_path: str | Path) -> Template:
+    """Load a built-in template by name, or a file.
+
+    Args:
+        name_or_path: ``listwise``, ``sequence``, ``pointwise``, or a path.
+
+    Raises:
+        ConfigError: no such template; not valid Jinja2; a block is missing or unknown; text, or
+            anything but constants, outside the blocks.
+    """
+    name = str(name_or_path)
+    if name in BUILT_IN:
+        data = (resources.files("bench.llm") / "templates" / f"{name}.j2").read_bytes()
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(
+                f"no prompt template {name!r}.{did_you_mean(name, BUILT_IN)} Expected one of "
+                f"{', '.join(BUILT_IN)}, or the path of a Jinja2 file."
+            )
+        data = path.read_bytes()
+    try:
+        source = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"template {name} is not UTF-8 text ({error}).") from None
+    return _parse(name, source)
+
+
+def _parse(name: str, source: str) -> Template:
+    from jinja2 import StrictUndefined, TemplateSyntaxError, nodes
+    from jinja2.sandbox import SandboxedEnvironment
+
+    # Prompts are no HTML: escaping would change the titles.
+    environment = SandboxedEnvironment(
+        autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    variables: dict[str, Any] = {}
+    try:
+        for node in environment.parse(source).body:
+            if isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
+                value = node.node
+                if not isinstance(value, nodes.Expr):
+                    raise nodes.Impossible
+                variables[node.target.name] = value.as_const()
+            elif not isinstance(node, nodes.Block) and not _is_blank(node):
+                raise ConfigError(
+                    f"template {name}, line {node.lineno}: {type(node).__name__.lower()} outside a "
+                    "block never reaches a prompt. Move it into a block."
+                )
+        template = environment.from_string(source)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"template {name}, line {error.lineno}: {error.message}.") from None
+    except nodes.Impossible:
+        raise ConfigError(
+            f"template {name}: `set` outside a block takes constants only, such as "
+            "`{% set chat = true %}`."
+        ) from None
+    chat = variables.get("chat")
+    if not isinstance(chat, bool):
+        raise ConfigError(
+            f"template {name}: chat = {chat!r}; expected the line `{{% set chat = true %}}` (the "
+            "backbone's chat template goes around the prompt) or `{% set chat = false %}`."
+        )
+    kind = _kind(name, set(template.blocks))
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    loaded = Template(name, digest, kind, chat, template, tuple(sorted(variables.items())))
+    if kind == "listwise" and not loaded.separator.strip():
+        raise ConfigError(
+            f"template {name}, block 'answer' puts {loaded.separator!r} between titles; expected a "
+            "visible separator where `last` is false, such as `||`."
+        )
+    return loaded
+
+
+def _is_blank(node: Any) -> bool:
+    from jinja2 import nodes
+
+    return isinstance(node, nodes.Output) and all(
+        isinstance(part, nodes.TemplateData) and not part.data.strip() for part in node.nodes
+    )
+
+
+def _kind(name: str, blocks: set[str]) -> PromptKind:
+    """The kind of prompt that the blocks make, with all that it needs and nothing else."""
+    kind: PromptKind = "sequence"
+    if "candidate" in blocks:
+        kind = "listwise"
+    elif "suffix" in blocks:
+        kind = "pointwise"
+    missing = [block for block in _REQUIRED[kind] if block not in blocks]
+    if missing:
+        raise ConfigError(
+            f"template {name} has no block {', '.join(map(repr, missing))}; a {kind} prompt needs "
+            f"{', '.join(_REQUIRED[kind])} (optional: {', '.join(_OPTIONAL[kind])})."
+        )
+    allowed = _REQUIRED[kind] + _OPTIONAL[kind]
+    for block in sorted(blocks.difference(allowed)):
+        raise ConfigError(
+            f"template {name}: unknown block {block!r} of a {kind} prompt."
+            f"{did_you_mean(block, allowed)} Known: {', '.join(allowed)}."
+        )
+    return kind
