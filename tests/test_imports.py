@@ -38,7 +38,14 @@ def loaded_after(arguments: list[str]) -> tuple[int, set[str], str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["data", "--help"], ["leaderboard", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["data", "--help"],
+        ["leaderboard", "--help"],
+        ["adapters", "--help"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_help_loads_nothing_heavy(arguments):
@@ -59,7 +66,7 @@ def test_help_lists_every_verb_of_this_release_and_no_other():
     assert verbs == {
         "run", "methods", "domains", "leaderboard", "runs", "data", "assets", "candidates",
         "compare", "export-requests", "import-scores", "check", "new", "doctor",
-        "lint", "plot", "results",
+        "lint", "plot", "results", "adapters",
     }  # fmt: skip
 
 

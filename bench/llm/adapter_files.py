@@ -38,7 +38,7 @@ __all__ = [
 FORMAT = 1
 """Version of the adapter folder; readers refuse newer ones."""
 
-CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "metadata.json"
+CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "bench_adapter.json"
 
 _REQUIRED: Mapping[str, type] = {
     "adapter_id": str,
@@ -59,7 +59,7 @@ class StoredAdapter:
     Attributes:
         adapter_id: identity, 16 hex digits.
         folder: PEFT folder, to be read only.
-        metadata: content of ``metadata.json``; ``docs/adapters.md`` describes the fields.
+        metadata: content of ``bench_adapter.json``; ``docs/adapters.md`` describes the fields.
     """
 
     adapter_id: str
@@ -75,6 +75,16 @@ class StoredAdapter:
     def label(self) -> str:
         """One line for people."""
         return str(self.metadata["label"])
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone as it was given; "" where only its hash is known."""
+        return str(self.metadata["recipe"].get("backbone") or "")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains that it was trained on, in the order of the mixture; none for other kinds."""
+        return tuple(str(part["domain"]) for part in self.metadata["recipe"].get("mixture") or ())
 
     @property
     def weights_sha256(self) -> str:
@@ -175,6 +185,8 @@ def check_files(adapter: StoredAdapter) -> None:
 def peft_files(folder: Path, owner: str) -> dict[str, str]:
     """SHA-256 of the files of a PEFT adapter that has just been written, by name.
 
+    PEFT's own model card, all blanks to fill in, is removed.
+
     Raises:
         MethodError: configuration or weights are missing, or something else is there.
     """
@@ -185,9 +197,8 @@ def peft_files(folder: Path, owner: str) -> dict[str, str]:
             f"{owner}: no {' and no '.join(sorted(missing))} was written; found "
             f"{', '.join(names) or 'nothing'}. A PEFT folder in safetensors format is expected."
         )
-    # PEFT writes a model card of its own, full of blanks to fill in.
-    kept = [name for name in names if name != "README.md"]
-    odd = [n for n in kept if not n.endswith((".json", ".safetensors")) or n == METADATA]
+    kept = [name for name in names if name not in ("README.md", METADATA)]
+    odd = [name for name in kept if not name.endswith((".json", ".safetensors"))]
     if odd:
         raise MethodError(
             f"{owner}: unexpected files in the adapter's folder: {', '.join(odd)}; expected JSON and "

@@ -5,7 +5,7 @@
     <cache>/adapters/
       3f0c.../               one adapter, a PEFT folder
         adapter_config.json  adapter_model.safetensors
-        metadata.json        identity, lineage, costs, SHA-256 of the files
+        bench_adapter.json   recipe, lineage, costs, SHA-256 of the files
       .work/3f0c.../         what an unfinished training left: its checkpoints
       .work/3f0c....lock     held by the process that trains
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MethodError, MissingAdapterError, ResultError, did_you_mean
-from bench.io import cache_root, lock, require_free_space, write_json
+from bench.io import cache_root, lock, read_json, require_free_space, write_json
 from bench.llm.adapter_files import (
     FORMAT,
     METADATA,
@@ -161,7 +161,7 @@ class AdapterStore:
         backbone_hash: str,
         lora: Mapping[str, Any] | Any,
         init_seed: int,
-        make: Callable[[Path], object],
+        make: Callable[[Path], str],
     ) -> Path:
         """Folder of the shared initialisation of all adapters of one backbone, shape and seed.
 
@@ -172,12 +172,12 @@ class AdapterStore:
             backbone_hash: content hash of the backbone.
             lora: shape of the adapters, a mapping or a pydantic model.
             init_seed: seed of the draw, fixed per study.
-            make: writes the PEFT files into the folder it is given.
+            make: writes the PEFT files into the folder it is given, and returns the hash of the factors,
+                by which a merger knows adapters of one draw.
         """
 
         def write(out: Path, _checkpoints: Path) -> Mapping[str, Any]:
-            make(out)
-            return {}
+            return {"factors_sha256": make(out)}
 
         spec = InitSpec(backbone_hash=backbone_hash, lora=lora, init_seed=init_seed)
         found = self._checked(spec.adapter_id)
@@ -253,6 +253,12 @@ class AdapterStore:
             shutil.rmtree(work)
         return folder
 
+    def export(self, name: str, destination: Path) -> Path:
+        """Copy an adapter to a folder that PEFT loads anywhere; see :mod:`bench.llm.adapter_export`."""
+        from bench.llm.adapter_export import export_adapter
+
+        return export_adapter(self.get(name), destination)
+
     def unfinished(self) -> Sequence[Path]:
         """Work folders of adapters whose training was interrupted, or runs now."""
         work = self.root / _WORK
@@ -322,6 +328,7 @@ class AdapterStore:
         meter = Meter(work / _EARLIER)
         try:
             report = json_report(make(out, checkpoints), spec.summary)
+            origin = read_json(out / METADATA) if (out / METADATA).is_file() else None
             metadata = {
                 "format": FORMAT,
                 "adapter_id": spec.adapter_id,
@@ -329,7 +336,9 @@ class AdapterStore:
                 "label": spec.summary,
                 "recipe": spec.description(),
                 "lineage": list({use["adapter_id"]: use for use in lineage}.values()),
-                "init": self._init_of(spec),
+                "base_hash": self._base_of(spec),
+                "init_hash": self._init_of(spec, origin),
+                "origin": origin,
                 "cost": meter.cost(report),
                 "report": report,
                 "packages": package_versions(),
@@ -358,14 +367,21 @@ class AdapterStore:
             )
         return found
 
-    def _init_of(self, spec: Recipe) -> dict[str, str] | None:
-        """Identity and content of the initialisation that a trained adapter began with."""
-        if not isinstance(spec, AdapterSpec):
-            return None
-        found = self._checked(spec.init.adapter_id)
+    def _base_of(self, spec: Recipe) -> str | None:
+        """Content hash of the backbone; of merged adapters, the one that all have."""
+        found = getattr(spec, "backbone_hash", None)
         if found is None:
-            return None
-        return {"adapter_id": found.adapter_id, "sha256": found.weights_sha256}
+            hashes = {self._parent(one).metadata.get("base_hash") for one in spec.lineage}
+            found = hashes.pop() if len(hashes) == 1 else None
+        return found
+
+    def _init_of(self, spec: Recipe, origin: object) -> str | None:
+        """Hash of the factors that a trained adapter began with; of a merged one, what made it says."""
+        if isinstance(spec, AdapterSpec):
+            found = self._checked(spec.init.adapter_id)
+            return None if found is None else found.metadata["report"].get("factors_sha256")
+        known = origin.get("init_hash") if isinstance(origin, Mapping) else None
+        return known if isinstance(known, str) else None
 
 
 def _may_pass(error: BaseException) -> bool:
