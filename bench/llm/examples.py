@@ -13,26 +13,18 @@ from bench.data.domain import Sequences
 from bench.data.strings import StringColumn
 from bench.errors import MethodError
 from bench.llm.prompts import Ids, PromptWriter
-from bench.llm.sampling import (
-    candidate_order,
-    order_by_item,
-    position_keys,
-    sample_prompts,
-    sample_rows,
-    user_keys,
-)
+from bench.llm.sampling import order_by_item, prompt_keys, sample_prompts, sample_sequences
 from bench.protocol.candidates import draw_negatives, eligible_groups, population
-from bench.protocol.keys import UInt64Array
 from bench.protocol.titles import title_groups
+from bench.protocol.types import DomainView
 
 __all__ = [
     "Examples",
-    "candidate_order",
     "concat",
     "listwise_examples",
     "pointwise_examples",
     "sample_prompts",
-    "sample_rows",
+    "sample_sequences",
     "sequence_examples",
 ]
 
@@ -127,7 +119,7 @@ def sequence_examples(
         row = int(rows[short[0]])
         raise MethodError(
             f"training sequence {row} has {len(sequences[row])} events; expected at least 2. Choose "
-            "rows with sample_rows."
+            "rows with sample_sequences."
         )
 
     def split(row: int) -> tuple[Ids, Ids]:
@@ -139,11 +131,9 @@ def sequence_examples(
 
 def listwise_examples(
     writer: PromptWriter,
-    sequences: Sequences,
+    view: DomainView,
     prompts: NDArray[np.integer],
     *,
-    domain: str,
-    users: NDArray[np.integer],
     seed: int,
     n_negatives: int = 29,
     label: Literal["title", "top5"] = "title",
@@ -155,10 +145,8 @@ def listwise_examples(
 
     Args:
         writer: of a ``listwise`` template; ``n_answers`` is 1 for ``title`` and 5 for ``top5``.
-        sequences: training sequences.
-        prompts: shape ``(n, 2)``, (row, position >= 1) pairs.
-        domain: name of the domain.
-        users: canonical user index of every training sequence.
+        view: the domain.
+        prompts: shape ``(n, 2)``, (row, position >= 1) pairs, see :func:`sample_prompts`.
         seed: of negatives and orders.
         n_negatives: negatives per prompt, >= 1 (>= 4 for ``top5``).
         label: ``title``: the positive alone; ``top5``: then four random negatives, as in the
@@ -174,13 +162,13 @@ def listwise_examples(
             f"label {label!r} has {n_answers} titles; the prompt asks for {writer.n_answers} and has "
             f"{n_negatives} negatives. Give the writer n_answers={n_answers} and enough negatives."
         )
-    candidates = _with_negatives(writer, sequences, prompts, domain, users, seed, n_negatives)
-    keys = _prompt_keys("training-order", domain, users, prompts, seed)
+    candidates = _with_negatives(writer, view, prompts, seed, n_negatives)
+    keys = prompt_keys("training-order", view, prompts, seed)
     listed = np.take_along_axis(candidates, order_by_item(keys, candidates), axis=1)
 
     def example(i: int) -> tuple[Ids, Ids]:
         row, position = prompts[i]
-        prompt = writer.prompt(sequences[row][:position], listed[i])
+        prompt = writer.prompt(view.sequences[row][:position], listed[i])
         return prompt, writer.listwise_answer(candidates[i, :n_answers])
 
     return Examples.of(example(i) for i in range(len(prompts)))
@@ -188,11 +176,9 @@ def listwise_examples(
 
 def pointwise_examples(
     writer: PromptWriter,
-    sequences: Sequences,
+    view: DomainView,
     prompts: NDArray[np.integer],
     *,
-    domain: str,
-    users: NDArray[np.integer],
     seed: int,
     negatives_per_positive: int = 1,
 ) -> Examples:
@@ -203,21 +189,19 @@ def pointwise_examples(
 
     Args:
         writer: of a ``pointwise`` template.
-        sequences: training sequences.
-        prompts: shape ``(n, 2)``, (row, position >= 1) pairs.
-        domain: name of the domain.
-        users: canonical user index of every training sequence.
+        view: the domain.
+        prompts: shape ``(n, 2)``, (row, position >= 1) pairs, see :func:`sample_prompts`.
         seed: of the negatives.
         negatives_per_positive: >= 1.
 
     Raises:
         MethodError: a position that does not exist, or a user for whom there are too few negatives.
     """
-    items = _with_negatives(writer, sequences, prompts, domain, users, seed, negatives_per_positive)
+    items = _with_negatives(writer, view, prompts, seed, negatives_per_positive)
 
     def questions(i: int) -> Iterator[tuple[Ids, Ids]]:
         row, position = prompts[i]
-        prefix = writer.prompt(sequences[row][:position])
+        prefix = writer.prompt(view.sequences[row][:position])
         for column, item in enumerate(items[i]):
             question = np.concatenate([prefix, writer.suffix(int(item))])
             yield question, writer.yes_no_answer(column == 0)
@@ -225,27 +209,15 @@ def pointwise_examples(
     return Examples.of(pair for i in range(len(prompts)) for pair in questions(i))
 
 
-def _prompt_keys(
-    purpose: str,
-    domain: str,
-    users: NDArray[np.integer],
-    prompts: NDArray[np.integer],
-    seed: int,
-) -> UInt64Array:
-    """One key for every (user, position), uint64, shape ``(n,)``."""
-    return position_keys(user_keys(purpose, domain, users[prompts[:, 0]], seed), prompts[:, 1])
-
-
 def _with_negatives(
     writer: PromptWriter,
-    sequences: Sequences,
+    view: DomainView,
     prompts: NDArray[np.integer],
-    domain: str,
-    users: NDArray[np.integer],
     seed: int,
     n_negatives: int,
 ) -> NDArray[np.int32]:
     """The positive of every prompt and its negatives, int32, shape ``(n, 1 + n_negatives)``."""
+    sequences, domain = view.sequences, view.name
     rows, positions = prompts[:, 0], prompts[:, 1]
     wrong = np.flatnonzero((positions < 1) | (positions >= sequences.lengths[rows]))
     if len(wrong):
@@ -262,10 +234,10 @@ def _with_negatives(
     few = np.flatnonzero(eligible_groups(pop, own) < n_negatives)
     if len(few):
         raise MethodError(
-            f"{domain}: user {int(users[rows[few[0]]])} has fewer than {n_negatives} distinct titles "
+            f"{domain}: user {int(view.users[rows[few[0]]])} has fewer than {n_negatives} distinct titles "
             f"outside the training sequence, of {pop.n_groups} in all. Ask for fewer negatives."
         )
-    keys = _prompt_keys("training-negatives", domain, users, prompts, seed)
+    keys = prompt_keys("training-negatives", view, prompts, seed)
     negatives = draw_negatives(pop, keys, own, n_negatives)
     positives = sequences.items[sequences.offsets[rows] + positions]
     return np.concatenate([positives[:, None], negatives], axis=1)

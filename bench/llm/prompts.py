@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError
+from bench.llm.sampling import candidate_order
 from bench.llm.template import Template, load_template
 from bench.llm.titles import clean_title, neutralise
 from bench.llm.tokens import chat_frame, encode_texts, leading_ids, to_ids
@@ -18,7 +19,7 @@ from bench.llm.tokens import chat_frame, encode_texts, leading_ids, to_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Pieces", "PromptWriter", "Template", "load_template"]
+__all__ = ["Pieces", "PromptWriter", "Template", "candidate_order", "load_template"]
 
 Ids = NDArray[np.int32]
 Items = NDArray[np.integer] | Sequence[int]

@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.protocol.keys import GAMMA, UInt64Array, mix64, salt64
+from bench.protocol.types import DomainView
 
-__all__ = ["candidate_order", "position_keys", "sample_prompts", "sample_rows", "user_keys"]
+__all__ = [
+    "candidate_order",
+    "order_by_item",
+    "prompt_keys",
+    "sample_prompts",
+    "sample_sequences",
+]
 
 
 def user_keys(purpose: str, domain: str, users: NDArray[np.integer], seed: int) -> UInt64Array:
@@ -23,6 +30,14 @@ def user_keys(purpose: str, domain: str, users: NDArray[np.integer], seed: int) 
 def position_keys(keys: UInt64Array, positions: NDArray[np.integer]) -> UInt64Array:
     """One key for every (user, position), uint64, from the users' keys of the same shape."""
     return mix64(keys + positions.astype(np.uint64) * np.uint64(GAMMA))
+
+
+def prompt_keys(
+    purpose: str, view: DomainView, prompts: NDArray[np.integer], seed: int
+) -> UInt64Array:
+    """One key for every (row, position) of ``prompts``, uint64, shape ``(n,)``."""
+    keys = user_keys(purpose, view.name, view.users[prompts[:, 0]], seed)
+    return position_keys(keys, prompts[:, 1])
 
 
 def candidate_order(
@@ -53,51 +68,38 @@ def order_by_item(keys: UInt64Array, candidates: NDArray[np.integer]) -> NDArray
     return hashes.argsort(axis=1)
 
 
-def sample_rows(
-    domain: str,
-    users: NDArray[np.integer],
-    n: int | None,
-    seed: int,
-    *,
-    lengths: NDArray[np.integer],
-) -> NDArray[np.int64]:
+def sample_sequences(view: DomainView, n: int | None, seed: int) -> NDArray[np.int64]:
     """A sample of training sequences that hold something to predict.
 
     Args:
-        domain: name of the domain.
-        users: shape ``(rows,)``, canonical user index of every training sequence.
+        view: a domain.
         n: size of the sample, >= 0, or None for all; all are taken where there are fewer.
         seed: of the sample.
-        lengths: shape ``(rows,)``, events of every training sequence.
 
     Returns:
         int64 row numbers of sequences with at least 2 events. The first m of n are the sample of m.
     """
-    rows = np.flatnonzero(lengths >= 2)
-    keys = user_keys("training-rows", domain, users[rows], seed)
+    rows = np.flatnonzero(view.sequences.lengths >= 2)
+    keys = user_keys("training-sequences", view.name, view.users[rows], seed)
     return rows[np.argsort(keys, kind="stable")[:n]]
 
 
-def sample_prompts(
-    domain: str,
-    users: NDArray[np.integer],
-    n: int | None,
-    seed: int,
-    *,
-    lengths: NDArray[np.integer],
-) -> NDArray[np.int64]:
+def sample_prompts(view: DomainView, n: int | None, seed: int) -> NDArray[np.int64]:
     """A sample of (row, position) pairs: predict the event at ``position`` from those before it.
 
-    Args and the nesting as in :func:`sample_rows`; every position from 1 on of every training sequence
-    is a candidate.
+    Every position from 1 on of every training sequence may be chosen.
+
+    Args:
+        view: a domain.
+        n: size of the sample, >= 0, or None for all; all are taken where there are fewer.
+        seed: of the sample.
 
     Returns:
-        int64, shape ``(min(n, pairs), 2)``.
+        int64, shape ``(min(n, pairs), 2)``; nested as in :func:`sample_sequences`.
     """
-    counts = np.maximum(lengths.astype(np.int64) - 1, 0)
+    counts = np.maximum(view.sequences.lengths - 1, 0)
     rows = np.repeat(np.arange(len(counts)), counts)
-    ends = np.cumsum(counts)
-    positions = np.arange(len(rows)) - np.repeat(ends - counts, counts) + 1
-    keys = user_keys("training-prompts", domain, users, seed)[rows]
+    positions = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    keys = user_keys("training-prompts", view.name, view.users, seed)[rows]
     chosen = np.argsort(position_keys(keys, positions), kind="stable")[:n]
     return np.stack([rows[chosen], positions[chosen]], axis=1)
