@@ -1,0 +1,374 @@
+"""Training of one adapter: a fixed budget, the last step is the result.
+
+One process, or several under ``accelerate launch`` (data parallel: every process holds the frozen
+base, takes its share of each step's sequences, and the adapter's gradients are summed once per step).
+All trainable numbers lie in one flat float32 vector, so that clipping, the optimiser, the sum over
+processes and the checkpoint each handle one tensor.
+
+Everything random follows from the seeds and the step's number, so a checkpoint is the step, the
+vector and the optimiser's two moments; a training that is killed and resumed writes the same bytes
+as one that was not, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from bench.errors import MethodError
+from bench.io import hash_arrays, hash_json, write_bytes
+from bench.llm.batching import check_examples, micro_batches, n_steps, pack, shard, step_rows
+from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
+
+if TYPE_CHECKING:
+    from bench.llm.backbones import Backbone
+    from bench.llm.examples import Examples
+    from bench.methods import Progress
+
+__all__ = ["TRAINER_VERSION", "TrainingReport", "TrainingSpec", "learning_rate", "train_adapter"]
+
+# Part of an adapter's identity: raised whenever the same inputs give another adapter.
+TRAINER_VERSION = 1
+
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+class TrainingSpec(BaseModel):
+    """Budget and optimiser of a training.
+
+    Attributes:
+        epochs: passes over the examples, >= 1.
+        learning_rate: AdamW's largest step size, > 0.
+        schedule: how the step size falls after the warm-up: half a cosine to 0, a line to 0, or not.
+        warmup: share of the steps over which it rises from 0, in [0, 1).
+        batch_sequences: examples per optimiser step, over all processes, >= 1.
+        max_grad_norm: largest norm of the gradient, or None for no clipping.
+        weight_decay: AdamW's decoupled decay, >= 0.
+        gradient_checkpointing: compute every layer twice and keep only its input.
+        micro_batch_tokens: most tokens computed at once in one process; a step's gradient is the same
+            up to rounding. Smaller values need less memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    batch_sequences: int = Field(default=8, ge=1)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_checkpointing: bool = False
+    micro_batch_tokens: int = Field(default=2048, ge=1)
+
+
+@dataclass(slots=True)
+class TrainingReport:
+    """What a training did; its parts before and after an interruption are added up.
+
+    Attributes:
+        steps: optimiser steps.
+        tokens: tokens that went through the model, over all processes.
+        labelled_tokens: tokens that the loss was taken at, over all processes.
+        seconds: wall time of the steps.
+        cpu_seconds: processor time of the steps, main process, all its threads.
+        losses: mean loss per labelled token of every step, in nats.
+        resumed: how often the training was resumed from a checkpoint.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    labelled_tokens: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    resumed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as a JSON value."""
+        return asdict(self)
+
+
+def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
+    """Step size of step ``step`` (0-based) of ``steps``, as transformers' schedules define it.
+
+    The warm-up takes ``ceil(warmup * steps)`` steps and begins at 0; cosine and linear end one step
+    short of 0.
+    """
+    warm = math.ceil(spec.warmup * steps)
+    if step < warm:
+        return spec.learning_rate * step / warm
+    share = (step - warm) / max(1, steps - warm)
+    if spec.schedule == "cosine":
+        return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+    return spec.learning_rate * (1.0 - share if spec.schedule == "linear" else 1.0)
+
+
+def train_adapter(
+    backbone: Backbone,
+    examples: Examples,
+    lora: LoraSpec,
+    training: TrainingSpec,
+    *,
+    init: Path,
+    order_seed: int,
+    out: Path,
+    checkpoints: Path,
+    device: str,
+    dtype: str,
+    progress: Progress,
+    log: logging.Logger,
+    checkpoint_seconds: float = 120.0,
+) -> TrainingReport:
+    """Train one adapter and write it to ``out`` in PEFT's format.
+
+    The loss of a step is the mean negative log-likelihood of its labelled tokens. The base is frozen
+    in ``dtype``; the adapter is trained in float32.
+
+    Args:
+        backbone: the base.
+        examples: what is learnt, as it is tokenised.
+        lora: the adapter; must be what ``init`` was written with.
+        training: budget and optimiser.
+        init: folder of the initial adapter (:func:`bench.llm.lora.write_init`).
+        order_seed: keys the order of the examples and the dropout.
+        out: folder that receives the adapter; written by the main process only.
+        checkpoints: folder for the checkpoint; a fitting one in it is continued, another is replaced.
+        device: ``cpu``, ``cuda``, ``cuda:1``; under ``accelerate launch`` each process takes its own.
+        dtype: ``float32`` or ``bfloat16``, of the base and of the products.
+        progress: shows steps and the current loss.
+        log: receives one line at start, at a resumption and at the end.
+        checkpoint_seconds: least time between two checkpoints; 0 writes one after every step.
+
+    Returns:
+        The report (equal in all processes, but for the times).
+
+    Raises:
+        MethodError: the examples cannot be trained on (:func:`~bench.llm.batching.check_examples`),
+            or the loss became NaN or infinite.
+        ResultError: ``init`` does not fit the backbone or ``lora``.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    from bench.llm.backbones import load_model
+    from bench.llm.fast_model import loss_function
+
+    state = PartialState(cpu=torch.device(device).type == "cpu")
+    if state.num_processes > 1:
+        device = str(state.device)
+    model: Any = load_model(backbone, device=device, dtype=dtype)
+    text_config = model.config.get_text_config()
+    check_examples(
+        examples,
+        vocabulary=text_config.vocab_size,
+        context=getattr(text_config, "max_position_embeddings", None),
+    )
+    modules = target_modules(model, lora)
+    factors = read_adapter(init)
+    vector = _Vector(attach_lora(model, lora, factors))
+    loss_of = loss_function(model, gradient_checkpointing=training.gradient_checkpointing)
+    optimiser = torch.optim.AdamW(
+        [vector.values],
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=vector.values.device.type in ("cpu", "cuda"),
+    )
+    identity = hash_json(
+        {
+            "backbone": backbone.content_hash,
+            "dtype": dtype,
+            "examples": hash_arrays(
+                {
+                    "labelled": examples.labelled,
+                    "offsets": examples.offsets,
+                    "tokens": examples.tokens,
+                }
+            ),
+            "init": hash_arrays(factors),
+            "lora": lora.model_dump(mode="json"),
+            "order_seed": order_seed,
+            "trainer": TRAINER_VERSION,
+            "training": training.model_dump(mode="json"),
+        }
+    )
+    path = checkpoints / _CHECKPOINT
+    report = _resume(path, identity, vector, optimiser, log)
+
+    lengths = np.diff(examples.offsets)
+    total = n_steps(len(lengths), training.batch_sequences, training.epochs)
+    log.info(
+        "training %d numbers of %d layers: %d examples, %d steps, %s, %d process(es)",
+        vector.values.numel(),
+        len(modules),
+        len(lengths),
+        total,
+        dtype,
+        state.num_processes,
+    )
+    saved = time.monotonic()
+    plan = list(step_rows(len(lengths), training.batch_sequences, training.epochs, order_seed))
+    for step in progress.track(range(report.steps, total), total=total - report.steps):
+        began, cpu_began = time.perf_counter(), time.process_time()
+        rows = plan[step]
+        n_labelled = _n_labelled(examples, rows)
+        mine = shard(lengths, rows, state.process_index, state.num_processes)
+        vector.gradient.zero_()
+        loss = torch.zeros((), device=device)
+        tokens = 0
+        with _randomness(order_seed, step, state.process_index):
+            for part in micro_batches(lengths, mine, training.micro_batch_tokens):
+                packed = pack(examples, part)
+                if len(packed.labels):
+                    mean = loss_of(packed) / max(1, n_labelled)
+                    mean.backward()  # type: ignore[no-untyped-call]
+                    loss += mean.detach()
+        if state.num_processes > 1:
+            reduce(vector.gradient, reduction="sum")
+            loss = reduce(loss, reduction="sum")
+        tokens = int(lengths[rows].sum())
+        value = float(loss)
+        if not math.isfinite(value):
+            raise MethodError(
+                f"the training loss became {value} in step {step + 1} of {total}. Lower "
+                f"learning_rate (now {training.learning_rate}) or set max_grad_norm "
+                f"(now {training.max_grad_norm})."
+            )
+        _update(vector, optimiser, training, learning_rate(training, step, total))
+        report.steps = step + 1
+        report.tokens += tokens
+        report.labelled_tokens += n_labelled
+        report.losses.append(value)
+        report.seconds += time.perf_counter() - began
+        report.cpu_seconds += time.process_time() - cpu_began
+        progress.status(f"loss {value:.4f}")
+        due = time.monotonic() - saved >= checkpoint_seconds
+        if state.is_main_process and due and report.steps < total:
+            _save(path, identity, vector, optimiser, report)
+            saved = time.monotonic()
+
+    if state.is_main_process:
+        write_adapter(out, vector.as_arrays(), lora, modules, base=backbone.name)
+    state.wait_for_everyone()
+    log.info(
+        "trained in %.0f s: %d tokens, loss %.4f in the last step",
+        report.seconds,
+        report.tokens,
+        report.losses[-1],
+    )
+    return report
+
+
+class _Vector:
+    """Named parameters as views of one flat vector, and their gradients of another."""
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter]):
+        self._parameters = dict(parameters)
+        flat = torch.cat([p.detach().reshape(-1) for p in self._parameters.values()])
+        self.values = torch.nn.Parameter(flat)
+        self.gradient = torch.zeros_like(flat)
+        self.values.grad = self.gradient
+        start = 0
+        for parameter in self._parameters.values():
+            part = slice(start, start + parameter.numel())
+            parameter.data = flat[part].view_as(parameter)
+            parameter.grad = self.gradient[part].view_as(parameter)
+            start = part.stop
+
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        return {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
+
+
+def _n_labelled(examples: Examples, rows: np.ndarray) -> int:
+    """Labelled tokens of the examples ``rows``."""
+    offsets = examples.offsets
+    return sum(int(examples.labelled[offsets[r] : offsets[r + 1]].sum()) for r in rows)
+
+
+def _update(
+    vector: _Vector, optimiser: torch.optim.Optimizer, training: TrainingSpec, rate: float
+) -> None:
+    """Clip the gradient and take one step."""
+    if training.max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_([vector.values], training.max_grad_norm)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+
+
+@contextmanager
+def _randomness(order_seed: int, step: int, process: int) -> Iterator[None]:
+    """Dropout of one step, keyed by what it is for; torch's generators are restored afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=list(devices)):
+        seed = np.random.SeedSequence([order_seed, step, process]).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(seed))
+        yield
+
+
+def _save(
+    path: Path,
+    identity: str,
+    vector: _Vector,
+    optimiser: torch.optim.Optimizer,
+    report: TrainingReport,
+) -> None:
+    """Write the checkpoint atomically, as one safetensors file."""
+    from safetensors.torch import save
+
+    moments = optimiser.state[vector.values]
+    tensors = {
+        "values": vector.values.detach(),
+        "exp_avg": moments["exp_avg"],
+        "exp_avg_sq": moments["exp_avg_sq"],
+        "step": moments["step"],
+    }
+    metadata = {"identity": identity, "report": json.dumps(report.as_dict())}
+    write_bytes(path, save({n: t.cpu().contiguous() for n, t in tensors.items()}, metadata))
+
+
+def _resume(
+    path: Path,
+    identity: str,
+    vector: _Vector,
+    optimiser: torch.optim.Optimizer,
+    log: logging.Logger,
+) -> TrainingReport:
+    """Continue from a checkpoint of this very training, if one is there."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return TrainingReport()
+    try:
+        with safe_open(path, framework="pt", device=str(vector.values.device)) as stream:
+            metadata = stream.metadata() or {}
+            tensors: dict[str, Tensor] = {n: stream.get_tensor(n) for n in stream.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        log.warning("ignoring %s: %s; training starts anew", path, error)
+        return TrainingReport()
+    if metadata.get("identity") != identity:
+        log.warning("ignoring %s: it belongs to another training", path)
+        return TrainingReport()
+    with torch.no_grad():
+        vector.values.copy_(tensors["values"])
+    optimiser.state[vector.values] = {
+        "step": tensors["step"],
+        "exp_avg": tensors["exp_avg"],
+        "exp_avg_sq": tensors["exp_avg_sq"],
+    }
+    report = TrainingReport(**json.loads(metadata["report"]))
+    report.resumed += 1
+    log.info("resuming after step %d", report.steps)
+    return report
