@@ -56,52 +56,16 @@ def print_transfer(report: TransferReport) -> None:
 
 def print_robustness(report: RobustnessReport) -> None:
     """Full ranking beside the sampled metric, and the spread over candidate seeds."""
+    from bench.report.companion import companions
+
     typer.echo(
         f"{report.target}: {report.n_users:,} users, task {report.task_hash[:12]}; "
         f"the same fits on other candidates"
     )
-    metric = report.metric.upper()
-    if report.full:
-        typer.echo("\nFull ranking (the whole catalogue without known items)")
-        names = list(report.full[0].full)
-        print_table(
-            ("method", *(name.upper() for name in names), f"{metric} among candidates", "S"),
-            [
-                (
-                    row.label,
-                    *(f"{row.full[name]:.4f}" for name in names),
-                    f"{row.sampled:.4f}",
-                    len(row.seeds),
-                )
-                for row in report.full
-            ],
-        )
-        if report.tau_full is not None:
-            typer.echo(
-                f"Kendall's tau between the orders by {metric} among candidates and NDCG@10 in full "
-                f"ranking: {report.tau_full:.2f} ({len(report.full)} methods)"
-            )
-    if report.spread:
-        typer.echo(f"\n{metric} under other draws of the candidates")
-        print_table(
-            ("method", *(f"seed {seed}" for seed in report.candidate_seeds), "SD", "span", "S"),
-            [
-                (
-                    row.label,
-                    *(f"{row.means[seed]:.4f}" for seed in report.candidate_seeds),
-                    f"{row.sd:.4f}",
-                    f"{row.span:.4f}",
-                    len(row.seeds),
-                )
-                for row in report.spread
-            ],
-        )
-        if report.tau_seeds is not None:
-            typer.echo(f"Smallest Kendall's tau between two draws: {report.tau_seeds:.2f}")
-        if report.difference_sd is not None:
-            typer.echo(
-                "Largest SD over draws of the difference of two methods: "
-                f"{report.difference_sd:.4f}"
-            )
+    for companion in companions(report):
+        typer.echo(f"\n{companion.title}")
+        print_table(companion.headers, companion.rows)
+        for note in companion.notes:
+            typer.echo(note)
     for note in report.notes:
         typer.echo(note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,6 +77,10 @@ def leaderboard(
     ] = False,
     ci: Annotated[bool, typer.Option("--ci", help="Print 95 % bootstrap intervals.")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Print seconds and peak memory.")] = False,
+    ranks: Annotated[
+        bool,
+        typer.Option("--ranks", help="Print best and worst place, given what is significant."),
+    ] = False,
     store: Annotated[
         Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
     ] = None,
@@ -107,9 +111,16 @@ def leaderboard(
     n_users = None if users is None else parse_users(users)
     publication = None if reported is None else load_publication(reported)
     site = out if format_ is Format.HTML and out is not None and not _is_page(out) else None
-    # The pages of a site show every metric, with its interval.
-    metrics = report.DISPLAYED if site is None else METRICS
-    ci = ci or site is not None
+    shared: dict[str, Any] = {
+        "primary": primary,
+        "all_configs": all_configs,
+        "costs": cost,
+        "publication": publication,
+        # The pages of a site show every metric, with its interval, and every rank.
+        "metrics": report.DISPLAYED if site is None else METRICS,
+        "ci": ci or site is not None,
+        "ranks": ranks or site is not None,
+    }
     names = split_names(target or "")
     table: Table | TableSet
     if suite is not None:
@@ -119,47 +130,27 @@ def leaderboard(
             runs,
             load_suite(suite),
             scale=scale or "cpu",
-            primary=primary,
             reference=reference,
             users=users,
-            publication=publication,
-            all_configs=all_configs,
-            ci=ci,
-            costs=cost,
-            metrics=metrics,
+            **shared,
         )
+    elif scale is not None:
+        raise ConfigError("--scale belongs to --suite; choose a profile with --profile.")
     elif len(names) > 1:
-        if scale is not None or task is not None:
-            raise ConfigError("--scale belongs to --suite, --task to a single --target.")
+        if task is not None:
+            raise ConfigError("--task belongs to a single --target.")
         table = build_targets(
-            runs,
-            names,
-            primary=primary,
-            profile=profile,
-            users=n_users,
-            publication=publication,
-            reference=reference,
-            all_configs=all_configs,
-            ci=ci,
-            costs=cost,
-            metrics=metrics,
+            runs, names, reference=reference, profile=profile, users=n_users, **shared
         )
     else:
-        if scale is not None:
-            raise ConfigError("--scale belongs to --suite; choose a profile with --profile.")
         table = report.build_table(
             runs,
             names[0] if names else "",
-            primary=primary,
-            metrics=metrics,
+            reference=reference,
             profile=profile,
             users=n_users,
             task=task,
-            all_configs=all_configs,
-            ci=ci,
-            costs=cost,
-            reference=reference,
-            publication=publication,
+            **shared,
         )
     if site is not None:
         typer.echo(f"wrote {_write_site(table, runs, site)}", err=True)
@@ -185,13 +176,18 @@ def _is_page(path: Path) -> bool:
 
 
 def _write_site(table: Table | TableSet, runs: Sequence[StoredRun], folder: Path) -> Path:
+    from bench.report.companion import report_of_table
     from bench.report.leaderboard import DISPLAYED
     from bench.report.site import Board, write_site
     from bench.report.table import TableSet
 
     tables = table.tables if isinstance(table, TableSet) else (table,)
-    boards = [Board(one, tuple(dict.fromkeys([*DISPLAYED, one.primary]))) for one in tables]
+    boards = [
+        Board(one, tuple(dict.fromkeys([*DISPLAYED, one.primary])), report_of_table(one, runs))
+        for one in tables
+    ]
     title = table.title if isinstance(table, TableSet) else f"Leaderboard of {table.target}"
-    # Intervals are always shown here, whether or not they were asked for.
-    command = table.command.removesuffix(" --ci") + f" --format html --out {folder.name}"
+    # Intervals and ranks are always shown here, whether or not they were asked for.
+    words = [word for word in table.command.split(" ") if word not in ("--ci", "--ranks")]
+    command = " ".join([*words, "--format html --out", folder.name])
     return write_site(boards, runs, folder, title=title, command=command)

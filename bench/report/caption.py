@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.report.grid import EM_RULE
+from bench.report.options import TableOptions
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def caption_lines(
     blocks: Sequence[Block],
     n_users: int,
     primary: str,
-    ci: bool,
-    costs: bool,
+    options: TableOptions,
     notes: Sequence[str],
 ) -> tuple[str, ...]:
     """The sentences under a table, in order."""
@@ -105,7 +105,7 @@ def caption_lines(
         f"distinct one; rows that show the same figure share the mark. Families in the paper's order, then by "
         f"{primary.upper()}. The row random is computed, not run."
     )
-    if ci:
+    if options.ci:
         lines.append(
             "95 % CI: percentile bootstrap over users, 2,000 resamples; overlap of two intervals is "
             "not a test."
@@ -114,11 +114,11 @@ def caption_lines(
         lines.append(f"{FLAGS['transductive']} saw the unlabelled test requests while training.")
     lines += [
         f"{FLAGS['ties']} {row.label}: {100 * row.share_tied:.1f} % of its users have a tied positive; "
-        f"the order of ties could move a displayed mean by {row.tie_gap:.4f}."
+        f"the order of ties could move its {row.tie_metric.upper()} by {row.tie_gap:.4f}."
         for row in rows
         if "ties" in row.flags
     ]
-    if costs:
+    if options.costs:
         lines.append(
             "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "
             "adapters and earlier attempts; peak MB: the largest of the runs. Seconds depend on the "
@@ -171,6 +171,11 @@ def significance_lines(table: Table) -> list[str]:
         f"target{'s' * (found.family != 1)} printed together, adjusted p below {found.alpha}, the same sign "
         "for all pairs of seeds."
     ]
+    if table.with_ranks:
+        lines.append(
+            f"Rank: best and worst place of a row, given which differences in {primary} are significant "
+            f"({adjusted} over all pairs of this table); pairs with one training seed stay open."
+        )
     if found.leader is not None and found.rival is not None:
         lines.append(_leader_line(found, primary))
     if found.reference is not None:

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from bench.errors import ResultError
 from bench.io import write_bytes
+from bench.report.companion import companion_page, companion_reading, report_of_table
 from bench.report.leaderboard import draft_table, finish, to_csv, to_json, to_latex, to_markdown
+from bench.report.options import TableOptions
 from bench.report.reading import index_page
 from bench.report.reported import load_publication, publications
+from bench.report.robustness import RobustnessReport
 from bench.report.significance import Draft
+from bench.report.table import Table
 from bench.runs.store import RunStore
 from bench.runs.stored import StoredRun, slug
 
 __all__ = ["COMMAND", "differences", "render", "write"]
 
 COMMAND = "make leaderboards"
-INDEX = "README.md"
+INDEX, ROBUSTNESS = "README.md", "robustness.md"
 _SUFFIXES = (".md", ".tex", ".csv", ".json")
 
 
@@ -40,7 +44,11 @@ def render(results: Path) -> dict[str, bytes]:
     drafts = [_draft(runs, target) for target in sorted({run.target for run in runs})]
     tables = finish(drafts, None, COMMAND)
     drafts = [replace(d, table=table) for d, table in zip(drafts, tables, strict=True)]
+    reports = _robustness(runs, tables)
     files: dict[str, str] = {INDEX: index_page(drafts, COMMAND)}
+    if reports:
+        files[ROBUSTNESS] = companion_page(reports, COMMAND)
+        files[INDEX] += companion_reading(reports, ROBUSTNESS)
     for table in tables:
         stem = slug(table.target)
         files[f"{stem}.md"] = to_markdown(table)
@@ -53,7 +61,15 @@ def render(results: Path) -> dict[str, bytes]:
 def _draft(runs: Sequence[StoredRun], target: str) -> Draft:
     found = [load_publication(name) for name in publications()]
     quoted = next((p for p in found if any(of == target for of, _, _ in p.rows)), None)
-    return draft_table(runs, target, ci=True, costs=True, publication=quoted)
+    return draft_table(
+        runs, target, TableOptions(ci=True, costs=True, ranks=True, publication=quoted)
+    )
+
+
+def _robustness(runs: Sequence[StoredRun], tables: Sequence[Table]) -> dict[str, RobustnessReport]:
+    """The reports of the targets that have runs on further request sets."""
+    found = {table.target: report_of_table(table, runs) for table in tables}
+    return {target: report for target, report in found.items() if report is not None}
 
 
 def differences(files: Mapping[str, bytes], out: Path) -> list[str]:

@@ -16,6 +16,7 @@ __all__ = [
     "cells_of",
     "columns",
     "family_title",
+    "rank_text",
     "sections",
 ]
 
@@ -34,7 +35,7 @@ class Column:
 
     Attributes:
         key: ``family``, ``method``, ``profile``, ``seeds``, ``users``, a metric, ``interval``,
-            ``own``, ``total`` or ``memory``.
+            ``rank``, ``own``, ``total`` or ``memory``.
         title: its heading.
         is_text: whether it is aligned to the left.
         is_metric: whether its cells are figures with marks.
@@ -82,6 +83,8 @@ def columns(table: Table) -> tuple[Column, ...]:
     found += [Column(metric, metric.upper(), is_metric=True) for metric in table.metrics]
     if table.with_intervals:
         found.append(Column("interval", f"{table.primary.upper()} 95 % CI"))
+    if table.with_ranks:
+        found.append(Column("rank", "Rank"))
     if table.with_costs:
         found += [Column("own", "Own s"), Column("total", "Total s"), Column("memory", "Peak MB")]
     return tuple(found)
@@ -112,6 +115,14 @@ def family_title(family: str) -> str:
     return _TITLES.get(family, family)
 
 
+def rank_text(row: Row) -> str:
+    """The places that a row may hold, such as ``1`` or ``2–4``."""
+    if row.rank is None:
+        return EN_RULE
+    best, worst = row.rank
+    return str(best) if best == worst else f"{best}{EN_RULE}{worst}"
+
+
 def _cell(table: Table, row: Row, key: str, first: bool) -> Cell:
     if key in table.metrics:
         return _figure(table, row, key)
@@ -130,6 +141,8 @@ def _cell(table: Table, row: Row, key: str, first: bool) -> Cell:
         if figure is None or figure.ci95 is None or not row.seeds:
             return Cell(EN_RULE)
         return Cell(f"[{figure.ci95[0]:.4f}, {figure.ci95[1]:.4f}]")
+    if key == "rank":
+        return Cell(rank_text(row))
     value = {"own": row.cost.own, "total": row.cost.total, "memory": row.cost.memory_mb}[key]
     return Cell(EN_RULE if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}")
 

@@ -105,10 +105,11 @@ def _wide(group: TableSet) -> str:
     spec, titles, heads, rules = "llr", ["", "", ""], ["Family", "Method", "S"], []
     position = 4
     for table in tables:
-        width = len(table.metrics)
+        group_columns = _group_columns(table)
+        width = len(group_columns)
         spec += "r" * width
         titles.append(rf"\multicolumn{{{width}}}{{c}}{{{_name(table.target)}}}")
-        heads += [escape_latex(metric.upper()) for metric in table.metrics]
+        heads += [_heading(column) for column in group_columns]
         rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
         position += width
     head = [" & ".join(titles) + r" \\", " ".join(rules), " & ".join(heads) + r" \\"]
@@ -137,6 +138,12 @@ def _wide(group: TableSet) -> str:
     )
 
 
+def _group_columns(table: Table) -> list[Column]:
+    """The columns that every target has its own of."""
+    own = ("rank", "own", "total", "memory")
+    return [column for column in columns(table) if column.is_metric or column.key in own]
+
+
 def _block(table: Table, kind: str) -> Block | None:
     return next((block for block in table.blocks if block.kind == kind), None)
 
@@ -156,14 +163,16 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
     quoted = any(block is not None and block.kind == "reported" for block in blocks)
 
     def order(key: tuple[str, str]) -> tuple[tuple[int, str], float, str, str]:
+        # Rows without a figure on any target stay in the order in which they were found.
         rows = [row for row in found[key] if row is not None]
         means = [
             row.figures[table.primary].mean
             for table, row in zip(tables, found[key], strict=True)
             if row is not None and table.primary in row.figures
         ]
-        mean = sum(means) / len(means) if means else -1.0
-        return (family_key(rows[0].family), -mean, *key)
+        if not means:
+            return (family_key(rows[0].family), 1.0, "", "")
+        return (family_key(rows[0].family), -sum(means) / len(means), *key)
 
     lines: list[str] = []
     family: str | None = None
@@ -186,15 +195,13 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
         )
         cells.append(", ".join(map(str, counts)) or escape_latex(EN_RULE))
         for table, own in zip(tables, found[key], strict=True):
-            metric_columns = [c for c in columns(table) if c.is_metric]
+            group = _group_columns(table)
             if own is None:
-                cells += [escape_latex(EM_RULE)] * len(metric_columns)
+                cells += [escape_latex(EM_RULE if c.is_metric else EN_RULE) for c in group]
                 continue
             cells += [
                 _cell(cell, pad=table.with_intervals and column.key == table.primary)
-                for column, cell in zip(
-                    metric_columns, cells_of(table, own, metric_columns), strict=True
-                )
+                for column, cell in zip(group, cells_of(table, own, group), strict=True)
             ]
         lines.append(" & ".join(cells) + r" \\")
     return lines

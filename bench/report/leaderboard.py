@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import ConfigError
 from bench.evaluation.metrics import parse_metric
@@ -12,7 +13,8 @@ from bench.report.caption import caption_lines, protocol_record, significance_li
 from bench.report.html import to_html
 from bench.report.labels import row_labels
 from bench.report.latex import to_latex
-from bench.report.reported import Publication, reported_block
+from bench.report.options import DISPLAYED, TableOptions, command_line
+from bench.report.reported import reported_block
 from bench.report.rows import (
     RANDOM,
     Measured,
@@ -40,27 +42,12 @@ __all__ = [
     "to_markdown",
 ]
 
-DISPLAYED: tuple[str, ...] = ("ndcg@1", "ndcg@3", "ndcg@5", "mrr@5")
-"""The columns of the paper's tables."""
-
 PRIMARY, PRIMARY_OF_LISTS = "ndcg@5", "ndcg@1"
+DEFAULTS = TableOptions()
 
 
 def build_table(
-    runs: Sequence[StoredRun],
-    target: str,
-    *,
-    primary: str | None = None,
-    metrics: Sequence[str] = DISPLAYED,
-    profile: str | None = None,
-    users: int | None = None,
-    task: str | None = None,
-    all_configs: bool = False,
-    ci: bool = False,
-    costs: bool = False,
-    reference: str | None = None,
-    wanted: Sequence[str] = (),
-    publication: Publication | None = None,
+    runs: Sequence[StoredRun], target: str, *, reference: str | None = None, **options: Any
 ) -> Table:
     """Build the table of one target.
 
@@ -71,20 +58,8 @@ def build_table(
     Args:
         runs: stored runs; those of other targets and tasks are left out.
         target: target domain.
-        primary: metric that sorts the rows of a family, best first, and that is tested; it is
-            displayed in any case. None = NDCG@5, or NDCG@1 where a row of the table answers with a
-            list (its other positions are chance).
-        metrics: displayed metrics.
-        profile: only this profile; None = all that have runs.
-        users: number of users of the main block; None = all users of the task. Methods with only
-            other users stand in a second block, unmarked, each with its own n.
-        task: first digits of the task hash; None = the standard protocol.
-        all_configs: also show configurations other than the default, labelled by their difference.
-        ci: also compute 95 % bootstrap intervals (2,000 resamples, seed 0).
-        costs: also display seconds and memory.
         reference: method or label that ``^`` refers to.
-        wanted: methods that get a row in any case; without runs its cells are em rules.
-        publication: figures to quote in a block of their own.
+        options: fields of :class:`~bench.report.options.TableOptions`.
 
     Returns:
         The table; the same runs always give an equal one, in whatever order they come.
@@ -94,24 +69,10 @@ def build_table(
         ConfigError: an unknown metric, task, profile, reference or number of users, or an ambiguous
             task.
     """
-    draft = draft_table(
-        runs,
-        target,
-        primary=primary,
-        metrics=metrics,
-        profile=profile,
-        users=users,
-        task=task,
-        all_configs=all_configs,
-        ci=ci,
-        costs=costs,
-        wanted=wanted,
-        publication=publication,
-    )
-    command = _command(target, primary, profile, users, task, all_configs, ci)
-    command += " --cost" * costs + (f" --reference {reference}" if reference else "")
-    command += f" --reported {publication.name}" if publication else ""
-    return finish([draft], reference, command)[0]
+    chosen = TableOptions(**options)
+    what = f"bench leaderboard --target {shlex.quote(target)}"
+    command = command_line(what, chosen, reference=reference)
+    return finish([draft_table(runs, target, chosen)], reference, command)[0]
 
 
 def finish(drafts: Sequence[Draft], reference: str | None, command: str) -> tuple[Table, ...]:
@@ -128,30 +89,19 @@ def finish(drafts: Sequence[Draft], reference: str | None, command: str) -> tupl
     )
 
 
-def draft_table(
-    runs: Sequence[StoredRun],
-    target: str,
-    *,
-    primary: str | None = None,
-    metrics: Sequence[str] = DISPLAYED,
-    profile: str | None = None,
-    users: int | None = None,
-    task: str | None = None,
-    all_configs: bool = False,
-    ci: bool = False,
-    costs: bool = False,
-    wanted: Sequence[str] = (),
-    publication: Publication | None = None,
-) -> Draft:
-    """The table without signs, and what decides them; arguments as :func:`build_table`."""
-    found, notes = choose_task(sorted(runs, key=lambda r: (r.run_id, str(r.path))), target, task)
+def draft_table(runs: Sequence[StoredRun], target: str, options: TableOptions = DEFAULTS) -> Draft:
+    """The table without signs, and what decides them; raises as :func:`build_table`."""
+    primary, profile, ci = options.primary, options.profile, options.ci
+    found, notes = choose_task(
+        sorted(runs, key=lambda r: (r.run_id, str(r.path))), target, options.task
+    )
     if profile is not None and profile not in {run.profile for run in found}:
         known = ", ".join(sorted({run.profile for run in found}))
         raise ConfigError(
             f"no runs of profile {profile!r} for {target}; profiles on record: {known}."
         )
-    chosen = choose_users(found, users)
-    series, more = group_series(found, profile=profile, all_configs=all_configs)
+    chosen = choose_users(found, options.users)
+    series, more = group_series(found, profile=profile, all_configs=options.all_configs)
     notes += more
     series = [one for one in series if one.first.method != RANDOM or not one.is_default]
     covering = {one: one.covering(chosen) for one in series}
@@ -159,7 +109,7 @@ def draft_table(
         # Lists are compared where their order is more than chance.
         lists = any(c and c[0].outcomes().has_slots for c in covering.values())
         primary = PRIMARY_OF_LISTS if lists else PRIMARY
-    shown = tuple(dict.fromkeys([*metrics, *([] if primary in metrics else [primary])]))
+    shown = tuple(dict.fromkeys([*options.metrics, primary]))
     for metric in shown:
         parse_metric(metric)
     labels = row_labels(series)
@@ -174,14 +124,17 @@ def draft_table(
             rest.append(measured(one, widest, users_of, labels[one], shown, primary, ci).row)
     n_candidates = count_candidates(found, chosen)
     main.append(random_measured(n_candidates, len(chosen), shown, primary, ci))
-    rows = mark_rows(sort_rows([one.row for one in main], primary), shown)
-    blocks = [Block("", (*rows, *_missing(rows, rest, wanted)))]
+    present = {row.method for row in (*(one.row for one in main), *rest)}
+    families = {**options.families, **{run.method: run.family for run in runs}}
+    absent = [_missing(m, families) for m in dict.fromkeys(options.wanted) if m not in present]
+    rows = sort_rows([*(one.row for one in main), *absent], primary)
+    blocks = [Block("", mark_rows(rows, shown))]
     if rest:
         title = "Other users (not comparable)"
         other = tuple(sort_rows(rest, primary))
         blocks.append(Block(title, other, comparable=False, kind="other-users"))
-    quoted = reported_block(publication, target, shown) if publication else None
-    if quoted is not None:
+    quoted = options.publication and reported_block(options.publication, target, shown)
+    if quoted:
         blocks.append(quoted)
     displayed = [run for one in series for run in one.runs]
     protocol = protocol_record(found[0], n_candidates, displayed)
@@ -193,49 +146,16 @@ def draft_table(
         metrics=shown,
         primary=primary,
         blocks=tuple(blocks),
-        caption=caption_lines(protocol, blocks, len(chosen), primary, ci, costs, notes),
+        caption=caption_lines(protocol, blocks, len(chosen), primary, options, notes),
         with_intervals=ci,
         command="",
-        with_costs=costs,
+        with_costs=options.costs,
+        with_ranks=options.ranks,
     )
     return Draft(table, tuple(main))
 
 
-def _missing(rows: Sequence[Row], rest: Sequence[Row], wanted: Sequence[str]) -> list[Row]:
-    """A row of em rules for every wanted method without runs, in the order asked for."""
-    known = {row.method for row in (*rows, *rest)}
-    return [
-        Row(
-            method=method,
-            label=method,
-            family="missing",
-            profile="",
-            seeds=(),
-            n_users=0,
-            figures={},
-        )
-        for method in dict.fromkeys(wanted)
-        if method not in known
-    ]
-
-
-def _command(
-    target: str,
-    primary: str | None,
-    profile: str | None,
-    users: int | None,
-    task: str | None,
-    all_configs: bool,
-    ci: bool,
-) -> str:
-    parts = ["bench leaderboard", f"--target {target}"]
-    if primary is not None:
-        parts.append(f"--primary {primary}")
-    if profile is not None:
-        parts.append(f"--profile {profile}")
-    if users is not None:
-        parts.append(f"--users {users}")
-    if task is not None:
-        parts.append(f"--task {task}")
-    parts += ["--all-configs"] * all_configs + ["--ci"] * ci
-    return " ".join(parts)
+def _missing(method: str, families: Mapping[str, str]) -> Row:
+    """A row of em rules."""
+    family = families.get(method, "missing")
+    return Row(method, method, family, profile="", seeds=(), n_users=0, figures={})

@@ -26,6 +26,7 @@ __all__ = [
     "FullRow",
     "RobustnessReport",
     "SpreadRow",
+    "examine",
     "kendall_tau",
     "robustness",
     "robustness_record",
@@ -114,7 +115,39 @@ def robustness(
     task: str | None = None,
     all_configs: bool = False,
 ) -> RobustnessReport:
-    """Build the report of one target.
+    """Build the report of one target; arguments as :func:`examine`.
+
+    Raises:
+        ResultError: no runs of the target, or none with a further request set.
+    """
+    report = examine(
+        runs,
+        target,
+        metric=metric,
+        profile=profile,
+        users=users,
+        task=task,
+        all_configs=all_configs,
+    )
+    if not report.full and not report.spread:
+        raise ResultError(
+            f"no run of {target} was scored on the whole catalogue or on other candidates; expected "
+            f"at least one. {report.notes[0]}"
+        )
+    return report
+
+
+def examine(
+    runs: Sequence[StoredRun],
+    target: str,
+    *,
+    metric: str = "ndcg@5",
+    profile: str | None = None,
+    users: int | None = None,
+    task: str | None = None,
+    all_configs: bool = False,
+) -> RobustnessReport:
+    """The report of one target; without rows where no run has a further request set.
 
     Args:
         runs: any stored runs.
@@ -126,7 +159,7 @@ def robustness(
         all_configs: also configurations other than the default.
 
     Raises:
-        ResultError: no runs of the target, or none with a further request set.
+        ResultError: no runs of the target.
     """
     found, notes = choose_task(runs, target, task)
     chosen = choose_users(found, users)
@@ -145,17 +178,7 @@ def robustness(
         for label, row_runs in scored
         if (row := _spread(label, row_runs, chosen, metric, own_seed, draws))
     ]
-    if not full and not spread:
-        raise ResultError(
-            f"no run of {target} was scored on the whole catalogue or on other candidates; expected "
-            f"at least one. `{_command(found[0])}` adds both to stored runs."
-        )
-    lacking = sorted(set(labels) - {row.label for row in full})
-    if lacking:
-        notes.append(f"Without full ranking: {', '.join(lacking)}; `{_command(found[0])}` adds it.")
-    lacking = sorted(set(labels) - {row.label for row in spread})
-    if lacking and spread:
-        notes.append(f"Without the other candidate seeds: {', '.join(lacking)}.")
+    notes = _lacking(target, series, labels, full, spread) + notes
     full.sort(key=lambda row: (-row.full["ndcg@10"], row.label))
     spread.sort(key=lambda row: (-row.means[own_seed], row.label))
     matrix = np.array([list(row.means.values()) for row in spread])
@@ -170,8 +193,31 @@ def robustness(
         candidate_seeds=(own_seed, *draws) if spread else (),
         tau_seeds=_least_tau(matrix),
         difference_sd=_difference_sd(matrix),
-        notes=(*notes, *more),
+        notes=tuple(notes + more),
     )
+
+
+def _lacking(
+    target: str,
+    series: Sequence[Series],
+    labels: Sequence[str],
+    full: Sequence[FullRow],
+    spread: Sequence[SpreadRow],
+) -> list[str]:
+    """Rows without further request sets, with the command that adds them."""
+    with_full, with_draws = ({row.label for row in rows} for rows in (full, spread))
+    methods = dict(zip(labels, (one.first.method for one in series), strict=True))
+    absent: dict[str, list[str]] = {}
+    for label in sorted(methods):
+        lacks = ["full ranking"] * (label not in with_full)
+        lacks += ["the other candidate seeds"] * (label not in with_draws)
+        if lacks:
+            absent.setdefault(" and ".join(lacks), []).append(label)
+    found = []
+    for what, names in sorted(absent.items()):
+        command = _command(",".join(sorted({methods[name] for name in names})), target)
+        found.append(f"Without {what}: {', '.join(names)}; `{command}` adds it.")
+    return found
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -183,10 +229,8 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(stats.kendalltau(a, b).statistic)
 
 
-def _command(run: StoredRun) -> str:
-    return (
-        f"bench run --method {run.method} --target {run.target} --candidate-seed 0,1,2 --also-full"
-    )
+def _command(methods: str, target: str) -> str:
+    return f"bench run --method {methods} --target {target} --candidate-seed 0,1,2 --also-full"
 
 
 def _with_sets(series: Series, users: NDArray[np.int32]) -> list[StoredRun]:

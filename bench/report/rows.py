@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.evaluation import (
     Outcomes,
+    TieReport,
     bootstrap_interval,
     metric_per_user,
     random_row,
@@ -65,6 +66,7 @@ def measured(
     ties = [tie_report(one_seed, metrics) for one_seed in outcomes]
     flags = ["transductive"] if record["method"].get("transductive") else []
     flags += ["ties"] if any(report.needs_footnote for report in ties) else []
+    gap, tie_metric = _largest_gap(ties)
     fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))
     row = Row(
         method=one.first.method,
@@ -79,12 +81,23 @@ def measured(
         sources=one.first.sources,
         flags=tuple(flags),
         share_tied=round(math.fsum(report.share_tied for report in ties) / len(ties), _DECIMALS),
-        tie_gap=round(max(f.gap for r in ties for f in r.metrics.values()), _DECIMALS),
+        tie_gap=gap,
+        tie_metric=tie_metric,
         seconds_fit=fit,
         cost=_cost(runs),
     )
     values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
     return Measured(row, values, bool(record["method"].get("trainable", True)))
+
+
+def _largest_gap(ties: Sequence[TieReport]) -> tuple[float, str]:
+    """The largest gap of any seed between the best and the worst order of ties, and its metric."""
+    gaps: dict[str, float] = {}
+    for report in ties:
+        for metric, figures in report.metrics.items():
+            gaps[metric] = max(gaps.get(metric, 0.0), round(figures.gap, _DECIMALS))
+    metric = max(gaps, key=lambda name: gaps[name])
+    return gaps[metric], metric
 
 
 def _cost(runs: Sequence[StoredRun]) -> Cost:

@@ -105,6 +105,7 @@ class Row:
         flags: keys of :data:`FLAGS`.
         share_tied: share of users whose positive is tied, the mean over seeds.
         tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
+        tie_metric: that metric.
         seconds_fit: mean wall seconds of training, or None.
         marks: best and second best, by metric.
         signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
@@ -127,6 +128,7 @@ class Row:
     flags: tuple[str, ...] = ()
     share_tied: float = 0.0
     tie_gap: float = 0.0
+    tie_metric: str = ""
     seconds_fit: float | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
@@ -217,6 +219,7 @@ class Table:
         with_intervals: whether intervals of the primary metric are displayed.
         command: the command line that makes this table.
         with_costs: whether seconds and memory are displayed.
+        with_ranks: whether best and worst places are displayed.
         significance: the tests behind the signs; None where nothing could be tested.
     """
 
@@ -231,6 +234,7 @@ class Table:
     with_intervals: bool
     command: str
     with_costs: bool = False
+    with_ranks: bool = False
     significance: Significance | None = None
 
     @property
@@ -263,11 +267,16 @@ def family_key(family: str) -> tuple[int, str]:
 
 
 def sort_rows(rows: Iterable[Row], primary: str) -> list[Row]:
-    """Family in the paper's order, then the primary metric, best first, missing last, then the label."""
+    """Family in the paper's order, then the primary metric, best first, then the label.
+
+    Rows without figures stand last in their family, in the given order.
+    """
 
     def key(row: Row) -> tuple[tuple[int, str], float, str, str]:
         figure = row.figures.get(primary)
-        return (family_key(row.family), -figure.mean if figure else 1.0, row.label, row.profile)
+        if figure is None:
+            return (family_key(row.family), 1.0, "", "")
+        return (family_key(row.family), -figure.mean, row.label, row.profile)
 
     return sorted(rows, key=key)
 

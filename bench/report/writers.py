@@ -44,7 +44,7 @@ def to_markdown(table: Table | TableSet) -> str:
             "",
         ]
     parts += [f"- {escape_markdown(line)}" for line in table.caption]
-    parts += [f"- Made by `{table.command}`; do not edit."]
+    parts += [f"- Made by `{table.command.replace('`', '')}`; do not edit."]
     return "\n".join(parts) + "\n"
 
 
@@ -172,6 +172,7 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "flags": list(row.flags),
         "share_tied": row.share_tied,
         "tie_gap": row.tie_gap,
+        "tie_metric": row.tie_metric,
         "seconds_fit": row.seconds_fit,
         "signs": list(row.signs),
         "rank": list(row.rank) if row.rank else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,7 +43,9 @@ class Suite(_Strict):
     Attributes:
         name: name of the file without its suffix.
         title: one sentence, the caption.
-        methods: methods that have a row in any case, in the paper's order.
+        methods: methods that have a row in any case, in the paper's order. A file may group them by
+            family.
+        families: family of each method, where the file groups them.
         primary: metric that is tested and sorts the rows.
         reference: method that ``^`` refers to, or None.
         reported: publication quoted below a rule, or None.
@@ -53,10 +55,21 @@ class Suite(_Strict):
     name: str
     title: str
     methods: tuple[str, ...] = Field(min_length=1)
+    families: dict[str, str] = Field(default_factory=dict)
     primary: str = "ndcg@5"
     reference: str | None = None
     reported: str | None = None
     scales: dict[str, Scale] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten(cls, content: Any) -> Any:
+        groups = content.get("methods") if isinstance(content, dict) else None
+        if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
+            return content
+        families = {str(method): family for family, group in groups.items() for method in group}
+        methods = [method for group in groups.values() for method in group]
+        return {**content, "methods": methods, "families": families}
 
     @model_validator(mode="after")
     def _check(self) -> Suite:

@@ -76,7 +76,7 @@ def test_robustness_needs_and_reads_the_further_request_sets(cli, tiny, three):
     out = cli("compare", "--target", tiny, "--report", "robustness").stdout
     assert "Full ranking" in out
     assert "seed 0    seed 1    seed 2" in out
-    assert "Without full ranking: random" in out
+    assert "Without full ranking and the other candidate seeds: random" in out
     found = json.loads(cli("compare", "--target", tiny, "--report", "robustness", "--json").stdout)
     assert {row["label"] for row in found["full"]} == {"markov", "popularity"}
 

@@ -125,3 +125,21 @@ class RunWriter:
         }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return read_run(folder)
+
+
+def scored_on(run, *, full=None, draws=None):
+    """The same run with further request sets: full ranking, and candidates by seed."""
+    sets = [("f" * 64, "full", None, full)] if full is not None else []
+    sets += [(f"{s:064x}", "candidates", s, o) for s, o in (draws or {}).items()]
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["sets"] = {}
+    (run.path / "sets").mkdir()
+    for key, kind, seed, outcomes in sets:
+        name = f"sets/{kind}-{seed}.parquet"
+        frame = pl.DataFrame({"user": run.users, **outcomes.to_columns()})
+        frame.write_parquet(run.path / name)
+        manifest["files"][name] = hashlib.sha256((run.path / name).read_bytes()).hexdigest()
+        manifest["sets"][key] = {"kind": kind, "candidate_seed": seed, "file": name}
+    path.write_text(json.dumps(manifest))
+    return read_run(run.path)

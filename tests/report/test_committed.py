@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from report_runs import random_outcomes
+from report_runs import random_outcomes, scored_on
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -91,6 +91,21 @@ def test_reading_separates_methods_from_checkpoints(results):
     assert "has one seed, in 2." in page
     assert "No training-free row is above big on any of these targets." in page
     assert page.count("| knn ") == 2
+
+
+def test_further_request_sets_become_a_page_and_a_section_of_the_index(results, write_run):
+    assert "robustness.md" not in render(results)
+    run = write_run("set", random_outcomes(400, 3), target="toyland", task="t" * 64)
+    full, draw = random_outcomes(400, 4, c=200), random_outcomes(400, 5)
+    scored_on(run, full=full, draws={1: draw})
+    files = render(results)
+    page, index = files["robustness.md"].decode(), files["README.md"].decode()
+    line = next(x for x in page.splitlines() if x.startswith("| set"))
+    figures = [f"{metric_per_user(full, m).mean():.4f}" for m in ("hr@10", "ndcg@10")]
+    assert [cell.strip() for cell in line.split("|")[2:4]] == figures
+    assert f"{metric_per_user(draw, 'ndcg@5').mean():.4f}" in page
+    assert "seaside" not in page and "(robustness.md)" in index
+    assert "Without full ranking and the other candidate seeds: big, knn, net; `bench run" in page
 
 
 def test_command_writes_checks_and_fails_on_a_difference(results, tmp_path):

@@ -26,7 +26,7 @@ def _hostile_table(write_run, **options):
     return build_table(runs, "toyland", all_configs=True, **options)
 
 
-def _suite(write_run, targets=("toyland", "seaside")):
+def _suite(write_run, targets=("toyland", "seaside"), **options):
     for target in targets:
         for seed in range(3):
             write_run(
@@ -51,7 +51,7 @@ def _suite(write_run, targets=("toyland", "seaside")):
             "scales": {"cpu": {"targets": [*targets, "desert"]}},
         }
     )
-    return build_suite(RunStore(write_run.root).list(), suite, ci=True)
+    return build_suite(RunStore(write_run.root).list(), suite, ci=True, **options)
 
 
 def test_every_special_character_is_escaped():
@@ -98,6 +98,17 @@ def test_suite_is_one_wide_table_with_a_group_per_target(write_run):
     assert r"Two \& more." in text and "desert" in text
 
 
+def test_a_wide_table_has_costs_and_ranks_per_target_on_request(write_run):
+    text = to_latex(_suite(write_run, costs=True, ranks=True))
+    assert text.count(r"Rank & Own s & Total s & Peak MB") == 2
+    assert r"\multicolumn{8}{c}{toyland} & \multicolumn{8}{c}{seaside}" in text
+    spec = re.search(r"\{@\{\}([lr]+)@", text)[1]
+    rows = [x for x in text.splitlines() if x.endswith(r" \\") and "multicolumn" not in x]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(spec) - 1}
+    net = next(row for row in rows if "& net &" in row)
+    assert net.split("&")[8].strip() == "2.6"  # 2.5 s of training and 0.1 s of scoring
+
+
 def _missing_tex():
     if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
         return "pdflatex is not installed"
@@ -114,7 +125,7 @@ def test_tables_compile(write_run, tmp_path):
     runs = [write_run("knn", random_outcomes(300, 5), target="ml-1m", task="e" * 64)]
     tables = [
         _hostile_table(write_run, ci=True, costs=True, reference="knn"),
-        _suite(write_run, ("lake", "seaside")),
+        _suite(write_run, ("lake", "seaside"), costs=True, ranks=True),
         build_table(runs, "ml-1m", publication=quoted),
     ]
     body = "\n".join(to_latex(table) for table in tables)

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
-import polars as pl
 import pytest
-from report_runs import random_outcomes
+from report_runs import random_outcomes, scored_on
 from scipy import stats
 
 from bench.errors import ResultError
 from bench.evaluation import metric_per_user
 from bench.report.robustness import kendall_tau, robustness, robustness_record
-from bench.runs.stored import read_run
 
 N = 200
-
-
-def scored_on(run, *, full=None, draws=None):
-    """The same run with further request sets: full ranking, and candidates by seed."""
-    sets = [("f" * 64, "full", None, full)] if full is not None else []
-    sets += [(f"{s:064x}", "candidates", s, o) for s, o in (draws or {}).items()]
-    path = run.path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["sets"] = {}
-    (run.path / "sets").mkdir()
-    for key, kind, seed, outcomes in sets:
-        name = f"sets/{kind}-{seed}.parquet"
-        frame = pl.DataFrame({"user": run.users, **outcomes.to_columns()})
-        frame.write_parquet(run.path / name)
-        manifest["files"][name] = hashlib.sha256((run.path / name).read_bytes()).hexdigest()
-        manifest["sets"][key] = {"kind": kind, "candidate_seed": seed, "file": name}
-    path.write_text(json.dumps(manifest))
-    return read_run(run.path)
 
 
 @pytest.fixture
@@ -99,7 +78,10 @@ def test_methods_without_the_sets_are_named(study, write_run):
     runs, _ = study
     report = robustness([*runs, write_run("plain", random_outcomes(N, 77))], "toyland")
     assert {row.label for row in report.full} == {"a", "b", "c"}
-    assert any("plain" in note and "--also-full" in note for note in report.notes)
+    assert [note for note in report.notes if "plain" in note] == [
+        "Without full ranking and the other candidate seeds: plain; `bench run --method plain "
+        "--target toyland --candidate-seed 0,1,2 --also-full` adds it."
+    ]
 
 
 def test_seeds_are_averaged_and_only_common_draws_count(write_run):
@@ -123,5 +105,5 @@ def test_seeds_are_averaged_and_only_common_draws_count(write_run):
 
 def test_runs_without_further_sets_are_refused_with_the_command(write_run):
     run = write_run("a", random_outcomes(N, 0))
-    with pytest.raises(ResultError, match=r"--candidate-seed 0,1,2 --also-full` adds both"):
+    with pytest.raises(ResultError, match=r"--candidate-seed 0,1,2 --also-full` adds it"):
         robustness([run], "toyland")

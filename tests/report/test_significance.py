@@ -15,7 +15,7 @@ from scipy import stats
 
 from bench.errors import ConfigError, ResultError
 from bench.evaluation import metric_per_user
-from bench.report.leaderboard import build_table, to_csv, to_html, to_json, to_markdown
+from bench.report.leaderboard import build_table, to_csv, to_html, to_json, to_latex, to_markdown
 from bench.report.reported import Publication, load_publication, publications
 from bench.report.suite_table import build_suite
 from bench.suites import Suite, load_suite, suite_names
@@ -143,6 +143,55 @@ def test_wanted_methods_without_runs_are_em_rules_with_a_footnote(write_run):
     assert "— no stored run: weaverec." in text
     row = next(r for r in csv.DictReader(io.StringIO(to_csv(table))) if r["method"] == "weaverec")
     assert row["ndcg@5"] == "" and row["n_users"] == ""
+
+
+def test_wanted_methods_stand_in_their_family_last_and_in_the_order_asked_for(write_run):
+    runs = [
+        write_run("knn", random_outcomes(20, 0)),
+        write_run("net", random_outcomes(20, 1), family="single-domain"),
+        write_run("gru", random_outcomes(20, 2), family="single-domain", target="elsewhere"),
+        write_run("ours", random_outcomes(20, 3), family="weaverec"),
+    ]
+    families = {"alone": "cross-domain", "zeta": "reference", "alpha": "reference"}
+    wanted = ["zeta", "alpha", "gru", "alone", "unheard-of"]
+    table = build_table(runs, "toyland", wanted=wanted, families=families)
+    assert [row.label for row in table.rows][2:] == [
+        "zeta", "alpha", "net", "gru", "alone", "ours", "unheard-of",
+    ]  # fmt: skip
+    assert "No stored run" in next(x for x in to_markdown(table).splitlines() if "unheard-of" in x)
+
+
+def test_methods_of_a_suite_may_be_grouped_by_family(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: T\nmethods:\n  reference: [b, a]\n  weaverec: [c]\nscales: {cpu: {targets: [t]}}\n"
+    )
+    suite = load_suite(str(path))
+    assert suite.methods == ("b", "a", "c")
+    assert suite.families == {"b": "reference", "a": "reference", "c": "weaverec"}
+    path.write_text("title: T\nmethods: {reference: a}\nscales: {cpu: {targets: [t]}}\n")
+    with pytest.raises(ConfigError, match="methods"):
+        load_suite(str(path))
+
+
+def test_ranks_are_a_column_on_request_and_defined_below(write_run):
+    runs = [
+        write_run("first", random_outcomes(1000, 0, skill=3), trainable=False),
+        write_run("twin-a", random_outcomes(1000, 1, skill=1), trainable=False),
+        write_run("twin-b", random_outcomes(1000, 2, skill=1), trainable=False),
+    ]
+    plain, table = (build_table(runs, "toyland", ranks=ranks) for ranks in (False, True))
+    ranks = {"first": "1", "twin-a": "2–3", "twin-b": "2–3", "random (closed form)": "4"}
+    lines = to_markdown(table).splitlines()
+    place = [cell.strip() for cell in lines[2].split("|")].index("Rank")
+    for label, rank in ranks.items():
+        line = next(x for x in lines if f"| {label} " in x)
+        assert line.split("|")[place].strip() == rank
+    assert "2--3" in to_latex(table) and ">2–3</td>" in to_html(table)
+    assert "- Rank: best and worst place of a row" in to_markdown(table)
+    assert "--ranks" in table.command
+    for text in (to_markdown(plain), to_latex(plain), to_html(plain)):
+        assert "Rank" not in text
 
 
 def test_costs_are_means_over_runs_and_shown_on_request(write_run):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 
 import pytest
-from report_runs import RunWriter, random_outcomes
+from report_runs import RunWriter, random_outcomes, scored_on
 from site_pages import site_of
+
+from bench.evaluation import metric_per_user
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -148,6 +151,41 @@ def test_exact_figure_and_origin_on_hover_focus_and_arrow_keys(site, visit, runs
     assert not tip.is_visible()
 
 
+def test_ranks_sort_by_place_and_stand_on_the_methods_page(site, visit):
+    page = visit().open(site)
+    table = "toyland-table-0"
+    index = heads(page, table).index("Rank") + 1
+    ranks = dict(zip(visible_methods(page), column(page, table, index), strict=True))
+    table_json = json.loads((site.parent / "tables/toyland.json").read_text())
+    places = {row["label"]: row["rank"] for row in table_json["blocks"][0]["rows"]}
+    assert len({tuple(place) for place in places.values()}) > 1
+    for label, (best, worst) in places.items():
+        assert ranks[label] == (str(best) if best == worst else f"{best}–{worst}")
+    head(page, table, "Rank").click()
+    sorted_by(page, table, "Rank", "ascending")
+    first = visible_methods(page)
+    assert [sum(places[label]) for label in first] == sorted(map(sum, places.values()))
+    page.locator(f"#{table}").get_by_role("link", name="sasrec").click()
+    assert f"rank {ranks['sasrec']} in NDCG@5" in page.locator("main").inner_text()
+
+
+def test_full_ranking_and_other_draws_stand_folded_under_the_table(tmp_path, visit):
+    write = RunWriter(tmp_path / "store")
+    full, draw = random_outcomes(80, 7, c=200), random_outcomes(80, 8)
+    run = scored_on(write(HOSTILE[0], random_outcomes(80, 6)), full=full, draws={1: draw})
+    index = site_of([run], tmp_path / "site", ["toyland"])
+    page = visit().open(index)
+    companion = page.locator("#toyland details.companion")
+    assert not companion.locator("table").first.is_visible()
+    companion.locator("summary").click()
+    rows = companion.locator("tbody tr")
+    assert rows.count() == 2
+    expected = f"{metric_per_user(full, 'hr@10').mean():.4f}"
+    assert rows.first.locator("th").inner_text() == HOSTILE[0]
+    assert rows.first.locator("td").first.inner_text() == expected
+    assert f"{metric_per_user(draw, 'ndcg@5').mean():.4f}" in rows.last.inner_text()
+
+
 def test_opening_a_method_from_the_table_and_from_the_plot(site, visit):
     page = visit().open(site)
     page.locator("#toyland-table-0").get_by_role("link", name="sasrec").click()
@@ -182,8 +220,6 @@ def test_plot_follows_the_chosen_metric_and_cost(site, visit):
 
 
 def test_training_curve_is_drawn(tmp_path, visit):
-    import json
-
     write = RunWriter(tmp_path / "store")
     run = write("gru4rec", random_outcomes(60, 1), family="single-domain")
     manifest = json.loads((run.path / "manifest.json").read_text())

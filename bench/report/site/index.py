@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.report.companion import companions
 from bench.report.costs import COSTS, cost_of
+from bench.report.grid import rank_text
 from bench.report.site.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
     MISSING,
@@ -140,11 +142,44 @@ def _section(site: Site, board: Board) -> Element:
             el("p", "Whole table: ", *_spaced(downloads), class_="downloads"),
             class_="caption",
         ),
+        *_companions(board),
         _figure(site, board, anchor),
         id=anchor,
         class_="target",
         aria_label=table.target,
     )
+
+
+def _companions(board: Board) -> list[Child]:
+    """Full ranking and other draws of the candidates, folded."""
+    report = board.robustness
+    if report is None:
+        return []
+    parts: list[Child] = []
+    for companion in companions(report):
+        heads = [
+            el("th", text, scope="col", class_="number" if place else "name")
+            for place, text in enumerate(companion.headers)
+        ]
+        lines = [
+            el(
+                "tr",
+                el("th", label, scope="row", class_="name"),
+                *(el("td", text, class_="number") for text in cells),
+            )
+            for label, *cells in companion.rows
+        ]
+        parts += [
+            el("h3", companion.title),
+            el(
+                "div",
+                el("table", el("thead", el("tr", *heads)), el("tbody", *lines), class_="plain"),
+                class_="scroll",
+            ),
+            el("ul", *(el("li", note) for note in companion.notes), class_="notes"),
+        ]
+    summary = el("summary", "Full ranking, and other draws of the candidates")
+    return [el("details", summary, *parts, class_="companion")] if parts else []
 
 
 def _spaced(elements: Sequence[Element]) -> list[Child]:
@@ -167,8 +202,9 @@ def _facts(board: Board) -> str:
 
 
 def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> Element:
-    primary = board.table.primary
-    with_profile = len({row.profile for row in board.table.rows if row.profile}) > 1
+    table = board.table
+    primary = table.primary
+    with_profile = len({row.profile for row in table.rows if row.profile}) > 1
     with_users = block.kind == "other-users"
     measured = block.kind != "reported"
     heads = [
@@ -191,6 +227,9 @@ def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> E
                 title=f"from {scale.low:.4f} to {scale.high:.4f}",
             )
         )
+        if table.with_ranks:
+            what = f"best and worst place, given which differences in {primary.upper()} are significant"
+            heads.append(el("th", "Rank", scope="col", class_="number rank", title=what))
         heads.append(el("th", "Training", scope="col", class_="number cost"))
     body = [
         _row(site, board, row, scale, with_profile=with_profile, kind=block.kind)
@@ -200,7 +239,7 @@ def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> E
         "div",
         el(
             "table",
-            el("caption", f"{board.table.target} {block.title}".strip(), class_="hidden"),
+            el("caption", f"{table.target} {block.title}".strip(), class_="hidden"),
             el("thead", el("tr", *heads)),
             el("tbody", *body),
             id=name,
@@ -240,6 +279,9 @@ def _row(
     if kind == "reported":
         return el("tr", *cells, data_family=family_of(row))
     cells.append(_bar_cell(board, row, scale))
+    if table.with_ranks:
+        order = sum(row.rank) if row.rank else len(table.rows) * 2 + 1
+        cells.append(el("td", rank_text(row), class_="number rank", data_order=order))
     seconds = cost_of(row, site.runs, COSTS[COST_COLUMN])
     cells.append(el("td", duration(seconds), class_="number cost", data_order=ordered(seconds)))
     return el("tr", *cells, data_family=family_of(row))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.report.costs import COSTS
+from bench.report.grid import rank_text
 from bench.report.site.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
     NONE,
@@ -88,6 +89,7 @@ def _section(site: Site, board: Board, row: Row) -> Element:
                     f"n = {row.n_users:,} users",
                     f"{'seed' if len(row.seeds) == 1 else 'seeds'} "
                     + ", ".join(map(str, row.seeds)),
+                    *([f"rank {rank_text(row)} in {table.primary.upper()}"] if row.rank else []),
                     *([f"sources {', '.join(row.sources)}"] if row.sources else []),
                 ]
             ),

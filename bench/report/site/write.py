@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench.errors import ConfigError
 from bench.io import atomic_folder, write_text
 from bench.report.costs import runs_by_id
+from bench.report.robustness import RobustnessReport
 from bench.report.site.index import index_page
 from bench.report.site.markup import document, slugs
 from bench.report.site.method import method_page
@@ -39,10 +40,12 @@ class Board:
     Attributes:
         table: the table, with intervals; metrics beyond ``shown`` stand on the methods' pages.
         shown: metrics that are columns of the front page.
+        robustness: how far the table depends on its candidates; None = not shown.
     """
 
     table: Table
     shown: tuple[str, ...]
+    robustness: RobustnessReport | None = None
 
 
 def write_site(
