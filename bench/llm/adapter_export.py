@@ -66,12 +66,13 @@ def _public(adapter: StoredAdapter, folder: Path) -> dict[str, Any]:
         **{key: adapter.metadata.get(key) for key in _HASHES},
         "recipe": recipe,
         "report": _numbers(adapter.metadata.get("report", {})),
+        "origin": _numbers(adapter.metadata.get("origin", {})),
         "files": {name: sha256_file(folder / name) for name in (CONFIG, WEIGHTS)},
     }
 
 
 def _numbers(report: Any) -> Any:
-    """The report's numbers, lists and mappings of numbers: free text could hold anything."""
+    """Numbers, lists and mappings of numbers of a report: free text could hold anything."""
     if isinstance(report, Mapping):
         kept = {str(key): _numbers(value) for key, value in report.items()}
         return {key: value for key, value in kept.items() if value is not None}

@@ -27,6 +27,8 @@ __all__ = [
     "StoredAdapter",
     "check_files",
     "json_report",
+    "may_pass",
+    "origin_of",
     "package_versions",
     "peft_files",
     "read_adapter",
@@ -321,3 +323,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What a merger wrote about an adapter; {} where nothing was written."""
+    found = read_json(folder / METADATA) if (folder / METADATA).is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same training may succeed later, so that its checkpoints are worth keeping."""
+    # torch has an exception of its own for a full accelerator; importing it here would cost seconds.
+    exhausted = type(error).__name__ == "OutOfMemoryError"
+    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError)

@@ -18,13 +18,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import MethodError, MissingAdapterError, ResultError, did_you_mean
-from bench.io import cache_root, lock, read_json, require_free_space, write_json
+from bench.io import cache_root, lock, require_free_space, write_json
 from bench.llm.adapter_files import (
     FORMAT,
     METADATA,
@@ -32,6 +32,8 @@ from bench.llm.adapter_files import (
     StoredAdapter,
     check_files,
     json_report,
+    may_pass,
+    origin_of,
     package_versions,
     peft_files,
     read_adapter,
@@ -139,6 +141,7 @@ class AdapterStore:
         progress = progress or QuietProgress()
         found = self._checked(spec.adapter_id)
         if found is not None:
+            self._sweep(spec.adapter_id)
             self._note(found.uses(), 0.0, 0.0)
             return found
         wall, cpu = time.perf_counter(), time.process_time()
@@ -328,7 +331,7 @@ class AdapterStore:
         meter = Meter(work / _EARLIER)
         try:
             report = json_report(make(out, checkpoints), spec.summary)
-            origin = read_json(out / METADATA) if (out / METADATA).is_file() else None
+            origin = origin_of(out)
             metadata = {
                 "format": FORMAT,
                 "adapter_id": spec.adapter_id,
@@ -336,8 +339,8 @@ class AdapterStore:
                 "label": spec.summary,
                 "recipe": spec.description(),
                 "lineage": list({use["adapter_id"]: use for use in lineage}.values()),
-                "base_hash": self._base_of(spec),
-                "init_hash": self._init_of(spec, origin),
+                "base_hash": self._base_of(spec, origin),
+                "init_hash": self._init_of(spec, report, origin),
                 "origin": origin,
                 "cost": meter.cost(report),
                 "report": report,
@@ -346,7 +349,7 @@ class AdapterStore:
                 "files": peft_files(out, spec.summary),
             }
         except BaseException as error:
-            if _may_pass(error):
+            if may_pass(error):
                 meter.save()
             else:
                 shutil.rmtree(work, ignore_errors=True)
@@ -358,6 +361,13 @@ class AdapterStore:
         shutil.rmtree(work, ignore_errors=True)
         return read_adapter(self._folder(spec.adapter_id))
 
+    def _sweep(self, adapter_id: str) -> None:
+        """Remove what is left where a process died after its adapter was in place."""
+        work = self._work(adapter_id)
+        if work.exists():
+            with suppress(ResultError), lock(work, timeout=0):
+                shutil.rmtree(work, ignore_errors=True)
+
     def _parent(self, adapter_id: str) -> StoredAdapter:
         found = self._checked(adapter_id)
         if found is None:
@@ -367,25 +377,22 @@ class AdapterStore:
             )
         return found
 
-    def _base_of(self, spec: Recipe) -> str | None:
+    def _base_of(self, spec: Recipe, origin: Mapping[str, Any]) -> str | None:
         """Content hash of the backbone; of merged adapters, the one that all have."""
-        found = getattr(spec, "backbone_hash", None)
-        if found is None:
-            hashes = {self._parent(one).metadata.get("base_hash") for one in spec.lineage}
-            found = hashes.pop() if len(hashes) == 1 else None
-        return found
-
-    def _init_of(self, spec: Recipe, origin: object) -> str | None:
-        """Hash of the factors that a trained adapter began with; of a merged one, what made it says."""
-        if isinstance(spec, AdapterSpec):
-            found = self._checked(spec.init.adapter_id)
-            return None if found is None else found.metadata["report"].get("factors_sha256")
-        known = origin.get("init_hash") if isinstance(origin, Mapping) else None
+        if isinstance(spec, AdapterSpec | InitSpec):
+            return spec.backbone_hash
+        hashes = {self._parent(one).metadata.get("base_hash") for one in spec.lineage}
+        known = hashes.pop() if len(hashes) == 1 else origin.get("base_hash")
         return known if isinstance(known, str) else None
 
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same training may succeed later, so that its checkpoints are worth keeping."""
-    # torch has an exception of its own for a full accelerator; importing it here would cost seconds.
-    exhausted = type(error).__name__ == "OutOfMemoryError"
-    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError)
+    def _init_of(
+        self, spec: Recipe, report: Mapping[str, Any], origin: Mapping[str, Any]
+    ) -> str | None:
+        """Hash of the factors that training began with; of a merged adapter, what its maker says."""
+        known: object = origin.get("init_hash")
+        if isinstance(spec, InitSpec):
+            known = report.get("factors_sha256")
+        elif isinstance(spec, AdapterSpec):
+            found = self._checked(spec.init.adapter_id)
+            known = None if found is None else found.metadata.get("init_hash")
+        return known if isinstance(known, str) else None
