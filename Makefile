@@ -29,9 +29,11 @@ DEMO_METHODS := random,popularity,markov,item-knn,ease,gru4rec,sasrec,bert4rec
 # Published results, and the folder of the tables that are generated from them.
 RESULTS := leaderboards/results
 LEADERBOARDS := leaderboards
+# Folder of the site that `make site` writes.
+SITE ?= site
 
 .PHONY: help install install-llm install-dev assets demo test slow real lint format clean \
-	leaderboards check-leaderboards \
+	leaderboards check-leaderboards site \
 	bench-candidates bench-evaluator bench-recbole-training
 
 help:  ## list the targets
@@ -91,6 +93,9 @@ leaderboards: $(BASE)  ## make the committed leaderboards from the committed res
 check-leaderboards: $(BASE)  ## verify the committed results, and that their tables are up to date
 	$(BIN)/bench results verify $(RESULTS)
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS) --check
+
+site: $(BASE)  ## make a web page of the committed results: site/index.html
+	$(BIN)/bench leaderboard --suite reference --store $(RESULTS) --format html --out $(SITE)
 
 lint: $(DEV)  ## ruff, format check, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ POLICY = (
 
 _OTHER_ROWS = {"missing": "No stored run", "reported": "As reported"}
 
-BAR_WIDTH, BAR_HEIGHT, BAR_PAD = 200, 18, 4
+BAR_WIDTH, BAR_HEIGHT, BAR_PAD = 160, 18, 4
 
 
 @dataclass(frozen=True, slots=True)
