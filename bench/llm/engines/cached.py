@@ -1,0 +1,156 @@
+"""Scoring and generation through a model's own forward pass and its key-value cache.
+
+Works for every causal language model of transformers. A prompt is read once and its cache repeated
+for the branches; generation reads left-padded batches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.llm.engines.base import Generation, TokenIds
+from bench.llm.engines.tree import Tree
+
+__all__ = ["greedy", "tree_log_probs"]
+
+_LOGITS_BYTES = 1 << 28
+"""Most bytes of float32 logits held at one time."""
+
+
+def tree_log_probs(model: Any, tree: Tree, batch_tokens: int) -> NDArray[np.float32]:
+    """Log-probabilities (nats) of everything that a tree asks for.
+
+    The paths of the tree are rows of right-padded batches after the prompt's cache; a common prefix
+    is read once per path. A batch, with the repeated cache, holds at most ``batch_tokens`` tokens
+    (or one path).
+
+    Args:
+        model: causal language model of transformers.
+        tree: a prompt with its branches.
+        batch_tokens: most tokens in memory, the cached prompt counted for every path.
+
+    Returns:
+        float32, shape ``(n_asked,)``, in the tree's order.
+    """
+    device = model.get_input_embeddings().weight.device
+    asked, targets = np.array(tree.asked), torch.tensor(tree.targets, device=device)
+    result = np.empty(len(asked), dtype=np.float32)
+
+    ids = torch.from_numpy(tree.prompt.astype(np.int64)).to(device)[None]
+    done = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+    here = np.flatnonzero(asked < 0)
+    result[here] = _log_probs(done.logits[0, -1:], np.zeros(len(here), int), targets[here])
+
+    longest = max(map(len, tree.paths), default=1)
+    n_rows = batch_tokens // (len(tree.prompt) + longest)
+    n_rows = max(1, min(n_rows, _LOGITS_BYTES // (4 * longest * done.logits.shape[-1])))
+    for start in range(0, len(tree.paths), n_rows):
+        paths = tree.paths[start : start + n_rows]
+        place = {node: (i, j) for i, path in enumerate(paths) for j, node in enumerate(path)}
+        cache = copy.deepcopy(done.past_key_values)
+        cache.batch_repeat_interleave(len(paths))
+        longest = max(map(len, paths))
+        ids = torch.tensor(
+            [[tree.tokens[node] for node in path] + [0] * (longest - len(path)) for path in paths],
+            device=device,
+        )
+        real = torch.tensor(
+            [[1] * (len(tree.prompt) + len(path)) + [0] * (longest - len(path)) for path in paths],
+            device=device,
+        )
+        logits = model(
+            input_ids=ids, attention_mask=real, past_key_values=cache, use_cache=True
+        ).logits
+        here = np.flatnonzero(np.isin(asked, list(place)))
+        rows = np.array([place[node][0] * longest + place[node][1] for node in asked[here]], int)
+        result[here] = _log_probs(logits.flatten(0, 1), rows, targets[here])
+    return result
+
+
+def _log_probs(logits: Tensor, rows: NDArray[np.int64], tokens: Tensor) -> NDArray[np.float32]:
+    """Log-probability of one token per entry of ``rows``, from logits ``(n, vocabulary)``."""
+    places = torch.from_numpy(rows).to(logits.device)
+    logits = logits.float()
+    chosen = logits[places, tokens] - torch.logsumexp(logits, dim=-1)[places]
+    found: NDArray[np.float32] = chosen.cpu().numpy()
+    return found
+
+
+def greedy(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    budgets: Sequence[int],
+    stop: Collection[int],
+) -> tuple[list[Generation], int]:
+    """Most probable next token, again and again, for one left-padded batch.
+
+    Rows leave the batch as soon as they are finished.
+
+    Args:
+        model: causal language model of transformers.
+        prompts: the rows.
+        budgets: most new tokens of every row, >= 1.
+        stop: tokens that end a row; not part of the answer.
+
+    Returns:
+        The answers, and how many tokens the model read.
+    """
+    device = model.get_input_embeddings().weight.device
+    longest = max(map(len, prompts))
+    ids = np.zeros((len(prompts), longest), dtype=np.int64)
+    real = np.zeros((len(prompts), longest), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        real[row, longest - len(prompt) :] = 1
+    mask = torch.from_numpy(real).to(device)
+    positions = (mask.cumsum(-1) - 1).clamp_(min=0)
+    tokens_read = int(real.sum())
+    done = model(
+        input_ids=torch.from_numpy(ids).to(device),
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    positions = positions[:, -1:]
+    cache = done.past_key_values
+    rows = list(range(len(prompts)))
+    answers: list[list[int]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    while True:
+        chosen = done.logits[:, -1].argmax(dim=-1)
+        alive = []
+        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            stopped[row] = token in stop
+            if not stopped[row]:
+                answers[row].append(token)
+                if len(answers[row]) < budgets[row]:
+                    alive.append(place)
+        if not alive:
+            break
+        if len(alive) < len(rows):
+            keep = torch.tensor(alive, device=device)
+            cache.batch_select_indices(keep)
+            mask, positions, chosen = mask[keep], positions[keep], chosen[keep]
+            rows = [rows[place] for place in alive]
+        mask = torch.cat((mask, mask.new_ones(len(rows), 1)), dim=-1)
+        positions = positions + 1
+        tokens_read += len(rows)
+        done = model(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return [
+        Generation(np.array(answer, dtype=np.int32), "stop" if ended else "length")
+        for answer, ended in zip(answers, stopped, strict=True)
+    ], tokens_read
