@@ -67,10 +67,11 @@ def parse_answer(
     1. What comes before the last repetition of ``lead_in`` is dropped (an echoed prompt).
     2. The text is split at the separator, at line ends if there is no separator. Parts without text
        are dropped, except in ``strict``.
-    3. Parts are compared with the titles. ``strict``: equality. ``normalised``: the first that holds
-       for any title of equality, equality of canonical titles, equality without list marks, quotes,
-       brackets and punctuation around them. ``fuzzy``: also a beginning of at least 90 %, of
-       the title or of the part. Titles that hold the separator are matched over several parts, longest first.
+    3. Parts are compared with the titles. ``strict``: equality. ``normalised``: the first of these
+       that holds for any title: equality, equality of canonical titles, equality without list marks,
+       quotes, brackets and punctuation around them. ``fuzzy``: if none holds, one text begins the
+       other with at least 90 % of its length. Titles that hold the separator are matched over several
+       parts, longest first.
     4. A part that fits several titles (titles can be equal once cut) is ambiguous, and a miss.
 
     Args:

@@ -334,7 +334,10 @@ class PromptWriter:
         ids = np.asarray(tokens, dtype=np.int64)
         ends = np.flatnonzero(np.isin(ids, self.stop_ids))
         kept = ids[: int(ends[0]) + 1] if len(ends) else ids
-        return str(self.tokenizer.decode(kept.tolist(), skip_special_tokens=True))
+        text = self.tokenizer.decode(
+            kept.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
 
     def title_bytes(self, item: int) -> int:
         """Length of a title in UTF-8 bytes."""

@@ -31,7 +31,8 @@ _OPTIONAL: dict[PromptKind, tuple[str, ...]] = {
     "listwise": ("system",),
     "pointwise": ("system",),
 }
-_PROBE = "WEAVEBENCH-TITLE"
+# Any filter that changes case, escapes or shortens changes this text.
+_PROBE = "weaveBENCH <Title> & co"
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def encode_texts(
         add_special_tokens=False,
         split_special_tokens=True,
         return_attention_mask=False,
+        verbose=False,
     )["input_ids"]
     arrays = [to_ids(ids) for ids in encoded]
     controls = control_ids(tokenizer)
