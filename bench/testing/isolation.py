@@ -37,14 +37,15 @@ _COMPILER_CACHE = "torchinductor_"
 
 _MOST_PRINTS = 5
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_PATH_EVENTS: Mapping[str, tuple[int, ...]] = {
-    "os.mkdir": (0,),
-    "os.remove": (0,),
-    "os.rename": (0, 1),
-    "os.rmdir": (0,),
-    "os.link": (1,),
-    "os.symlink": (1,),
-    "os.truncate": (0,),
+# Where an event has a path, and where the descriptor of the folder that the path is relative to.
+_PATH_EVENTS: Mapping[str, tuple[tuple[int, int | None], ...]] = {
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
 }
 
 
@@ -185,8 +186,24 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         if isinstance(flags, int) and flags & _WRITE_FLAGS:
             _active[-1].see(path)
     elif event in _PATH_EVENTS:
-        for position in _PATH_EVENTS[event]:
-            _active[-1].see(args[position])
+        for position, folder in _PATH_EVENTS[event]:
+            path = _in_folder(args[position], None if folder is None else args[folder])
+            if path is not None:
+                _active[-1].see(path)
+
+
+def _in_folder(path: Any, descriptor: int | None) -> Any:
+    """The path, or where it lies below the folder of an open descriptor; None where nobody can tell.
+
+    ``shutil.rmtree`` removes by name and descriptor; the folder itself is seen by its own path.
+    """
+    if descriptor is None or descriptor < 0 or not isinstance(path, str | bytes | os.PathLike):
+        return path
+    try:
+        folder = os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return None
+    return os.path.join(folder, os.fsdecode(path))  # noqa: PTH118 - the path may be absolute
 
 
 @contextmanager

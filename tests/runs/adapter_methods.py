@@ -118,7 +118,7 @@ class Adapted(Method):
                 if self.config.fault == "train":
                     raise KeyboardInterrupt
             factors = {name: np.array(c, dtype=np.float32) for name, c in counts.items()}
-            draw = np.random.default_rng(context.seed).random(1000, dtype=np.float32)
+            draw = np.random.default_rng(context.seed).random(10_000, dtype=np.float32)
             save_file({**factors, "draw": draw}, out / "adapter_model.safetensors")
             (out / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
             return {"tokens": 1000, "loss": [2.0, 1.0]}
