@@ -23,6 +23,7 @@ from bench.cli import (
     exchange,
     leaderboard,
     lint,
+    merge,
     methods,
     new,
     plot,
@@ -121,6 +122,7 @@ app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
 app.command("check")(check.check)
 app.add_typer(new.app, name="new")
+app.command("merge")(merge.merge)
 app.command("doctor")(doctor.doctor)
 
 

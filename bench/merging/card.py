@@ -42,7 +42,7 @@ def describe(adapter: Adapter) -> str:
         f"{len(adapter.factors)} modules, {str(adapter.dtype).removeprefix('torch.')}. {serving}",
         "",
     ]
-    if adapter.metadata.get("kind") == "merged":
+    if adapter.metadata.get("kind") == "merged" and "method" in adapter.metadata:
         lines += _origin(adapter.metadata)
     return "\n".join(lines)
 

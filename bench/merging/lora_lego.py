@@ -93,8 +93,8 @@ def cluster_units(
     """Label of each unit by k-means (Euclidean, k-means++ starts).
 
     Args:
-        units: float32 (n, d).
-        k: number of clusters, at most n; clusters may stay empty where units coincide.
+        units: float32 (n, d), sorted so that equal units are neighbours.
+        k: number of clusters, at most n; some stay empty where fewer units are distinct.
         config: restarts and steps.
         seed: of the starts.
 
@@ -103,15 +103,22 @@ def cluster_units(
     """
     if k == len(units):
         return np.arange(k)
+    # Equal units get equal coordinates, which rounding would set apart.
+    new = torch.cat([torch.ones(1, dtype=torch.bool), (units[1:] != units[:-1]).any(1)])
+    group = (new.cumsum(0) - 1).numpy()
+    if group[-1] < k:
+        return np.asarray(group, dtype=np.int64)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    coordinates = torch.linalg.qr(units.T, mode="r").R.T.double().numpy()
+    distinct = torch.linalg.qr(units[new].T, mode="r").R.T.double().numpy()
     model = KMeans(k, n_init=config.n_init, max_iter=config.max_iter, random_state=seed)
     with warnings.catch_warnings():
-        # Fewer distinct units than clusters: the empty ones become ranks of zeros.
+        # Units that differ by rounding alone may leave clusters empty, which is allowed.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return np.asarray(model.fit_predict(coordinates), dtype=np.int64)
+        model.fit(distinct, sample_weight=np.bincount(group).astype(np.float64))
+    labels: NDArray[np.int64] = np.asarray(model.labels_, dtype=np.int64)[group]
+    return labels
 
 
 def centroids(

@@ -85,19 +85,22 @@ def truncate_dense(matrix: torch.Tensor, rank: int, generator: torch.Generator) 
 def _subspace(
     matrix: torch.Tensor, rank: int, width: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    start = torch.randn(matrix.shape[1], width, generator=generator)
-    q = _orthonormal(matrix @ start)
-    before = 0.0
+    right = torch.randn(matrix.shape[1], width, generator=generator)
+    captured = 0.0
     for _ in range(MAX_ITERATIONS):
-        # The singular values of Q' M tell how much of the matrix the subspace holds.
-        right, triangle = torch.linalg.qr(matrix.T @ q)
-        energy = float(torch.linalg.svdvals(triangle.double())[:rank].square().sum())
-        if energy - before <= CONVERGED * energy:
-            break
-        before = energy
         q = _orthonormal(matrix @ right)
+        right, triangle = torch.linalg.qr(matrix.T @ q)
+        # The singular values of Q' M tell how much of the matrix the subspace holds.
+        before, captured = captured, float(_energy(triangle, rank))
+        if captured - before <= CONVERGED * captured:
+            break
     u, sigma, vh = torch.linalg.svd(triangle.T.double(), full_matrices=False)
     return q @ u.float(), sigma, vh.float() @ right.T
+
+
+def _energy(triangle: torch.Tensor, rank: int) -> torch.Tensor:
+    values: torch.Tensor = torch.linalg.svdvals(triangle)[:rank]
+    return values.double().square().sum()
 
 
 def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:
