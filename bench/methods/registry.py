@@ -49,6 +49,8 @@ __all__ = [
 ENTRY_POINT_GROUP = "weavebench.methods"
 RECBOLE_PREFIX = "recbole:"
 _RECBOLE = "bench.baselines.recbole.methods"
+_MERGED = "bench.llm.methods.merged"
+_CONTROLS = "bench.weaverec.controls"
 _RECBOLE_ALLOWED = "bench.baselines.recbole.models:ALLOWED"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
 
@@ -61,6 +63,21 @@ BUILT_INS: Mapping[str, str] = {
     "gru4rec": f"{_RECBOLE}:GRU4Rec",
     "sasrec": f"{_RECBOLE}:SASRec",
     "bert4rec": f"{_RECBOLE}:BERT4Rec",
+    "llm-zero-shot": "bench.llm.methods.zero_shot:ZeroShot",
+    "tallrec": "bench.llm.methods.tallrec:TALLRec",
+    "target-only": "bench.llm.methods.single:TargetOnly",
+    "all-data": "bench.llm.methods.single:AllData",
+    "source-only": "bench.llm.methods.single:SourceOnly",
+    "merge-average": f"{_MERGED}:MergeAverage",
+    "merge-task-arithmetic": f"{_MERGED}:MergeTaskArithmetic",
+    "merge-ties": f"{_MERGED}:MergeTies",
+    "merge-dare": f"{_MERGED}:MergeDare",
+    "merge-ext-sub": f"{_MERGED}:MergeExtSub",
+    "merge-lora-lego": f"{_MERGED}:MergeLoraLego",
+    "weaverec": "bench.weaverec.method:WeaveRec",
+    "hybrid-only": f"{_CONTROLS}:HybridOnly",
+    "seed-average": f"{_CONTROLS}:SeedAverage",
+    "molorec": f"{_CONTROLS}:MoLoRec",
 }
 
 

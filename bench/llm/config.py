@@ -1,0 +1,155 @@
+"""What every LLM method can be told: backbone, prompt, scorer, and how its adapters are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from bench.llm.lora import LoraSpec
+from bench.llm.training import TrainingSpec
+from bench.methods import MethodConfig
+
+__all__ = ["LIST_LENGTH", "AdapterConfig", "LLMConfig", "PromptStyle"]
+
+LIST_LENGTH = 5
+"""Titles of a generated list."""
+
+PromptStyle = Literal["sequence", "listwise", "pointwise"]
+
+# The reference study's model and text limits (Hou et al. 2025, sections 5.1 and A.3).
+_PAPER_TEXT: Mapping[str, Any] = {
+    "backbone": "Qwen/Qwen2-7B-Instruct",
+    "prompt": "listwise",
+    "max_history": 50,
+    "title_tokens": None,
+    "title_chars": 120,
+}
+# What its released code did: histories of any length, whole titles, five generated titles.
+_AS_RUN_TEXT: Mapping[str, Any] = {
+    "backbone": "Qwen/Qwen2-7B-Instruct",
+    "prompt": "listwise",
+    "max_history": 100_000,
+    "title_tokens": None,
+    "title_chars": None,
+    "scorer": "generate",
+    "match": "strict",
+}
+
+
+class LLMConfig(MethodConfig):
+    """Backbone, prompt and scorer.
+
+    Attributes:
+        backbone: built-in name, local folder, GGUF file or Hugging Face id of a causal LM.
+        prompt: how a user's history is put to the model. ``sequence``: a plain list of titles that
+            the next title continues; ``listwise``: a chat that shows the 30 candidates;
+            ``pointwise``: a yes/no question for each candidate.
+        template: Jinja2 template file instead of the built-in one of that prompt.
+        max_history: newest history items shown, >= 1.
+        title_tokens: titles are cut at a word after so many tokens; None for no limit.
+        title_chars: titles are cut at a word after so many characters; None for no limit.
+        max_prompt_tokens: longest prompt; the oldest history items are dropped until it fits.
+        scorer: ``likelihood`` ranks all candidates by log P(title, terminator | prompt);
+            ``generate`` reads a list of five titles (``listwise`` only).
+        normalise: divide the likelihood by the number of ``tokens`` or UTF-8 ``bytes`` of the title,
+            or not at all.
+        match: how generated titles are compared with the candidates.
+        engine: ``transformers``, or ``vllm`` (an extra).
+        attention: attention implementation of the backbone.
+        quantisation: load the backbone in ``8bit`` or ``4bit`` (CUDA only).
+        batch_tokens: tokens that are scored in one forward pass, >= 1.
+        validation_users: users of ``validate``, >= 1.
+    """
+
+    backbone: str = "smollm2-135m"
+    prompt: PromptStyle = "sequence"
+    template: str | None = None
+    max_history: int = Field(default=15, ge=1)
+    title_tokens: int | None = Field(default=24, ge=1)
+    title_chars: int | None = Field(default=None, ge=1)
+    max_prompt_tokens: int | None = Field(default=None, ge=16)
+    scorer: Literal["likelihood", "generate"] = "likelihood"
+    normalise: Literal["none", "tokens", "bytes"] = "none"
+    match: Literal["normalised", "strict", "fuzzy"] = "normalised"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    attention: str = "sdpa"
+    quantisation: Literal["8bit", "4bit"] | None = None
+    batch_tokens: int = Field(default=8192, ge=1)
+    validation_users: int = Field(default=200, ge=1)
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {},
+        "paper": _PAPER_TEXT,
+        "paper-as-run": _AS_RUN_TEXT,
+    }
+
+    @model_validator(mode="after")
+    def _scorer_fits_the_prompt(self) -> LLMConfig:
+        if self.scorer == "generate" and self.prompt != "listwise":
+            raise ValueError(
+                f"scorer 'generate' asks for a list of titles, prompt {self.prompt!r} does not; "
+                "use prompt=listwise or scorer=likelihood"
+            )
+        if self.prompt == "pointwise" and self.normalise != "none":
+            raise ValueError("the yes/no score of prompt 'pointwise' cannot be normalised")
+        return self
+
+    @property
+    def n_answers(self) -> int:
+        """Titles of an answer: the prompt asks for so many."""
+        return LIST_LENGTH if self.scorer == "generate" else 1
+
+
+class AdapterConfig(LLMConfig):
+    """The same, and how a LoRA adapter is trained.
+
+    Attributes:
+        train_examples: training examples per domain, >= 1: sequences (``sequence``), prompts
+            (``listwise``) or questions (``pointwise``); a domain with fewer gives all it has.
+        label: answer of a ``listwise`` example: the next ``title`` alone, or it and four of the
+            negatives (``top5``, as the reference study).
+        train_negatives: sampled non-interacted items per positive of a ``pointwise`` example, >= 1.
+        lora: shape of the adapter.
+        training: optimiser and budget.
+        choose_by_validation: whether the fitted method is scored on the validation requests once, so
+            that configurations can be chosen by it.
+    """
+
+    train_examples: int = Field(default=400, ge=1)
+    label: Literal["title", "top5"] = "title"
+    train_negatives: int = Field(default=1, ge=1)
+    lora: LoraSpec = LoraSpec()
+    training: TrainingSpec = TrainingSpec()
+    choose_by_validation: bool = False
+
+    @property
+    def n_answers(self) -> int:
+        """Titles of an answer, as many as it was trained on."""
+        return LIST_LENGTH if self.prompt == "listwise" and self.label == "top5" else 1
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {},
+        "paper": {
+            **_PAPER_TEXT,
+            "train_examples": 40_000,
+            "lora.dropout": 0.05,
+            "training.epochs": 2,
+            "training.learning_rate": 2e-4,
+            "training.warmup": 0.05,
+            "training.batch_sequences": 128,
+            "training.gradient_checkpointing": True,
+        },
+        "paper-as-run": {
+            **_AS_RUN_TEXT,
+            "label": "top5",
+            "train_examples": 40_000,
+            "lora.dropout": 0.05,
+            "training.epochs": 2,
+            "training.learning_rate": 2e-4,
+            "training.warmup": 0.05,
+            "training.batch_sequences": 128,
+            "training.gradient_checkpointing": True,
+        },
+    }

@@ -1,0 +1,1 @@
+"""Methods that rank with a language model: zero-shot, or with one LoRA adapter."""

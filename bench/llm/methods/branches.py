@@ -1,0 +1,128 @@
+"""Base of the methods that train adapters: one branch per adapter, merged where there are several."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bench.errors import MethodError
+from bench.llm.adapters import StoredAdapter, adapters_of
+from bench.llm.config import AdapterConfig
+from bench.llm.merge import obtain_merge
+from bench.llm.methods.base import LLMMethod
+from bench.llm.mixtures import AdapterRecipe
+from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, TrainView
+
+__all__ = ["AdapterMethod", "Branch", "Merge"]
+
+# Training seeds are small numbers, so that a further order of the same run meets no other run's.
+_FURTHER_ORDER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One adapter of a method.
+
+    Attributes:
+        domains: names of the domains that it is trained on; one named twice counts twice.
+        order: 0 for the run's own training seed, 1 for a second one, and so on.
+    """
+
+    domains: tuple[str, ...]
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How branches become one adapter.
+
+    Attributes:
+        method: name of a merging method, see :mod:`bench.merging`.
+        settings: its options.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+
+
+class AdapterMethod(LLMMethod):
+    """Trains (or finds) the adapters of its branches and serves one: the only one, or their merge."""
+
+    Config = AdapterConfig
+    uses_sources: ClassVar[bool] = False
+
+    @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        return Capabilities(
+            needs_text=True,
+            trainable=True,
+            needs_sources=cls.uses_sources,
+            may_leave_unranked=config.scorer == "generate",
+        )
+
+    @abstractmethod
+    def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
+        """The adapters of the method, in the order in which its merge weighs them."""
+
+    def merge(self, n_branches: int) -> Merge:
+        """How ``n_branches`` (two or more) adapters are merged.
+
+        Raises:
+            MethodError: the method has one branch.
+        """
+        raise MethodError(f"{self.name} has no way to merge {n_branches} adapters.")
+
+    def plan(self, spec: PlanSpec) -> list[Job]:
+        jobs: dict[str, Job] = {}
+        branches = self.branches(spec.target, spec.sources)
+        for branch in branches:
+            recipe = self._recipe(branch, spec)
+            wanted = recipe.spec([(name, spec.training_hashes[name]) for name in branch.domains])
+            jobs[wanted.adapter_id] = Job("adapter", f"train {wanted.summary}", wanted.adapter_id)
+        return [*jobs.values(), Job("score", f"score {self.name} on {spec.target}")]
+
+    def prepare(self, view: TrainView, context: Context) -> Path:
+        adapters = self.adapters(view, context)
+        if len(adapters) == 1:
+            return adapters[0].folder
+        return self.merged(adapters, self.merge(len(adapters)), context).folder
+
+    def adapters(self, view: TrainView, context: Context) -> list[StoredAdapter]:
+        """The adapters of all branches, from the store or trained now."""
+        domains = {view.target.name: view.target, **{s.name: s for s in view.sources}}
+        branches = self.branches(view.target.name, [source.name for source in view.sources])
+        return [
+            self.adapter_on([domains[name] for name in branch.domains], branch, context)
+            for branch in branches
+        ]
+
+    def adapter_on(
+        self, views: Sequence[DomainView], branch: Branch, context: Context
+    ) -> StoredAdapter:
+        """The adapter of one branch, from the store or trained now."""
+        return self._recipe(branch, context).obtain(views, adapters_of(context), context)
+
+    def merged(
+        self, adapters: Sequence[StoredAdapter], merge: Merge, context: Context
+    ) -> StoredAdapter:
+        """The merge of stored adapters, from the store or computed now."""
+        return obtain_merge(
+            adapters_of(context),
+            adapters,
+            merge.method,
+            merge.settings,
+            seed=context.seed,
+            progress=context.progress,
+        )
+
+    def _recipe(self, branch: Branch, around: PlanSpec | Context) -> AdapterRecipe:
+        seed = around.seed + _FURTHER_ORDER * branch.order
+        return AdapterRecipe(self.config, around.init_seed, seed, around.dtype)
+
+    def fit(self, view: TrainView, context: Context) -> None:
+        super().fit(view, context)
+        if self.config.choose_by_validation:
+            context.validate(self)

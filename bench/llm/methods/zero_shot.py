@@ -1,0 +1,38 @@
+"""The backbone as published, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from bench.llm.config import LLMConfig
+from bench.llm.methods.base import LLMMethod
+from bench.methods import Family
+
+__all__ = ["ZeroShot", "ZeroShotConfig"]
+
+
+class ZeroShotConfig(LLMConfig):
+    """As every LLM method; likelihoods are taken per token.
+
+    An untuned model underrates long titles, so that the sum would mostly rank titles by length.
+    """
+
+    normalise: Literal["none", "tokens", "bytes"] = "tokens"
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**values, "normalise": "none"} if values.get("scorer") == "generate" else values
+        for name, values in LLMConfig.profiles.items()
+    }
+
+
+class ZeroShot(LLMMethod):
+    """An instruct model ranks the candidates without any training on the data."""
+
+    name = "llm-zero-shot"
+    version = "1"
+    family = Family.LLM
+    Config = ZeroShotConfig
+    known_below_popularity: ClassVar[Mapping[str, str]] = {
+        "*": "an untrained backbone knows titles but not these users; small ones rank near chance"
+    }

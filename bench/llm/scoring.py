@@ -1,0 +1,154 @@
+"""Requests to scores: prompts, one call of an engine, and what is made of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.llm.answers import parse_answer
+from bench.llm.backbones import load_tokenizer, resolve_backbone
+from bench.llm.config import LIST_LENGTH, LLMConfig
+from bench.llm.engines import Engine, make_engine
+from bench.llm.mixtures import writer_for
+from bench.llm.prompts import candidate_order
+from bench.methods import Context, Requests, Scores
+
+__all__ = ["RequestScorer"]
+
+
+class RequestScorer:
+    """Scores the requests of one domain with one backbone, with or without an adapter.
+
+    Args:
+        config: backbone, prompt and scorer.
+        titles: titles of the domain's whole vocabulary, in order of item index.
+        context: device and dtype.
+    """
+
+    def __init__(self, config: LLMConfig, titles: Sequence[str], context: Context) -> None:
+        backbone = resolve_backbone(config.backbone)
+        self._config = config
+        self._writer = writer_for(titles, config, load_tokenizer(backbone))
+        self._engine: Engine = make_engine(
+            config.engine,
+            backbone,
+            device=context.device,
+            dtype=context.dtype,
+            attention=config.attention,
+            quantisation=config.quantisation,
+            batch_tokens=config.batch_tokens,
+        )
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()
+
+    def score(self, requests: Requests, adapter: Path | None) -> Scores:
+        """Score every candidate of every request.
+
+        Args:
+            requests: n requests of c candidates.
+            adapter: PEFT folder, or None for the backbone as it is.
+
+        Returns:
+            ``likelihood``: log-probabilities (nats), normalised as configured, or for ``pointwise``
+            the log-odds of yes; ``generate``: slots, and minus the slot of each named candidate.
+        """
+        before = self._engine.tokens_processed
+        scores = (
+            self._generated(requests, adapter)
+            if self._config.scorer == "generate"
+            else self._likelihood(requests, adapter)
+        )
+        tokens = self._engine.tokens_processed - before
+        return Scores(scores.values, scores.slots, {**scores.diagnostics, "tokens": tokens})
+
+    def _prompts(self, requests: Requests) -> list[NDArray[np.int32]]:
+        history = requests.history
+        if self._config.prompt != "listwise":
+            return [self._writer.prompt(history[row]) for row in range(len(requests))]
+        shown = np.take_along_axis(requests.candidates, self._order(requests), axis=1)
+        return [self._writer.prompt(history[row], shown[row]) for row in range(len(requests))]
+
+    def _order(self, requests: Requests) -> NDArray[np.int64]:
+        return candidate_order(requests.domain, requests.users, requests.candidates)
+
+    def _likelihood(self, requests: Requests, adapter: Path | None) -> Scores:
+        writer, prompts = self._writer, self._prompts(requests)
+        if self._config.prompt == "pointwise":
+            suffixes = [[writer.suffix(int(i)) for i in row] for row in requests.candidates]
+            odds = self._engine.branch_choice(prompts, suffixes, writer.yes_no, adapter=adapter)
+            values = np.stack([yes_no[:, 0] - yes_no[:, 1] for yes_no in odds])
+            return Scores(values.astype(np.float32), None, {"n_prompts": len(prompts)})
+        answers = [[writer.answer(int(i)) for i in row] for row in requests.candidates]
+        sums = np.stack(self._engine.branch_log_probs(prompts, answers, adapter=adapter))
+        # Titles that look alike once cut share an answer; its probability is counted once.
+        alone = np.stack([_first_of_equals(row) for row in answers])
+        diagnostics = {
+            "n_prompts": len(prompts),
+            "prompt_tokens": sum(len(prompt) for prompt in prompts),
+            "candidate_mass_sum": float(np.where(alone, np.exp(sums), 0.0).sum()),
+            "candidates_with_equal_text": int((~alone).sum()),
+        }
+        values = sums / self._lengths(requests, answers)
+        return Scores(values.astype(np.float32), None, diagnostics)
+
+    def _lengths(
+        self, requests: Requests, answers: Sequence[Sequence[NDArray[np.int32]]]
+    ) -> NDArray[np.float64] | float:
+        if self._config.normalise == "tokens":
+            return np.array([[len(ids) for ids in row] for row in answers], dtype=np.float64)
+        if self._config.normalise == "bytes":
+            sizes = [[self._writer.title_bytes(int(i)) for i in row] for row in requests.candidates]
+            return np.maximum(np.array(sizes, dtype=np.float64), 1.0)
+        return 1.0
+
+    def _generated(self, requests: Requests, adapter: Path | None) -> Scores:
+        writer = self._writer
+        budgets = [writer.max_new_tokens(row) for row in requests.candidates]
+        answers = self._engine.generate(
+            self._prompts(requests),
+            max_new_tokens=budgets,
+            stop=writer.stop_ids,
+            adapter=adapter,
+        )
+        slots = np.empty((len(requests), LIST_LENGTH), dtype=np.int16)
+        counters: dict[str, Any] = {"n_prompts": len(requests), "stopped_by_length": 0}
+        for row, answer in enumerate(answers):
+            parsed = parse_answer(
+                writer.text(answer.tokens),
+                [writer.titles[int(i)] for i in requests.candidates[row]],
+                slots=LIST_LENGTH,
+                match=self._config.match,
+                separator=writer.template.separator,
+                truncated=answer.finished == "length",
+                lead_in=writer.template.lead_in,
+            )
+            slots[row] = parsed.slots
+            counters["stopped_by_length"] += answer.finished == "length"
+            for name, count in parsed.counters.items():
+                counters[name] = counters.get(name, 0) + count
+        return Scores(_values_of(slots, requests.candidates.shape), slots, counters)
+
+
+def _first_of_equals(answers: Sequence[NDArray[np.int32]]) -> NDArray[np.bool_]:
+    """True where no earlier answer of the row has the same tokens."""
+    seen: set[bytes] = set()
+    first = []
+    for ids in answers:
+        key = ids.tobytes()
+        first.append(key not in seen)
+        seen.add(key)
+    return np.array(first)
+
+
+def _values_of(slots: NDArray[np.int16], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Minus the slot (0-based) of every named candidate; NaN for the others."""
+    values = np.full(shape, np.nan, dtype=np.float32)
+    rows, columns = np.nonzero(slots >= 0)
+    values[rows, slots[rows, columns]] = -columns
+    return values

@@ -1,0 +1,1 @@
+"""WeaveRec: one adapter on the target, one hybrid per source, merged; and its controls."""

@@ -1,0 +1,89 @@
+"""Controls that separate weaving from its confounders, and the rival of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from bench.llm.config import AdapterConfig
+from bench.llm.methods.branches import AdapterMethod, Branch, Merge
+from bench.methods import Family
+
+__all__ = ["AveragedConfig", "HybridOnly", "MoLoRec", "SeedAverage"]
+
+
+class HybridOnly(AdapterMethod):
+    """One adapter with the rows and steps of all branches of WeaveRec: training without merging."""
+
+    name = "hybrid-only"
+    version = "1"
+    family = Family.ABLATION
+    uses_sources: ClassVar[bool] = True
+
+    def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
+        # The target stands in its own branch and in every hybrid.
+        return (Branch((*[target] * (1 + len(sources)), *sources)),)
+
+
+class AveragedConfig(AdapterConfig):
+    """As every adapter, and how two of them are averaged.
+
+    Attributes:
+        space: ``factor`` averages the factors A and B, ``product`` the updates B A.
+    """
+
+    space: Literal["factor", "product"] = "factor"
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**values, "space": "product"} if name == "paper-as-run" else values
+        for name, values in AdapterConfig.profiles.items()
+    }
+
+
+class SeedAverage(AdapterMethod):
+    """Two adapters on the target, same initialisation, other samples and order, averaged.
+
+    What averaging brings where no other domain is involved.
+    """
+
+    name = "seed-average"
+    version = "1"
+    family = Family.ABLATION
+    Config = AveragedConfig
+
+    def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
+        return (Branch((target,)), Branch((target,), order=1))
+
+    def merge(self, n_branches: int) -> Merge:
+        return Merge("weight-average", {"space": self.config.space})
+
+
+class MoLoRecConfig(AveragedConfig):
+    """As every averaged pair.
+
+    Attributes:
+        general: share of the adapter on all domains, in [0, 1].
+    """
+
+    general: float = Field(default=0.5, ge=0.0, le=1.0)
+
+
+class MoLoRec(AdapterMethod):
+    """A domain-general and a domain-specific adapter, averaged (MoLoRec, arXiv 2502.08271)."""
+
+    name = "molorec"
+    version = "1"
+    family = Family.MERGING
+    Config = MoLoRecConfig
+    uses_sources: ClassVar[bool] = True
+
+    def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
+        return (Branch((target,)), Branch((target, *sources)))
+
+    def merge(self, n_branches: int) -> Merge:
+        general = self.config.general
+        return Merge(
+            "weight-average", {"space": self.config.space, "weights": [1.0 - general, general]}
+        )

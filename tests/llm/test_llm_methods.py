@@ -1,0 +1,195 @@
+"""The LLM methods as users run them: on planted domains, with a random tiny backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.errors import ConfigError, MethodError
+from bench.evaluation import metric_per_user
+from bench.llm.adapters import AdapterStore
+from bench.methods import Method, PlanSpec
+from bench.methods.config import resolve_config
+from bench.methods.registry import resolve
+from bench.protocol.task import Task
+from bench.testing import evaluate, make_context, planted_task
+
+# A model of 30,000 random weights needs more steps than a pretrained one.
+BUDGET = {
+    "train_examples": 120,
+    "max_history": 6,
+    "validation_users": 40,
+    "batch_tokens": 2048,
+    "lora.r": 8,
+    "training.learning_rate": 0.02,
+    "training.epochs": 6,
+}
+
+
+def make(name: str, backbone: Path, **changes: Any) -> Method:
+    method_cls = resolve(name)
+    values = {**BUDGET, "backbone": str(backbone), **changes}
+    if name == "llm-zero-shot":
+        trained = ("train_", "lora", "training")
+        values = {k: v for k, v in values.items() if not k.startswith(trained)}
+    return method_cls(resolve_config(method_cls, overrides=values))
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return planted_task(n_users=160, n_items=50, noise=0.05, n_sources=2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore(tmp_path / "adapters")
+
+
+def fitted(method: Method, task: Task, folder: Path, store: AdapterStore, **changes: Any):
+    capabilities = type(method).capabilities(method.config)
+    context = make_context(
+        folder, task, capabilities=capabilities, validation_users=40, adapters=store, **changes
+    )
+    view = task.train_view(with_sources=capabilities.needs_sources)
+    method.fit(view, context)
+    return context
+
+
+def figures(method: Method, task: Task, context: Any, n: int = 120) -> dict[str, float]:
+    outcomes = evaluate(method, task.test(task.subset(n)), context)
+    return {m: float(metric_per_user(outcomes, m).mean()) for m in ("ndcg@1", "ndcg@5")}
+
+
+def test_an_untrained_random_model_is_near_chance(task, tiny_llama, tmp_path, store):
+    method = make("llm-zero-shot", tiny_llama)
+    context = fitted(method, task, tmp_path / "c", store)
+    found = figures(method, task, context)
+    # Chance is .033 and .098; the planted titles share words, so that a model may favour some.
+    assert found["ndcg@1"] < 0.15
+    assert found["ndcg@5"] < 0.25
+    assert not store.used
+
+
+@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen2"])
+def test_target_only_learns_the_planted_pattern(architecture, task, request, tmp_path, store):
+    method = make("target-only", request.getfixturevalue(architecture))
+    context = fitted(method, task, tmp_path / "c", store)
+    found = figures(method, task, context)
+    assert found["ndcg@5"] > 0.098 + 0.15
+
+
+def test_one_adapter_serves_every_method_that_asks_for_it(task, tiny_llama, tmp_path, store):
+    budget = {"train_examples": 20, "training.epochs": 1}
+    fitted(make("target-only", tiny_llama, **budget), task, tmp_path / "a", store)
+    assert [use.trained_now for use in store.used] == [True]
+    again = AdapterStore(store.root)
+    fitted(make("target-only", tiny_llama, **budget), task, tmp_path / "b", again)
+    assert [use.trained_now for use in again.used] == [False]
+    # The domains of all-data are the same whoever is the target, and so is its adapter.
+    whole = AdapterStore(store.root)
+    fitted(make("all-data", tiny_llama, **budget), task, tmp_path / "c", whole)
+    domains = {
+        tuple(a.metadata["recipe"]["mixture"][i]["domain"] for i in range(3))
+        for a in whole.list()
+        if a.kind == "trained" and len(a.metadata["recipe"]["mixture"]) == 3
+    }
+    assert domains == {("planted", "planted-source-0", "planted-source-1")}
+
+
+def test_all_data_on_one_domain_is_target_only(tiny_llama, tmp_path, store):
+    alone = planted_task(n_users=60, n_items=50)
+    view = alone.train_view(with_sources=True)
+    assert view.sources == ()
+    budget = {"train_examples": 20, "training.epochs": 1}
+    for name in ("target-only", "all-data"):
+        method = make(name, tiny_llama, **budget)
+        method.fit(view, make_context(tmp_path / name, alone, adapters=store))
+    assert len({use.adapter_id for use in store.used}) == 1
+
+
+def test_source_only_takes_one_source(task, tiny_llama, tmp_path, store):
+    method = make("source-only", tiny_llama, train_examples=20)
+    with pytest.raises(ConfigError, match="one run per source"):
+        fitted(method, task, tmp_path / "c", store)
+
+
+@pytest.mark.parametrize("name", ["target-only", "all-data", "tallrec"])
+def test_a_plan_names_the_adapter_that_is_then_made(name, task, tiny_llama, tmp_path, store):
+    method = make(name, tiny_llama, train_examples=8, **{"training.epochs": 1})
+    view = task.train_view(with_sources=True)
+    hashes = {part.name: part.training_hash for part in (view.target, *view.sources)}
+    spec = PlanSpec(
+        target=view.target.name,
+        sources=tuple(part.name for part in view.sources),
+        profile="cpu",
+        seed=0,
+        training_hashes=hashes,
+    )
+    planned = {job.key for job in method.plan(spec) if job.kind == "adapter"}
+    fitted(method, task, tmp_path / "c", store)
+    assert planned == {use.adapter_id for use in store.used if use.kind == "trained"}
+
+
+def test_tallrec_scores_candidates_one_by_one(task, tiny_llama, tmp_path, store):
+    method = make("tallrec", tiny_llama, train_examples=8, **{"training.epochs": 1})
+    assert method.config.prompt == "pointwise"
+    assert tuple(method.config.lora.targets) == ("q_proj", "v_proj")
+    context = fitted(method, task, tmp_path / "c", store)
+    requests, _ = task.validation(task.subset(3))
+    whole = method.score(requests, context).values
+    some = np.arange(0, 30, 3)
+    fewer = type(requests)(
+        requests.domain, requests.users, requests.history, requests.candidates[:, some]
+    )
+    np.testing.assert_allclose(method.score(fewer, context).values, whole[:, some], atol=1e-4)
+
+
+def test_tallrec_variant_and_prompt_must_agree(tiny_llama):
+    assert make("tallrec", tiny_llama, variant="listwise").config.prompt == "listwise"
+    with pytest.raises(ConfigError, match="does not fit variant"):
+        make("tallrec", tiny_llama, variant="listwise", prompt="pointwise")
+
+
+def test_generate_needs_a_prompt_that_asks_for_a_list(tiny_llama):
+    with pytest.raises(ConfigError, match="listwise"):
+        make("target-only", tiny_llama, scorer="generate")
+
+
+def test_generated_lists_become_slots(task, tiny_llama, tmp_path, store):
+    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="generate")
+    context = fitted(method, task, tmp_path / "c", store)
+    requests, _ = task.validation(task.subset(4))
+    scores = method.score(requests, context)
+    assert scores.slots is not None
+    assert scores.slots.shape == (4, 5)
+    named = scores.slots[scores.slots >= 0]
+    assert np.isfinite(scores.values).sum() == len(named)
+    assert scores.diagnostics["n_prompts"] == 4
+
+
+def test_candidate_mass_is_a_probability(task, tiny_llama, tmp_path, store):
+    method = make("target-only", tiny_llama)
+    context = fitted(method, task, tmp_path / "c", store)
+    requests, _ = task.validation(task.subset(20))
+    diagnostics = method.score(requests, context).diagnostics
+    assert 0 < diagnostics["candidate_mass_sum"] <= diagnostics["n_prompts"]
+    assert diagnostics["tokens"] > 0
+
+
+def test_a_saved_method_scores_as_before(task, tiny_llama, tmp_path, store):
+    method = make("target-only", tiny_llama, train_examples=20)
+    context = fitted(method, task, tmp_path / "c", store)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    method.save(folder)
+    other = make("target-only", tiny_llama, train_examples=20)
+    with pytest.raises(MethodError, match="before it was fitted"):
+        other.score(task.validation(task.subset(2))[0], context)
+    other.load(folder)
+    requests, _ = task.validation(task.subset(10))
+    assert np.array_equal(
+        other.score(requests, context).values, method.score(requests, context).values
+    )
