@@ -110,7 +110,8 @@ def test_the_pages_hold_the_two_commands_that_do_everything():
         "bench runs shwo 123",
         "bench data import",
         "bench leaderboard --format pdf --target ml100k-drama",
-        "bench adapters list",
+        "bench adaptors list",
+        "bench adapters export 3f0c12ab",
     ],
 )
 def test_wrong_commands_are_refused(command):

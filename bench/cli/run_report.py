@@ -62,6 +62,16 @@ def _candidates(run: StoredRun) -> str:
     return among if negatives == "uniform" else f"{among} ({negatives} negatives)"
 
 
+def _fitted(run: StoredRun) -> str:
+    """The time of the fit, and that of the adapters it uses, whoever trained them."""
+    fit = human_seconds(float(run.manifest["seconds"]["fit"]))
+    used = run.manifest.get("adapters") or []
+    if not used:
+        return fit
+    trained = human_seconds(sum(float(use["seconds"]) for use in used))
+    return f"{fit}, {len(used)} adapter{'s' if len(used) > 1 else ''} {trained}"
+
+
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
     """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
     runs = [result.run for result in results if result.run is not None]
@@ -80,9 +90,9 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
         )
     if len(runs) == 1:
         stored = " (stored before)" if results[0].status == "stored" else ""
-        fit = human_seconds(float(first.manifest["seconds"]["fit"]))
         typer.echo(
-            f"{first.method}, profile {first.profile}, seed {first.seed}, fitted in {fit}{stored}"
+            f"{first.method}, profile {first.profile}, seed {first.seed}, fitted in "
+            f"{_fitted(first)}{stored}"
         )
         print_table(
             ("metric", "mean [95 % CI]"),
@@ -101,7 +111,7 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
                 run.profile,
                 run.seed,
                 *(_with_interval(run, metric) for metric in _SHORT),
-                human_seconds(float(run.manifest["seconds"]["fit"])),
+                _fitted(run),
                 run.run_id[:8],
             )
             for run in runs

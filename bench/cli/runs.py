@@ -158,6 +158,21 @@ def show(
         ("folder", found.path),
     ]
     print_table(("", ""), facts)
+    if found.manifest.get("adapters"):
+        typer.echo("\nAdapters")
+        print_table(
+            ("adapter", "kind", "what", "made in", "by this run"),
+            [
+                (
+                    use["adapter_id"],
+                    use["kind"],
+                    use["label"],
+                    human_seconds(use["seconds"]),
+                    "yes" if use["trained_now"] else "no",
+                )
+                for use in found.manifest["adapters"]
+            ],
+        )
     typer.echo("\nConfiguration")
     print_table(("key", "value"), sorted(found.config.items()))
     typer.echo("\nMetrics, with 95 % bootstrap intervals over users")

@@ -47,6 +47,16 @@ def _entry(section: str, name: str) -> Callable[[Mapping[str, Any]], float | Non
     return read
 
 
+def _with_adapters(section: str, name: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """An entry of the run's own plus what its adapters cost, whichever run trained them."""
+
+    def read(manifest: Mapping[str, Any]) -> float | None:
+        own = _entry(section, name)(manifest)
+        return None if own is None else own + (_entry(section, "adapters")(manifest) or 0.0)
+
+    return read
+
+
 def _milliseconds_per_user(manifest: Mapping[str, Any]) -> float | None:
     seconds = _entry("seconds", "score")(manifest)
     n_users = _entry("users", "n_users")(manifest)
@@ -56,8 +66,10 @@ def _milliseconds_per_user(manifest: Mapping[str, Any]) -> float | None:
 COSTS: Mapping[str, CostKind] = {
     cost.key: cost
     for cost in (
-        CostKind("fit", "Training, wall time", "s", _entry("seconds", "fit")),
-        CostKind("cpu", "Training and scoring, CPU time", "s", _entry("cpu_seconds", "total")),
+        CostKind("fit", "Training, wall time", "s", _with_adapters("seconds", "fit")),
+        CostKind(
+            "cpu", "Training and scoring, CPU time", "s", _with_adapters("cpu_seconds", "total")
+        ),
         CostKind(
             "total",
             "Wall time including adapters",
@@ -68,7 +80,7 @@ COSTS: Mapping[str, CostKind] = {
         CostKind("memory", "Peak memory", "MB", _entry("peak_memory", "mb")),
     )
 }
-"""Kinds of cost by their key. Wall times depend on what else the machine was doing."""
+"""Kinds of cost by their key, adapters included. Wall times depend on what else the machine did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ def _in_folder(path: Any, descriptor: int | None) -> Any:
     if descriptor is None or descriptor < 0 or not isinstance(path, str | bytes | os.PathLike):
         return path
     try:
-        folder = os.readlink(f"/proc/self/fd/{descriptor}")
+        folder = Path(f"/proc/self/fd/{descriptor}").readlink()
     except OSError:
         return None
     return os.path.join(folder, os.fsdecode(path))  # noqa: PTH118 - the path may be absolute
