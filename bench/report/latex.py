@@ -7,7 +7,8 @@ no width (``\rlap``), so that figures with and without one stay aligned.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from bench.report.grid import (
     EM_RULE,
@@ -49,7 +50,33 @@ _ESCAPES = {
     "\u00a0": "~",
 }
 _WIDE = 9
+"""Columns that need both columns of a paper."""
+
+_OWN = {"rank", "own", "total", "memory"}
+"""Columns beside the metrics that every target of a wide table has its own of."""
+
+_PANEL = 16
+"""Columns of figures that stay legible side by side: four targets with four metrics."""
+
 _SPREAD = r"{{\scriptsize\,\ensuremath{{\pm}}\,{}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tabular:
+    """Column specification, lines of the head and lines of the body."""
+
+    spec: str
+    head: Sequence[str]
+    body: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _WideLine:
+    """A row over several targets: its names, and its cells by target."""
+
+    opens_family: bool
+    names: Sequence[str]
+    groups: Sequence[Sequence[str]]
 
 
 def escape_latex(text: str) -> str:
@@ -66,7 +93,8 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table | TableSet) -> str:
     r"""The table as a ``table`` or ``table*`` environment; ends with a newline.
 
-    Several targets become one wide table, with a group of columns each. The preamble needs
+    Several targets become one wide table, with a group of columns each; where side by side they would
+    not be legible, it goes on in further floats of the same number. The preamble needs
     ``\usepackage{booktabs,graphicx}``.
     """
     if isinstance(table, TableSet) and len(table.tables) == 1:
@@ -94,53 +122,78 @@ def to_latex(table: Table | TableSet) -> str:
                 for column, cell in zip(shown, cells, strict=True)
             ]
             body.append(" & ".join(text) + r" \\")
-    caption = [f"{table.target}."]
     return _environment(
-        spec, [head], body, caption, table.caption, table.target, table.command, len(shown)
+        [_Tabular(spec, [head], body)],
+        f"{table.target}.",
+        table.caption,
+        table.target,
+        table.command,
+        wide=len(shown) >= _WIDE,
     )
 
 
 def _wide(group: TableSet) -> str:
     tables = group.tables
-    spec, titles, heads, rules = "llr", ["", "", ""], ["Family", "Method", "S"], []
-    position = 4
-    for table in tables:
-        group_columns = _group_columns(table)
-        width = len(group_columns)
-        spec += "r" * width
-        titles.append(rf"\multicolumn{{{width}}}{{c}}{{{_name(table.target)}}}")
-        heads += [_heading(column) for column in group_columns]
-        rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
-        position += width
+    own = _OWN | ({"seeds"} if _seeds_differ(tables) else set())
+    parts = {kind: _wide_lines(tables, kind, own) for kind in ("main", "other-users", "reported")}
+    panels = [_panel(tables, parts, chunk, own) for chunk in _chunks(tables)]
+    shared, of_one = _captions(tables)
+    title = f"{group.title.rstrip('.')}."
+    return _environment(panels, title, [*shared, *of_one], group.name, group.command, wide=True)
+
+
+def _chunks(tables: Sequence[Table]) -> list[range]:
+    """Targets that share a row of columns: as many as stay legible, the panels alike."""
+    width = max(len(_group_columns(table, _OWN)) for table in tables)
+    most = max(1, _PANEL // width)
+    n_panels = -(-len(tables) // most)
+    size = -(-len(tables) // n_panels)
+    return [range(i, min(i + size, len(tables))) for i in range(0, len(tables), size)]
+
+
+def _panel(
+    tables: Sequence[Table], parts: Mapping[str, Sequence[_WideLine]], chunk: range, own: set[str]
+) -> _Tabular:
+    heads, rules = ["Family", "Method", *(() if "seeds" in own else ("S",))], []
+    spec, titles, position = "llr"[: len(heads)], [""] * len(heads), len(heads) + 1
+    for index in chunk:
+        shown = _group_columns(tables[index], own)
+        spec += "r" * len(shown)
+        titles.append(rf"\multicolumn{{{len(shown)}}}{{c}}{{{_name(tables[index].target)}}}")
+        heads += [_heading(column) for column in shown]
+        rules.append(rf"\cmidrule(lr){{{position}-{position + len(shown) - 1}}}")
+        position += len(shown)
     head = [" & ".join(titles) + r" \\", " ".join(rules), " & ".join(heads) + r" \\"]
     body: list[str] = []
-    for kind in ("main", "other-users", "reported"):
-        blocks = [_block(table, kind) for table in tables]
-        lines = _wide_lines(tables, blocks)
+    for kind, lines in parts.items():
         if not lines:
             continue
         if body:
             body.append(r"\midrule")
+        blocks = [_block(table, kind) for table in tables]
         title = next((block.title for block in blocks if block and block.title), "")
         if title:
             body.append(rf"\multicolumn{{{position - 1}}}{{l}}{{\textit{{{_name(title)}}}}} \\")
-        body += lines
-    shared, own = _captions(tables)
-    return _environment(
-        spec,
-        head,
-        body,
-        [f"{group.title.rstrip('.')}."],
-        [*shared, *own],
-        group.name,
-        group.command,
-        position,
-    )
+        for number, line in enumerate(lines):
+            if number and line.opens_family:
+                body.append(r"\addlinespace")
+            cells = [*line.names, *(cell for index in chunk for cell in line.groups[index])]
+            body.append(" & ".join(cells) + r" \\")
+    return _Tabular(spec, head, body)
 
 
-def _group_columns(table: Table) -> list[Column]:
-    """The columns that every target has its own of."""
-    own = ("rank", "own", "total", "memory")
+def _seeds_differ(tables: Sequence[Table]) -> bool:
+    """Whether some row has other numbers of seeds on other targets."""
+    counts: dict[tuple[str, str], set[int]] = {}
+    for table in tables:
+        for row in table.rows:
+            if row.seeds:
+                counts.setdefault(row.key, set()).add(len(row.seeds))
+    return any(len(found) > 1 for found in counts.values())
+
+
+def _group_columns(table: Table, own: Collection[str]) -> list[Column]:
+    """The columns that every target has its own of: metrics, and those of ``own``."""
     return [column for column in columns(table) if column.is_metric or column.key in own]
 
 
@@ -148,8 +201,9 @@ def _block(table: Table, kind: str) -> Block | None:
     return next((block for block in table.blocks if block.kind == kind), None)
 
 
-def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list[str]:
-    """One line per row key, with an em rule where a target lacks the row."""
+def _wide_lines(tables: Sequence[Table], kind: str, own: set[str]) -> list[_WideLine]:
+    """One line per row key, with em rules where a target lacks the row."""
+    blocks = [_block(table, kind) for table in tables]
     found: dict[tuple[str, str], list[Row | None]] = {}
     for index, block in enumerate(blocks):
         for row in block.rows if block else ():
@@ -160,7 +214,6 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
         if not any(row and row.figures for row in found[key]):
             del found[key]
     profiles = {profile for _, profile in found if profile}
-    quoted = any(block is not None and block.kind == "reported" for block in blocks)
 
     def order(key: tuple[str, str]) -> tuple[tuple[int, str], float, str, str]:
         # Rows without a figure on any target stay in the order in which they were found.
@@ -174,14 +227,13 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
             return (family_key(rows[0].family), 1.0, "", "")
         return (family_key(rows[0].family), -sum(means) / len(means), *key)
 
-    lines: list[str] = []
+    lines: list[_WideLine] = []
     family: str | None = None
     # Quoted rows keep the order of their source.
-    for key in found if quoted else sorted(found, key=order):
+    for key in found if kind == "reported" else sorted(found, key=order):
         first = next(row for row in found[key] if row is not None)
-        if family is not None and first.family != family:
-            lines.append(r"\addlinespace")
-        title = family_title(first.family) if first.family != family else ""
+        opens = first.family != family
+        title = family_title(first.family) if opens else ""
         family = first.family
         label = first.label + (f" [{first.profile}]" if first.profile and len(profiles) > 1 else "")
         flags = {flag for row in found[key] if row is not None for flag in row.flags}
@@ -190,21 +242,24 @@ def _wide_lines(tables: Sequence[Table], blocks: Sequence[Block | None]) -> list
             _name(title),
             _name(label) + (rf"\textsuperscript{{{escape_latex(signs)}}}" if signs else ""),
         ]
-        counts = dict.fromkeys(
-            len(row.seeds) for row in found[key] if row is not None and row.seeds
-        )
-        cells.append(", ".join(map(str, counts)) or escape_latex(EN_RULE))
-        for table, own in zip(tables, found[key], strict=True):
-            group = _group_columns(table)
-            if own is None:
-                cells += [escape_latex(EM_RULE if c.is_metric else EN_RULE) for c in group]
-                continue
-            cells += [
-                _cell(cell, pad=table.with_intervals and column.key == table.primary)
-                for column, cell in zip(group, cells_of(table, own, group), strict=True)
-            ]
-        lines.append(" & ".join(cells) + r" \\")
+        if "seeds" not in own:
+            counts = [len(row.seeds) for row in found[key] if row is not None and row.seeds]
+            cells.append(str(counts[0]) if counts else escape_latex(EN_RULE))
+        groups = [
+            _group_cells(table, row, own) for table, row in zip(tables, found[key], strict=True)
+        ]
+        lines.append(_WideLine(opens, cells, groups))
     return lines
+
+
+def _group_cells(table: Table, row: Row | None, own: set[str]) -> list[str]:
+    shown = _group_columns(table, own)
+    if row is None:
+        return [escape_latex(EM_RULE if column.is_metric else EN_RULE) for column in shown]
+    return [
+        _cell(cell, pad=table.with_intervals and column.key == table.primary)
+        for column, cell in zip(shown, cells_of(table, row, shown), strict=True)
+    ]
 
 
 def _captions(tables: Sequence[Table]) -> tuple[list[str], list[str]]:
@@ -248,42 +303,50 @@ def _cell(cell: Cell, *, pad: bool = False) -> str:
 
 
 def _environment(
-    spec: str,
-    head: Sequence[str],
-    body: Sequence[str],
-    title: Sequence[str],
+    tabulars: Sequence[_Tabular],
+    title: str,
     notes: Sequence[str],
     label: str,
     command: str,
-    width: int,
+    *,
+    wide: bool,
 ) -> str:
-    name = "table*" if width >= _WIDE else "table"
+    """A float per tabular, under one number; the notes stand below the last."""
     slug = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in label)
     command = command.replace("\n", " ")
-    return "\n".join(
-        [
-            f"% Made by `{command}`; do not edit. Needs \\usepackage{{booktabs,graphicx}}.",
-            rf"\begin{{{name}}}[t]",
-            r"\centering",
-            rf"\caption{{{' '.join(_name(text) for text in title)}}}",
-            rf"\label{{tab:{slug}}}",
-            r"\begingroup\setlength{\tabcolsep}{4pt}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{@{{}}{spec}@{{\hspace{{1em}}}}}}",
-            r"\toprule",
-            *head,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\endgroup",
-            "",
-            r"\vspace{2pt}",
-            r"\begin{minipage}{\linewidth}"
-            + (r"\scriptsize" if width >= _WIDE else r"\footnotesize"),
-            *(_name(note) + r"\par" for note in notes),
-            r"\end{minipage}",
-            rf"\end{{{name}}}",
-            "",
-        ]
-    )
+    lines = [f"% Made by `{command}`; do not edit. Needs \\usepackage{{booktabs,graphicx}}."]
+    name = "table*" if wide else "table"
+    for number, tabular in enumerate(tabulars, start=1):
+        first, last = number == 1, number == len(tabulars)
+        part = "" if len(tabulars) == 1 else f" Part {number} of {len(tabulars)}."
+        lines += [rf"\begin{{{name}}}[t]", r"\centering"]
+        lines += [] if first else [r"\addtocounter{table}{-1}"]
+        lines += [rf"\caption{{{_name(title + part)}}}"]
+        lines += [rf"\label{{tab:{slug}}}"] if first else []
+        lines += [r"\begingroup\setlength{\tabcolsep}{4pt}", *_tabular(tabular), r"\endgroup"]
+        lines += _notes(notes, wide) if last else []
+        lines += [rf"\end{{{name}}}", ""]
+    return "\n".join(lines)
+
+
+def _notes(notes: Sequence[str], wide: bool) -> list[str]:
+    return [
+        "",
+        r"\vspace{2pt}",
+        r"\begin{minipage}{\linewidth}" + (r"\scriptsize" if wide else r"\footnotesize"),
+        *(_name(note) + r"\par" for note in notes),
+        r"\end{minipage}",
+    ]
+
+
+def _tabular(one: _Tabular) -> list[str]:
+    return [
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}{one.spec}@{{\hspace{{1em}}}}}}",
+        r"\toprule",
+        *one.head,
+        r"\midrule",
+        *one.body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+    ]

@@ -123,7 +123,12 @@ def transfer(
         found, more = choose_task(runs, target, task)
         series, left_out = group_series(found, profile=profile, all_configs=all_configs)
         notes += [f"{target}: {note}" for note in (*more, *left_out)]
-        rows = _rows(series, choose_users(found, users), metric)
+        rows, lacking = _rows(series, choose_users(found, users), metric)
+        if lacking:
+            notes.append(
+                f"{target}: scored on other users and left out: {', '.join(lacking)}; compare over fewer "
+                "with --users N."
+            )
         drafts += _target_gains(target, rows, bound, metric, notes)
     if not drafts:
         why = " ".join(notes)
@@ -140,10 +145,16 @@ def transfer(
     return TransferReport(metric, alpha, correction, gains, tuple(notes))
 
 
-def _rows(series: Sequence[Series], users: NDArray[np.int32], metric: str) -> list[Contender]:
+def _rows(
+    series: Sequence[Series], users: NDArray[np.int32], metric: str
+) -> tuple[list[Contender], list[str]]:
+    """Rows over ``users``, and the names of those that have not scored them all."""
     names = row_names(series)
-    rows = [from_series(one, users, metric, name) for one, name in zip(series, names, strict=True)]
-    return sorted((row for row in rows if row is not None), key=lambda c: c.label)
+    found = {
+        name: from_series(one, users, metric, name) for one, name in zip(series, names, strict=True)
+    }
+    rows = [found[name] for name in sorted(found)]
+    return [row for row in rows if row], [name for name in sorted(found) if not found[name]]
 
 
 def _target_gains(

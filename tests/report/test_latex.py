@@ -109,6 +109,43 @@ def test_a_wide_table_has_costs_and_ranks_per_target_on_request(write_run):
     assert net.split("&")[8].strip() == "2.6"  # 2.5 s of training and 0.1 s of scoring
 
 
+def test_seeds_are_told_per_target_where_they_differ(write_run):
+    assert "Family & Method & S & NDCG@1" in to_latex(_suite(write_run))
+    write_run(
+        "net", random_outcomes(500, 7, skill=3), seed=3, task="t" * 64, family="single-domain"
+    )
+    from bench.report.suite_table import build_targets
+    from bench.runs.store import RunStore
+
+    text = to_latex(build_targets(RunStore(write_run.root).list(), ["toyland", "seaside"]))
+    assert r"\multicolumn{5}{c}{toyland}" in text and "Family & Method & S & NDCG@1" in text
+    cells = next(line for line in text.splitlines() if "& net &" in line).split("&")
+    assert (cells[2].strip(), cells[7].strip()) == ("4", "3")
+
+
+@pytest.mark.parametrize(("n", "panels"), [(4, [4]), (5, [3, 2]), (6, [3, 3]), (9, [3, 3, 3])])
+def test_targets_that_would_not_be_legible_side_by_side_stand_in_several_floats(
+    write_run, n, panels
+):
+    targets = [f"{letter}land" for letter in "abcdefghi"[:n]]
+    for i, target in enumerate(targets):
+        write_run("knn", random_outcomes(40, i), target=target, task=target[0] * 64)
+    from bench.report.suite_table import build_targets
+    from bench.runs.store import RunStore
+
+    text = to_latex(build_targets(RunStore(write_run.root).list(), targets))
+    found = [part.split(r"\end{tabular}")[0] for part in text.split(r"\begin{tabular}")[1:]]
+    assert [len(re.findall(r"\\multicolumn\{4\}\{c\}", part)) for part in found] == panels
+    assert re.findall(r"\\multicolumn\{4\}\{c\}\{(\w+)\}", text) == targets
+    assert text.count(r"\begin{table*}") == text.count(r"\caption{") == len(panels)
+    assert text.count(r"\addtocounter{table}{-1}") == len(panels) - 1
+    assert text.count(r"\label{") == text.count(r"\begin{minipage}") == 1
+    for part in found:
+        (row,) = (line for line in part.splitlines() if "& knn" in line)
+        heading = next(line for line in part.splitlines() if line.startswith("Family"))
+        assert row.count("&") == heading.count("&")
+
+
 def _missing_tex():
     if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
         return "pdflatex is not installed"

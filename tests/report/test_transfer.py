@@ -125,3 +125,15 @@ def test_nothing_to_report_says_what_is_needed(write_run):
     run = write_run("popularity", random_outcomes(30, 0))
     with pytest.raises(ResultError, match="runs of a method with sources and of target-only"):
         transfer([run], ["toyland"])
+
+
+def test_methods_that_were_scored_on_fewer_users_are_named_with_the_option(write_run):
+    few = {"users": np.arange(40), "n_total": 100}
+    runs = [
+        write_run("all-data", random_outcomes(40, 0), sources=["a", "b"], **few),
+        write_run("target-only", random_outcomes(40, 1), **few),
+        write_run("knn", random_outcomes(100, 2), trainable=False),
+    ]
+    with pytest.raises(ResultError, match=r"left out: all-data, target-only; .*--users N"):
+        transfer(runs, ["toyland"])
+    assert len(transfer(runs, ["toyland"], users=40).gains) == 1
