@@ -151,7 +151,7 @@ def run(
         )
     seeds = run_options.parse_integers("--candidate-seed", candidate_seed)
     overrides = merge(load_config_file(config) if config else {}, parse_set(set_ or ()))
-    _check_device(device)
+    _check_device(device, present=not plan)
     common: dict[str, Any] = {
         "sources": run_options.parse_sources(sources),
         "protocol": ProtocolOptions(
@@ -179,6 +179,7 @@ def run(
         profile=profile,
         overrides=overrides,
         keep_model=keep_model,
+        planning=plan,
         **common,
     )
     try:
@@ -219,12 +220,19 @@ def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) 
         )
 
 
-def _check_device(device: str) -> None:
-    """Refuse a device that cannot work before any data are read."""
+def _check_device(device: str, *, present: bool) -> None:
+    """Refuse a device that cannot work before any data are read.
+
+    Args:
+        device: what was asked for.
+        present: whether this machine must have it; a plan may be made for another one.
+    """
     if device == "cpu":
         return
     if not re.fullmatch(r"cuda(:\d+)?|mps", device):
         raise ConfigError(f"--device {device!r}: expected cpu, cuda, cuda:N or mps.")
+    if not present:
+        return
     import torch
 
     backend = torch.backends.mps if device == "mps" else torch.cuda

@@ -77,9 +77,10 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
             for row in rows
         ],
     )
-    seconds = [plan.seconds for plan in plans if plan.seconds is not None]
-    if seconds:
-        typer.echo(f"\nTo do: about {_about(sum(seconds))} in all.")
+    seconds = [plan.seconds for plan in plans if plan.to_do]
+    known = [one for one in seconds if one is not None]
+    if seconds and len(known) == len(seconds):
+        typer.echo(f"\nTo do: about {_about(sum(known))} in all.")
 
 
 def announce(
@@ -121,9 +122,9 @@ def announce(
     for plan in waiting:
         for line in _lines(plan, auto_users=auto_users):
             typer.echo(line, err=True)
-    seconds = [plan.seconds for plan in waiting if plan.seconds is not None]
-    if len(waiting) > 1 and seconds:
-        typer.echo(f"In all about {_about(sum(seconds))}.", err=True)
+    known = [plan.seconds for plan in waiting if plan.seconds is not None]
+    if len(waiting) > 1 and len(known) == len(waiting):
+        typer.echo(f"In all about {_about(sum(known))}.", err=True)
 
 
 def _lines(plan: RunPlan, *, auto_users: bool) -> list[str]:

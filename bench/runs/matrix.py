@@ -63,6 +63,7 @@ def expand(
     *,
     limit_users: int | Literal["auto"] | None = "auto",
     dtype: str = "auto",
+    planning: bool = False,
     **common: Any,
 ) -> list[RunSpec]:
     """Make the specifications of a matrix, targets first, so that neighbours share their data.
@@ -73,6 +74,7 @@ def expand(
         seeds: training seeds; methods without random training run once, with seed 0.
         limit_users: how many test users are scored; None = all, ``auto`` = the method's default.
         dtype: number format of the models; ``auto`` = the method's default.
+        planning: whether nothing will be run, so that optional packages and models may be absent.
         **common: further fields of :class:`RunSpec`, the same for all.
 
     Returns:
@@ -89,7 +91,7 @@ def expand(
             for seed in seeds:
                 spec = RunSpec(method=method, target=target, seed=seed, **common, **given)
                 spec = with_defaults(spec, limit_users=limit_users == "auto", dtype=dtype == "auto")
-                resolved = resolve_spec(spec).spec
+                resolved = resolve_spec(spec, planning=planning).spec
                 specs.setdefault(hash_json(resolved.model_dump(mode="json")), resolved)
     return list(specs.values())
 

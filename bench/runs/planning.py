@@ -72,9 +72,9 @@ class RunPlan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated wall seconds of what is left; None where the method offers no estimate."""
+        """Estimated wall seconds of what is left; None where one of its jobs has no estimate."""
         known = [job.seconds for job in self.to_do if job.seconds is not None]
-        return sum(known) if known else None
+        return sum(known) if len(known) == len(self.to_do) else None
 
 
 def plan_spec(prepared: PreparedRun) -> PlanSpec:
@@ -119,7 +119,7 @@ def plan_runs(
     coming: set[str] = set()
     plans = []
     for spec in specs:
-        prepared = prepare(spec, tasks=tasks)
+        prepared = prepare(spec, tasks=tasks, planning=True)
         cls, chosen = prepared.resolved.method_cls, prepared.spec
         found = store.find(chosen.target, cls.name, chosen.seed, prepared.run_id)
         stored = found is not None and not force

@@ -47,8 +47,13 @@ class Resolved:
         return dict(config_dict(self.config))
 
 
-def resolve_spec(spec: RunSpec) -> Resolved:
+def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
     """Look up the method, validate its configuration and fix sources and seed.
+
+    Args:
+        spec: what is asked for.
+        planning: whether nothing will be run, so that packages and models may be absent: what a GPU
+            needs is planned on a laptop.
 
     Raises:
         ConfigError: an unknown method, domain, profile or configuration key; a source that is
@@ -71,8 +76,9 @@ def resolve_spec(spec: RunSpec) -> Resolved:
             f"further candidate seeds {spec.extra_candidate_seeds} with {spec.protocol.negatives!r} "
             "negatives, which are not drawn. Leave the seeds out or use --negatives uniform."
         )
-    with prints_aside():
-        method_cls.require(config)
+    if not planning:
+        with prints_aside():
+            method_cls.require(config)
     update: dict[str, Any] = {
         "sources": _sources(spec, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,

@@ -44,15 +44,25 @@ class RunInUseError(ResultError):
 
 
 def prepare(
-    spec: RunSpec, *, tasks: TaskCache | None = None, progress: Progress | None = None
+    spec: RunSpec,
+    *,
+    tasks: TaskCache | None = None,
+    progress: Progress | None = None,
+    planning: bool = False,
 ) -> PreparedRun:
     """Look everything up, build the task and compute the run's identity; nothing is trained.
+
+    Args:
+        spec: what to run.
+        tasks: tasks shared between runs; None builds one.
+        progress: reporter.
+        planning: whether optional packages and models may be absent.
 
     Raises:
         ConfigError, MissingExtraError: wrong use; a domain is not on disk.
         DataError, ProtocolError: a domain cannot be read, or the task not be built.
     """
-    resolved = resolve_spec(spec)
+    resolved = resolve_spec(spec, planning=planning)
     require_available([resolved.spec])
     with (progress or QuietProgress()).stage(f"prepare {resolved.spec.target}"):
         loaded = (tasks or TaskCache()).get(resolved.spec)

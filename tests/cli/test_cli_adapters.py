@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,66 @@ def test_plan_shows_adapters_with_estimates_and_trains_nothing(cli, tiny, other)
     assert "2,048 MB" in table
     assert table.endswith("To do: about 1 min 40 s in all.\n")
     assert AdapterStore().list() == []
+
+
+ABSENT = """
+from pathlib import Path
+from bench.errors import MissingExtraError
+from bench.methods import Family, Job, Method, Scores
+
+
+class Huge(Method):
+    \"\"\"Needs a model that is not on this machine.\"\"\"
+
+    name, version, family = "huge", "1", Family.LLM
+
+    @classmethod
+    def require(cls, config):
+        raise MissingExtraError("no such model here")
+
+    def plan(self, spec):
+        label = f"train on {spec.device} in {spec.dtype} for {spec.n_users} users"
+        return [Job("adapter", label, seconds=7200.0), Job("score", "score")]
+
+    def fit(self, view, context): ...
+
+    def score(self, requests, context): ...
+"""
+
+
+def test_a_plan_for_another_machine_needs_neither_its_model_nor_its_device(cli, tiny, tmp_path):
+    plugin = tmp_path / "huge.py"
+    plugin.write_text(ABSENT)
+    words = ("run", "--method", f"{plugin}:Huge", "--target", tiny, "--device", "cuda")
+    table = cli(*words, "--plan").stdout
+    assert "train on cuda in float32 for 60 users" in table
+    assert "2 h 00 min" in table
+    assert "in all" not in table, "one job has no estimate, so the sum would be too low"
+    assert "cuda" in cli(*words, code=2).stderr
+    assert "no such model here" in cli(*words[:-2], code=2).stderr
+    assert "expected cpu, cuda" in cli(*words[:-1], "gpu", "--plan", code=2).stderr
+
+
+def test_a_killed_run_goes_on_from_the_checkpoint_of_its_adapter(cli, tiny, other, tmp_path):
+    log = tmp_path / "log"
+    words = ["run", "--method", ADAPTED, "--target", tiny, "--sources", other, "--json",
+             "--set", f"log={log}", "--set", "pause=1.0"]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.cli", *words], stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not log.exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert AdapterStore().list() == []
+    run = json.loads(cli(*words).stdout)
+    trained = [line for line in log.read_text().splitlines() if line.startswith("train")]
+    assert trained == ["train other", "train tiny"]
+    shown = cli("runs", "show", run["run_id"]).stdout
+    (adapter,) = AdapterStore().list()
+    assert re.search(rf"^{adapter.adapter_id} +trained +other \+ tiny.* yes$", shown, re.M)
 
 
 def test_plan_of_other_methods_has_no_columns_of_estimates(cli, tiny):

@@ -113,8 +113,8 @@ class Adapted(Method):
                     continue
                 time.sleep(self.config.pause)
                 counts[name] = _successors(views[name]).tolist()
-                self._note(f"train {name}")
                 write_json(done, counts)
+                self._note(f"train {name}")
                 if self.config.fault == "train":
                     raise KeyboardInterrupt
             factors = {name: np.array(c, dtype=np.float32) for name, c in counts.items()}

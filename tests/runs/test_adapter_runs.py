@@ -185,6 +185,8 @@ def test_plan_tells_stored_shared_and_new_adapters_apart(spec, store, log):
 def test_an_estimate_is_absent_where_the_method_offers_none(spec, store):
     (plan,) = plan_runs([spec(estimate=False)], store)
     assert plan.seconds is None
+    (plan,) = plan_runs([spec()], store)
+    assert plan.seconds == 90.0 + 0.5 * 40
 
 
 def test_total_counts_adapters_that_only_the_stored_model_remembers(spec, store):
