@@ -10,6 +10,7 @@ from bench.errors import ResultError
 from bench.io import write_bytes
 from bench.report.companion import companion_page, companion_reading, report_of_table
 from bench.report.leaderboard import draft_table, finish, to_csv, to_json, to_latex, to_markdown
+from bench.report.missing import missing_section
 from bench.report.options import TableOptions
 from bench.report.reading import index_page
 from bench.report.reported import load_publication, publications
@@ -18,11 +19,15 @@ from bench.report.significance import Draft
 from bench.report.table import Table
 from bench.runs.store import RunStore
 from bench.runs.stored import StoredRun, slug
+from bench.suites import load_suite
 
 __all__ = ["COMMAND", "differences", "render", "write"]
 
 COMMAND = "make leaderboards"
 INDEX, ROBUSTNESS = "README.md", "robustness.md"
+SUITE = "reference"
+"""What the committed results should hold."""
+
 _SUFFIXES = (".md", ".tex", ".csv", ".json")
 
 
@@ -49,6 +54,7 @@ def render(results: Path) -> dict[str, bytes]:
     if reports:
         files[ROBUSTNESS] = companion_page(reports, COMMAND)
         files[INDEX] += companion_reading(reports, ROBUSTNESS)
+    files[INDEX] += missing_section(drafts, load_suite(SUITE))
     for table in tables:
         stem = slug(table.target)
         files[f"{stem}.md"] = to_markdown(table)

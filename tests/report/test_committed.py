@@ -14,8 +14,10 @@ from bench.errors import ResultError
 from bench.evaluation import metric_per_user
 from bench.report.committed import differences, render, write
 from bench.report.leaderboard import draft_table
+from bench.report.missing import missing_commands
 from bench.report.reading import training_free_pairs
 from bench.runs.store import RunStore
+from bench.suites import Suite
 
 
 @pytest.fixture
@@ -106,6 +108,25 @@ def test_further_request_sets_become_a_page_and_a_section_of_the_index(results, 
     assert f"{metric_per_user(draw, 'ndcg@5').mean():.4f}" in page
     assert "seaside" not in page and "(robustness.md)" in index
     assert "Without full ranking and the other candidate seeds: big, knn, net; `bench run" in page
+
+
+def test_missing_runs_of_a_suite_become_commands(results):
+    runs = RunStore(results).list()
+    suite = Suite.model_validate(
+        {"name": "s", "title": "S", "methods": ["knn", "net", "big", "new"],
+         "scales": {"cpu": {"targets": ["toyland", "seaside", "desert"]}}}
+    )  # fmt: skip
+    drafts = [draft_table(runs, target) for target in ("toyland", "seaside")]
+    tail = " --candidate-seed 0,1,2 --also-full"
+    assert missing_commands(drafts, suite) == [
+        f"bench run --method knn --target desert{tail}",
+        f"bench run --method net --target toyland,seaside --seed 1,2{tail}",
+        f"bench run --method net --target desert --seed 0,1,2{tail}",
+        f"bench run --method big --target desert --seed 0,1,2{tail}",
+        f"bench run --method new --target toyland,seaside,desert --seed 0,1,2{tail}",
+    ]
+    # Results of other targets are no attempt at the suite.
+    assert "What is missing" not in render(results)["README.md"].decode()
 
 
 def test_command_writes_checks_and_fails_on_a_difference(results, tmp_path):
