@@ -30,6 +30,7 @@ def tiny_backbone(
     architecture: Literal["llama", "qwen2"] = "llama",
     vocab: int = 384,
     seed: int = 0,
+    hidden: int = 32,
 ) -> Path:
     """Write a random two-layer model and its byte-level BPE tokenizer to ``folder``.
 
@@ -42,6 +43,7 @@ def tiny_backbone(
         architecture: which of the two.
         vocab: tokens, >= 300 (256 bytes, 3 special tokens, merges).
         seed: of the weights; the tokenizer is always the same.
+        hidden: width of the model, split over four attention heads.
 
     Returns:
         ``folder``, loadable by ``AutoModelForCausalLM`` and ``AutoTokenizer``.
@@ -51,8 +53,8 @@ def tiny_backbone(
 
     sizes = {
         "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -72,7 +74,7 @@ def tiny_backbone(
             if "norm" in name:
                 parameter.copy_(1 + 0.1 * values)
             else:
-                parameter.copy_(0.35 * values)
+                parameter.copy_(0.35 * (32 / hidden) ** 0.5 * values)
     model.save_pretrained(folder)
     tiny_tokenizer(vocab).save_pretrained(folder)
     return folder
