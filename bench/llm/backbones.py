@@ -172,6 +172,7 @@ def load_model(
     """
     _check_loading(device, dtype, attention, quantisation)
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     number_format = getattr(torch, dtype)
@@ -181,7 +182,9 @@ def load_model(
         "use_safetensors": True,
         "local_files_only": True,
         "trust_remote_code": False,
+        # What does not fit is listed by name, and refused below.
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
     }
     if device != "cpu":
         settings["device_map"] = {"": device}  # reads straight into the device's memory
@@ -193,9 +196,14 @@ def load_model(
             model, report = AutoModelForCausalLM.from_pretrained(backbone.folder, **settings)
         except ImportError as error:
             raise MissingExtraError(f"backbone {backbone.name!r}: {error}") from error
+        except SafetensorError as error:
+            raise ConfigError(
+                f"backbone {backbone.name!r}: a weight file in {backbone.folder} is damaged "
+                f"({error}). Copy or download the model again."
+            ) from error
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable("model", backbone, error) from error
-    lost = sorted([*report["missing_keys"], *map(str, report["mismatched_keys"])])
+    lost = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
     if lost:
         raise ConfigError(
             f"backbone {backbone.name!r}: the weights in {backbone.folder} lack {len(lost)} tensors "

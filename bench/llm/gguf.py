@@ -22,6 +22,7 @@ CONVERSION_VERSION = 1
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
+_LONGEST = 1 << 30
 _SCALARS = dict(enumerate(["B", "b", "H", "h", "I", "i", "f", "?"])) | {10: "Q", 11: "q", 12: "d"}
 
 # llama.cpp's names of how a byte-level vocabulary cuts text before it merges. transformers rebuilds
@@ -97,7 +98,11 @@ def convert_gguf(file: Path, folder: Path) -> None:
             tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **source)
             model: Any
             model, report = AutoModelForCausalLM.from_pretrained(
-                file.parent, **source, dtype=torch.float32, output_loading_info=True
+                file.parent,
+                **source,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         except (KeyError, ValueError) as error:
             raise ConfigError(
@@ -106,7 +111,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
             ) from error
     packed = [name for name, one in model.named_parameters() if not one.is_floating_point()]
     if report["missing_keys"] or report["mismatched_keys"] or packed:
-        lost = sorted([*report["missing_keys"], *map(str, report["mismatched_keys"]), *packed])
+        shapes = [name for name, *_ in report["mismatched_keys"]]
+        lost = sorted([*report["missing_keys"], *shapes, *packed])
         raise ConfigError(
             f"{file}: {len(lost)} tensors were not read, the first {lost[0]}; it may be one part of "
             "a split file. Use the model's original folder with safetensors."
@@ -159,7 +165,8 @@ def _restore_splits(tokenizer: Any, metadata: dict[str, Any]) -> None:
 
 
 def _read(stream: BinaryIO, n_bytes: int) -> bytes:
-    data = stream.read(n_bytes)
+    # A damaged length must not become an allocation; real headers have megabytes at most.
+    data = stream.read(n_bytes) if n_bytes <= _LONGEST else b""
     if len(data) != n_bytes:
         raise EOFError
     return data
@@ -174,10 +181,7 @@ def _string(stream: BinaryIO) -> str:
 
 
 def _bytes(stream: BinaryIO) -> bytes:
-    length = _number(stream, "Q")
-    if length > 1 << 30:
-        raise EOFError
-    return _read(stream, length)
+    return _read(stream, _number(stream, "Q"))
 
 
 def _value(stream: BinaryIO) -> Any:

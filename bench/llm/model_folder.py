@@ -116,8 +116,8 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
             "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)."
         )
     raise ConfigError(
-        f"backbone {name!r}: {folder} has no weights; expected model.safetensors or {_INDEX}. "
-        "Copy or download the model again."
+        f"backbone {name!r}: {folder} has no weights; expected model.safetensors or {_INDEX} "
+        "(pickled weights are not read). Choose a version of the model that has them."
     )
 
 
