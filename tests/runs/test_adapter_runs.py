@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.llm.adapters import AdapterStore
-from bench.methods import RunDefaults
+from bench.methods import RunDefaults, resolve
 from bench.runs.matrix import expand
 from bench.runs.planning import plan_runs
 from bench.runs.results import run_json
@@ -150,6 +150,23 @@ def test_scores_are_saved_every_few_users_and_not_repeated(spec, store, log):
     n_validation = rows[0]
     assert rows[1:] == [8] * (whole.n_users // 8) + [whole.n_users % 8] * bool(whole.n_users % 8)
     assert n_validation > 8, "validation is one call"
+
+
+def test_saved_scores_of_other_chunks_are_not_mixed_in(spec, store, log, monkeypatch):
+    wanted = spec(fault="score")
+    with pytest.raises(KeyboardInterrupt):
+        execute(wanted, store, checkpoint_seconds=0.0)
+    (mark,) = (store.root / ".work").glob("*/scratch/scored")
+    mark.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        execute(wanted, store, checkpoint_seconds=0.0)  # eight users are saved now
+    assert list((store.root / ".work").glob("*/parts/*.npz"))
+    monkeypatch.setattr(resolve(ADAPTED), "score_rows", 100)
+    mark.unlink()
+    run = execute(wanted, store, checkpoint_seconds=0.0)
+    assert log.read_text().splitlines()[-1] == f"score {run.n_users}", "all of them, in one chunk"
+    assert run.manifest["tokens"] == 10 * run.n_users
+    assert len(run.outcomes()) == run.n_users
 
 
 def test_defaults_of_the_method_are_explicit_in_the_specification(data_root, make_spec, store):
