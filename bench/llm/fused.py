@@ -2,7 +2,7 @@
 
 Each function does in few passes over memory, and with little kept for the backward pass, what
 autograd would do with one pass and one kept tensor per operation. All are plain PyTorch, on any
-device; ``tests/llm/test_fused.py`` compares each with autograd on the plain formula.
+device; ``tests/llm/test_llm_fused.py`` compares each with autograd on the plain formula.
 
 Rows are tokens, laid end to end without a batch dimension (:mod:`bench.llm.batching`).
 """
@@ -135,18 +135,17 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
+        wide = x.to(torch.float32, copy=True)
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, scale, weight)
-        result: Tensor = (wide * scale).to(x.dtype).mul_(weight)
-        return result
+        return wide.mul_(scale).to(x.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         (g,) = outputs
         x, scale, weight = ctx.saved_tensors
-        unit = x.float().mul_(scale)
+        unit = x.to(torch.float32, copy=True).mul_(scale)
         g = (g * weight).float()
         slope = torch.linalg.vecdot(g, unit).div_(-x.shape[-1]).unsqueeze_(-1)
         return g.addcmul_(unit, slope).mul_(scale).to(x.dtype), None, None
@@ -180,7 +179,8 @@ class _SwiGlu(torch.autograd.Function):
         result = torch.empty_like(gate_up)
         d_gate, d_up = result.chunk(2, dim=-1)
         torch.mul(g, F.silu(gate), out=d_up)
-        d_gate.copy_(torch.ops.aten.silu_backward(g * up, gate))
+        torch.mul(g, up, out=d_gate)
+        torch.ops.aten.silu_backward.grad_input(d_gate, gate, grad_input=d_gate)
         return (result,)
 
 
