@@ -46,7 +46,7 @@ def backbone(tiny_llama: Path) -> Backbone:
     return resolve_backbone(str(tiny_llama))
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818 - no error
     """Stands for a process that ends in the middle."""
 
 
@@ -173,6 +173,7 @@ def test_another_family_is_trained_by_its_own_forward(tmp_path: Path, tiny_llama
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
+        initializer_range=0.3,
         pad_token_id=0,
     )
     with torch.random.fork_rng():
