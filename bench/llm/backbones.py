@@ -254,7 +254,7 @@ def _from_gguf(name: str, file: Path, say: Callable[[str], None]) -> Backbone:
             if not folder.is_dir():
                 # Four bits become sixteen; while it is written nothing else is on the disk.
                 require_free_space(folder.parent, 4 * file.stat().st_size)
-                say(f"converting {file.name} to safetensors, once (about half a minute)")
+                say(f"converting {file.name} to safetensors, once (up to a minute)")
                 with atomic_folder(folder) as partial:
                     convert_gguf(file, partial)
     return Backbone(name, folder, content_hash)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,15 @@ TEXTS = ["Toy Story (1995)", "Dove Men+Care 18 oz", "a  1995", "²½ x2", "<|im_
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("gguf-cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(folder))
-        yield folder
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gguf-cache")
+
+
+@pytest.fixture
+def cache(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One cache for the tests of this file, so that the tiny file is converted once."""
+    monkeypatch.setenv("BENCH_CACHE", str(cache_folder))
+    return cache_folder
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,24 @@ def test_digits_are_split_as_the_vocabulary_was_trained(tiny_llama, tmp_path, mo
 
 
 @pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", ["12345", "ĠI", "'", "M"]),
+        ("smollm", ["1", "2", "3", "4", "5", "ĠI", "'", "M"]),
+        ("llama-bpe", ["123", "45", "ĠI", "'M"]),
+        ("qwen2", ["1", "2", "3", "4", "5", "ĠI", "'M"]),
+        ("deepseek-r1-qwen", ["1", "2", "3", "4", "5", "ĠI", "'M"]),
+        ("tekken", ["1", "2", "3", "4", "5", "ĠI", "'M"]),
+    ],
+)
+def test_text_is_cut_by_the_rules_that_the_file_names(tiny_llama, tmp_path, cache, pre, pieces):
+    write_gguf(tiny_llama, tmp_path / "x.gguf", pre=pre)
+    tokenizer = load_tokenizer(resolve_backbone(str(tmp_path / "x.gguf")))
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    assert [piece for piece, _ in splitter.pre_tokenize_str("12345 I'M")] == pieces
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"pre": "some-new-rules"}, "splits text by the rules 'some-new-rules'"),
@@ -154,10 +177,22 @@ def test_a_header_with_wild_numbers_is_an_error_or_harmless(tiny_file, tmp_path)
     assert refused > 20
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_smollm2 = pytest.mark.skipif(
     not assets.is_present("smollm2-135m"), reason="asset missing: bench assets pull smollm2-135m"
 )
+
+
+@pytest.mark.slow
+@needs_smollm2
+def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "backbones.md"
+    [example] = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    exec(example, {})
+    assert capsys.readouterr().out.endswith(" Paris\n")
+
+
+@pytest.mark.slow
+@needs_smollm2
 def test_smollm2_works_offline_and_knows_the_capital_of_france() -> None:
     code = """
 import socket, sys
