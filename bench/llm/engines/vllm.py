@@ -229,22 +229,21 @@ class VllmEngine:
                         # A token is at least one byte; the end token comes after them.
                         "max_tokens": max(len(c.encode()) for c in choices[row]) + 1,
                         "structured_outputs": StructuredOutputsParams(choice=choices[row]),
-                        "detokenize": True,
                     }
                     for row in rows
                 ],
                 adapter,
             )
             for row, output in zip(rows, outputs, strict=True):
-                answer = output.outputs[0]
-                if answer.text not in choices[row]:
+                ids, text = self._without_end(output.outputs[0])
+                if text not in choices[row]:
                     raise MethodError(
-                        f"vLLM answered {answer.text!r} ({answer.finish_reason}) to prompt {row} "
+                        f"vLLM answered {text!r} ({output.outputs[0].finish_reason}) to prompt {row} "
                         "where a title of the list was required. Use scorer=likelihood, or "
                         "generate without constraint."
                     )
-                left[row].pop(choices[row].index(answer.text))
-                answers[row] += self._without_end(answer)
+                left[row].pop(choices[row].index(text))
+                answers[row] += ids
         return [Generation(np.array(ids, dtype=np.int32), "stop") for ids in answers]
 
     def close(self) -> None:
@@ -254,9 +253,13 @@ class VllmEngine:
             self._llm = None
             gc.collect()
 
-    def _without_end(self, answer: Any) -> list[int]:
+    def _without_end(self, answer: Any) -> tuple[list[int], str]:
+        """An answer's tokens and text, without the token that ends a structured answer."""
+        tokenizer = self._llm.get_tokenizer()
         ids = list(answer.token_ids)
-        return ids[:-1] if ids[-1] == self._llm.get_tokenizer().eos_token_id else ids
+        ids = ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+        # vLLM's own text may begin with bytes that a prompt left incomplete.
+        return ids, tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _run(
         self,

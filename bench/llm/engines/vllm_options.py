@@ -118,7 +118,9 @@ def check_installed(device: str) -> None:
         MissingExtraError: vLLM is not installed.
         ConfigError: it is a build for another kind of device.
     """
-    if importlib.util.find_spec("vllm") is None:
+    found = importlib.util.find_spec("vllm")
+    # A mere folder of that name on the path has no origin.
+    if found is None or found.origin is None:
         raise MissingExtraError(
             "engine 'vllm' needs vLLM, which is not installed. Install it in an environment of its "
             "own with: pip install 'weavebench[vllm]' (see docs/vllm.md), or use "
