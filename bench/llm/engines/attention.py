@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-__all__ = ["causal", "join", "with_normaliser"]
+__all__ = ["by_formula", "causal", "join", "with_normaliser"]
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -54,6 +54,13 @@ def with_normaliser(
         fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, normaliser = fused(q, k, v, 0.0, is_causal, scale=scale)
         return out, normaliser
+    return by_formula(q, k, v, scale, is_causal=is_causal)
+
+
+def by_formula(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """What :func:`with_normaliser` computes, in plain operations with all scores in memory."""
     scores = (q @ k.transpose(-1, -2)).float().mul_(scale)
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu_(1)
