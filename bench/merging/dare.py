@@ -1,7 +1,7 @@
 """DARE: drop entries of each adapter at random, rescale the rest, then merge.
 
 Source: Yu et al., "Language models are super Mario", ICML 2024. The rescaled entries have the original
-expectation. Masks are drawn by one generator per (seed, adapter, module, part, first row), so they
+expectation. Masks are drawn from one stream per (seed, adapter, module, part, first row), so they
 depend neither on the order of adapters and modules nor on any global state. An adapter is named by
 its content, and equal adapters by their number among equals, so that they get different masks.
 """
@@ -16,7 +16,7 @@ import torch
 from bench.merging.adapter import Adapter
 from bench.merging.configs import DareConfig, WeightAverageConfig
 from bench.merging.linear import check_weights
-from bench.merging.merged import Part, Setting, canonical, key_generator
+from bench.merging.merged import Part, Setting, canonical, key_bits
 from bench.merging.slices import Slice, Slices, merge_slices
 from bench.merging.ties import Election
 from bench.merging.weight_average import merge_weight_average
@@ -87,7 +87,14 @@ def drop(piece: Slice, p: float, seed: int, keys: Sequence[tuple[str, int]]) -> 
     """
     if p == 0:
         return piece.values
+    bound = round(p * 2**31)
     for values, (name, number) in zip(piece.values, keys, strict=True):
-        generator = key_generator("dare", seed, name, number, piece.module, piece.part, piece.row)
-        values.mul_(torch.rand(values.shape, generator=generator) >= p)
+        draws = torch.from_numpy(
+            key_bits(
+                values.numel(), "dare", seed, name, number, piece.module, piece.part, piece.row
+            )
+        )
+        # All bits set where the draw is at least the bound, none elsewhere: a mask by sign.
+        keep = draws.sub_(bound).bitwise_not_().bitwise_right_shift_(31)
+        values.view(torch.int32).view(-1).bitwise_and_(keep)
     return piece.values.div_(1 - p)

@@ -70,9 +70,7 @@ def write_adapter(adapter: Adapter, folder: Path, *, replace: bool = False) -> N
 
 def write_files(adapter: Adapter, folder: Path) -> None:
     """Write the files of an adapter into an existing folder, for callers that rename it themselves."""
-    from safetensors.torch import save
-
-    from bench.io import write_bytes
+    from safetensors.torch import save_file
 
     config = adapter.config
     tensors = {
@@ -80,7 +78,7 @@ def write_files(adapter: Adapter, folder: Path) -> None:
         for module, pair in adapter.factors.items()
         for suffix, i in _SUFFIXES.items()
     }
-    write_bytes(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(folder / CONFIG_FILE, peft_config(config, adapter.modules))
     own = {**adapter.metadata, "init_hash": config.init_hash, "base_hash": config.base_hash}
     write_json(folder / METADATA_FILE, own)

@@ -9,6 +9,7 @@ negating all inputs negates the result. Keeping everything is no special value o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -29,7 +30,8 @@ def merge_ties(
 ) -> Iterator[tuple[str, Part]]:
     """Merge by TIES in factor or product space.
 
-    The metadata note ``kept`` holds the share of entries that trimming kept, by factor.
+    In factor space the metadata note ``kept`` holds the share of entries that trimming kept, of A and
+    of B: a common threshold may spare one of the two.
 
     Yields:
         Module name and factors.
@@ -37,22 +39,20 @@ def merge_ties(
     ordered, _ = canonical(adapters, adapters)
     slices = Slices(ordered, config.space, setting.init)
     trim = _trim(slices, config)
+    election = Election(slices, trim, config.merge)
     kept: dict[str, list[int]] = {}
 
-    def prepare(piece: Slice) -> torch.Tensor:
-        values = trim(piece)
-        counts = kept.setdefault(piece.part, [0, 0])
-        counts[0] += int(values.count_nonzero())
-        counts[1] += values.numel()
-        return values
-
-    election = Election(slices, trim, config.merge)
-
     def rule(piece: Slice) -> torch.Tensor:
-        return election.merge(prepare(piece))
+        values = trim(piece)
+        if piece.part != "D":
+            counts = kept.setdefault(piece.part, [0, 0])
+            counts[0] += int(values.count_nonzero())
+            counts[1] += values.numel()
+        return election.merge(values)
 
     yield from merge_slices(slices, rule, config.scale, config.rank, setting)
-    setting.notes["kept"] = {part: n / total for part, (n, total) in sorted(kept.items())}
+    if kept:
+        setting.notes["kept"] = {part: n / total for part, (n, total) in kept.items()}
 
 
 class Election:
@@ -75,20 +75,19 @@ class Election:
         self.n_balanced = 0
 
     def merge(self, values: torch.Tensor) -> torch.Tensor:
-        """Merge float32 (M, rows, columns) into (rows, columns)."""
+        """Merge float32 (M, rows, columns), which is overwritten, into (rows, columns)."""
         sign = values.sum(0).sign_()
-        balanced = sign == 0
+        # Zero sums of entries that are not all zero: one of these is positive.
+        balanced = (1 - sign.abs()).mul_(values.amax(0))
         if bool(balanced.any()):
-            balanced &= values.ne(0).any(0)
-            n_balanced = int(balanced.count_nonzero())
-            if n_balanced:
-                self.n_balanced += n_balanced
-                sign[balanced] = self.majority()
-        agreeing = values.mul_(values * sign > 0)
+            where = balanced > 0
+            self.n_balanced += int(where.count_nonzero())
+            sign[where] = self.majority()
+        agreeing = values.mul_(sign).clamp_min_(0)
         if self._how == "max":
-            return agreeing.mul_(sign).amax(0).mul_(sign)
-        total = agreeing.sum(0)
-        return total if self._how == "sum" else total.div_(agreeing.ne(0).sum(0).clamp_min_(1))
+            return agreeing.amax(0).mul_(sign)
+        total = agreeing.sum(0).mul_(sign)
+        return total if self._how == "sum" else total.div_(agreeing.sign_().sum(0).clamp_min_(1))
 
     def majority(self) -> float:
         """The more frequent sign of all coordinates: 1.0, -1.0, or 0.0 where they balance."""
@@ -131,7 +130,11 @@ def _trim(slices: Slices, config: TiesConfig) -> Prepare:
 
 
 def _cut(values: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    return values.mul_(values.abs() >= thresholds[:, None, None])
+    for row, threshold in zip(values, thresholds, strict=True):
+        # hardshrink keeps what is larger than its bound; the threshold itself is to be kept.
+        below = float(torch.nextafter(threshold, torch.zeros(())))
+        torch.nn.functional.hardshrink(row, below, out=row)
+    return values
 
 
 def _own_thresholds(piece: Slice, density: float) -> torch.Tensor:
@@ -173,21 +176,24 @@ def kth_magnitudes(
     """
     upper = np.zeros((n_adapters, 2**15), dtype=np.int64)
     for piece in pieces():
-        for m, patterns in enumerate(_patterns(piece)):
-            upper[m] += torch.bincount(patterns >> 16, minlength=2**15).numpy()
-    high = [int(np.searchsorted(row.cumsum(), position)) for row in upper]
+        for m, (high, _) in enumerate(_halves(piece)):
+            upper[m] += torch.bincount(high, minlength=2**15).numpy()
+    bins = [int(np.searchsorted(row.cumsum(), position)) for row in upper]
     lower = np.zeros((n_adapters, 2**16), dtype=np.int64)
     for piece in pieces():
-        for m, patterns in enumerate(_patterns(piece)):
-            inside = patterns[patterns >> 16 == high[m]]
-            lower[m] += torch.bincount(inside & 0xFFFF, minlength=2**16).numpy()
+        for m, (high, low) in enumerate(_halves(piece)):
+            inside = low[high == bins[m]].to(torch.int32) & 0xFFFF
+            lower[m] += torch.bincount(inside, minlength=2**16).numpy()
     found = np.zeros(n_adapters, dtype=np.int32)
-    for m, bin_ in enumerate(high):
+    for m, bin_ in enumerate(bins):
         left = position - upper[m, :bin_].sum()
         found[m] = bin_ << 16 | int(np.searchsorted(lower[m].cumsum(), left))
     return torch.from_numpy(found.view(np.float32))
 
 
-def _patterns(piece: Slice) -> torch.Tensor:
-    """Bit patterns of the magnitudes, int32 (M, entries), each at least 0."""
-    return piece.values.flatten(1).abs().view(torch.int32)
+def _halves(piece: Slice) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Upper and lower 16 bits of each adapter's magnitudes, int16; the upper are at least 0."""
+    for row in piece.values.flatten(1):
+        pair = row.contiguous().view(torch.int16).view(-1, 2)
+        first, second = (1, 0) if sys.byteorder == "little" else (0, 1)
+        yield pair[:, first] & 0x7FFF, pair[:, second]

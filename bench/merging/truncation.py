@@ -6,6 +6,7 @@ when they are stored in a short number format, and the Frobenius norm of what wa
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,8 @@ MAX_ITERATIONS = 12
 CONVERGED = 1e-6
 """Relative growth of the captured energy below which subspace iteration stops."""
 
-ROW_ELEMENTS = 2**22
+BLOCK_ELEMENTS = 2**16
+"""Entries compared at a time, few enough for a core's cache."""
 
 
 class Truncated(NamedTuple):
@@ -123,9 +125,8 @@ def _balanced(u: torch.Tensor, sigma: torch.Tensor, vh: torch.Tensor, rank: int)
 
 
 def _distance(matrix: torch.Tensor, factors: Factors) -> float:
-    rows = max(1, ROW_ELEMENTS // matrix.shape[1])
+    rows = max(1, BLOCK_ELEMENTS // matrix.shape[1])
     total = 0.0
-    for start in range(0, len(matrix), rows):
-        rest = matrix[start : start + rows] - factors.b[start : start + rows] @ factors.a
-        total += float(rest.double().square().sum())
-    return float(total**0.5)
+    for block, b in zip(torch.split(matrix, rows), torch.split(factors.b, rows), strict=True):
+        total += float(torch.addmm(block, b, factors.a, alpha=-1).norm()) ** 2
+    return math.sqrt(total)
