@@ -138,8 +138,8 @@ def _cut(values: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
 
 
 def _own_thresholds(piece: Slice, density: float) -> torch.Tensor:
-    flat = piece.values.flatten(1).abs()
-    return flat.kthvalue(trim_position(flat.shape[1], density), dim=1).values
+    position = trim_position(piece.values[0].numel(), density)
+    return kth_magnitudes(lambda: iter([piece]), len(piece.values), position)
 
 
 def _global_thresholds(slices: Slices, density: float) -> torch.Tensor:

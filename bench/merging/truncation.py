@@ -17,7 +17,7 @@ __all__ = ["Truncated", "truncate_dense", "truncate_factors"]
 
 OVERSAMPLING = 16
 MAX_ITERATIONS = 12
-CONVERGED = 1e-6
+CONVERGED = 1e-5
 """Relative growth of the captured energy below which subspace iteration stops."""
 
 BLOCK_ELEMENTS = 2**16
