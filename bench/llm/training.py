@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,10 +29,13 @@ from torch import Tensor
 
 from bench.errors import MethodError
 from bench.io import hash_arrays, hash_json, write_bytes
-from bench.llm.batching import check_examples, micro_batches, n_steps, pack, shard, step_rows
+from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
+from bench.llm.memory import kept_memory
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from bench.llm.backbones import Backbone
     from bench.llm.examples import Examples
     from bench.methods import Progress
@@ -161,13 +164,12 @@ def train_adapter(
         ResultError: ``init`` does not fit the backbone or ``lora``.
     """
     from accelerate import PartialState
-    from accelerate.utils import reduce
 
     from bench.llm.backbones import load_model
     from bench.llm.fast_model import loss_function
 
     state = PartialState(cpu=torch.device(device).type == "cpu")
-    if state.num_processes > 1:
+    if state.num_processes > 1 and state.device.type != "cpu":
         device = str(state.device)
     model: Any = load_model(backbone, device=device, dtype=dtype)
     text_config = model.config.get_text_config()
@@ -186,78 +188,44 @@ def train_adapter(
         weight_decay=training.weight_decay,
         fused=vector.values.device.type in ("cpu", "cuda"),
     )
-    identity = hash_json(
-        {
-            "backbone": backbone.content_hash,
-            "dtype": dtype,
-            "examples": hash_arrays(
-                {
-                    "labelled": examples.labelled,
-                    "offsets": examples.offsets,
-                    "tokens": examples.tokens,
-                }
-            ),
-            "init": hash_arrays(factors),
-            "lora": lora.model_dump(mode="json"),
-            "order_seed": order_seed,
-            "trainer": TRAINER_VERSION,
-            "training": training.model_dump(mode="json"),
-        }
-    )
     path = checkpoints / _CHECKPOINT
+    identity = _identity(backbone, examples, lora, training, factors, order_seed, dtype)
     report = _resume(path, identity, vector, optimiser, log)
-
-    lengths = np.diff(examples.offsets)
-    total = n_steps(len(lengths), training.batch_sequences, training.epochs)
+    plan = list(step_rows(len(examples), training.batch_sequences, training.epochs, order_seed))
     log.info(
         "training %d numbers of %d layers: %d examples, %d steps, %s, %d process(es)",
         vector.values.numel(),
         len(modules),
-        len(lengths),
-        total,
+        len(examples),
+        len(plan),
         dtype,
         state.num_processes,
     )
     saved = time.monotonic()
-    plan = list(step_rows(len(lengths), training.batch_sequences, training.epochs, order_seed))
-    for step in progress.track(range(report.steps, total), total=total - report.steps):
-        began, cpu_began = time.perf_counter(), time.process_time()
-        rows = plan[step]
-        n_labelled = _n_labelled(examples, rows)
-        mine = shard(lengths, rows, state.process_index, state.num_processes)
-        vector.gradient.zero_()
-        loss = torch.zeros((), device=device)
-        tokens = 0
-        with _randomness(order_seed, step, state.process_index):
-            for part in micro_batches(lengths, mine, training.micro_batch_tokens):
-                packed = pack(examples, part)
-                if len(packed.labels):
-                    mean = loss_of(packed) / max(1, n_labelled)
-                    mean.backward()  # type: ignore[no-untyped-call]
-                    loss += mean.detach()
-        if state.num_processes > 1:
-            reduce(vector.gradient, reduction="sum")
-            loss = reduce(loss, reduction="sum")
-        tokens = int(lengths[rows].sum())
-        value = float(loss)
-        if not math.isfinite(value):
-            raise MethodError(
-                f"the training loss became {value} in step {step + 1} of {total}. Lower "
-                f"learning_rate (now {training.learning_rate}) or set max_grad_norm "
-                f"(now {training.max_grad_norm})."
-            )
-        _update(vector, optimiser, training, learning_rate(training, step, total))
-        report.steps = step + 1
-        report.tokens += tokens
-        report.labelled_tokens += n_labelled
-        report.losses.append(value)
-        report.seconds += time.perf_counter() - began
-        report.cpu_seconds += time.process_time() - cpu_began
-        progress.status(f"loss {value:.4f}")
-        due = time.monotonic() - saved >= checkpoint_seconds
-        if state.is_main_process and due and report.steps < total:
-            _save(path, identity, vector, optimiser, report)
-            saved = time.monotonic()
+    with kept_memory(device):
+        for step in progress.track(range(report.steps, len(plan)), total=len(plan) - report.steps):
+            began, cpu_began = time.perf_counter(), time.process_time()
+            part = examples.take(plan[step])
+            with _randomness(order_seed, step, state.process_index):
+                loss = _gradient(loss_of, part, training.micro_batch_tokens, vector, state)
+            if not math.isfinite(loss):
+                raise MethodError(
+                    f"the training loss became {loss} in step {step + 1} of {len(plan)}. Lower "
+                    f"learning_rate (now {training.learning_rate}) or set max_grad_norm "
+                    f"(now {training.max_grad_norm})."
+                )
+            _update(vector, optimiser, training, learning_rate(training, step, len(plan)))
+            report.steps = step + 1
+            report.tokens += part.n_tokens
+            report.labelled_tokens += part.n_labelled
+            report.losses.append(loss)
+            report.seconds += time.perf_counter() - began
+            report.cpu_seconds += time.process_time() - cpu_began
+            progress.status(f"loss {loss:.4f}")
+            due = time.monotonic() - saved >= checkpoint_seconds
+            if state.is_main_process and due and report.steps < len(plan):
+                _save(path, identity, vector, optimiser, report)
+                saved = time.monotonic()
 
     if state.is_main_process:
         write_adapter(out, vector.as_arrays(), lora, modules, base=backbone.name)
@@ -269,6 +237,58 @@ def train_adapter(
         report.losses[-1],
     )
     return report
+
+
+def _identity(
+    backbone: Backbone,
+    examples: Examples,
+    lora: LoraSpec,
+    training: TrainingSpec,
+    factors: Mapping[str, np.ndarray],
+    order_seed: int,
+    dtype: str,
+) -> str:
+    """SHA-256 of all that a checkpoint depends on."""
+    arrays = {name: getattr(examples, name) for name in ("labelled", "offsets", "tokens")}
+    return hash_json(
+        {
+            "backbone": backbone.content_hash,
+            "dtype": dtype,
+            "examples": hash_arrays(arrays),
+            "init": hash_arrays(factors),
+            "lora": lora.model_dump(mode="json"),
+            "order_seed": order_seed,
+            "trainer": TRAINER_VERSION,
+            "training": training.model_dump(mode="json"),
+        }
+    )
+
+
+def _gradient(
+    loss_of: Callable[[Packed], Tensor],
+    examples: Examples,
+    micro_batch_tokens: int,
+    vector: _Vector,
+    state: PartialState,
+) -> float:
+    """Gradient of a step's mean loss into ``vector.gradient``, over all processes; returns the loss."""
+    from accelerate.utils import reduce
+
+    lengths = np.diff(examples.offsets)
+    rows = shard(lengths, np.arange(len(examples)), state.process_index, state.num_processes)
+    scale = 1.0 / max(1, examples.n_labelled)
+    vector.gradient.zero_()
+    loss = torch.zeros((), device=vector.gradient.device)
+    for part in micro_batches(lengths, rows, micro_batch_tokens):
+        packed = pack(examples, part)
+        if len(packed.labels):
+            mean = loss_of(packed) * scale
+            mean.backward()  # type: ignore[no-untyped-call]
+            loss += mean.detach()
+    if state.num_processes > 1:
+        vector.gradient.copy_(reduce(vector.gradient, reduction="sum"))
+        loss = reduce(loss, reduction="sum")
+    return float(loss)
 
 
 class _Vector:
@@ -289,12 +309,6 @@ class _Vector:
 
     def as_arrays(self) -> dict[str, np.ndarray]:
         return {name: p.detach().cpu().numpy() for name, p in self._parameters.items()}
-
-
-def _n_labelled(examples: Examples, rows: np.ndarray) -> int:
-    """Labelled tokens of the examples ``rows``."""
-    offsets = examples.offsets
-    return sum(int(examples.labelled[offsets[r] : offsets[r + 1]].sum()) for r in rows)
 
 
 def _update(

@@ -414,6 +414,9 @@ train_adapter(resolve_backbone({backbone!r}), random_examples(7, 40), LoraSpec(r
     TrainingSpec(learning_rate=1e-3, batch_sequences=3), init=folder / "init", order_seed=0,
     out=folder / "out-two", checkpoints=folder / "checkpoints-two", device="cpu", dtype="float32",
     progress=QuietProgress(), log=logging.getLogger("two"))
+from accelerate import PartialState
+state = PartialState()
+(folder / f"process-{{state.process_index}}-of-{{state.num_processes}}").touch()
 """
 
 
@@ -431,19 +434,16 @@ def test_two_processes_train_the_adapter_of_one(backbone: Backbone, tmp_path: Pa
         [
             sys.executable,
             "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes=2",
-            "--num_machines=1",
-            "--mixed_precision=no",
-            "--dynamo_backend=no",
-            "--main_process_port=0",
+            "torch.distributed.run",  # what `accelerate launch` starts for several GPUs
+            "--standalone",
+            "--nproc-per-node=2",
             str(script),
         ],
         check=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
     )
+    assert len(list(tmp_path.glob("process-*-of-2"))) == 2
     one, two = load_file(weights(tmp_path / "out")), load_file(weights(tmp_path / "out-two"))
     start = read_adapter(tmp_path / "init")
     moved = math.sqrt(sum(float(((one[k] - start[k]) ** 2).sum()) for k in one))
