@@ -29,6 +29,10 @@ VLLM := $(VENV_VLLM)/.installed
 # second thread costs more than it brings.
 DEMO_TARGET := ml100k-drama
 DEMO_METHODS := random,popularity,markov,item-knn,ease,gru4rec,sasrec,bert4rec
+# Methods with a language model, on fewer users and with one source, so that it stays a demo.
+DEMO_SOURCE := ml100k-comedy
+DEMO_LLM_METHODS := llm-zero-shot,target-only,weaverec
+DEMO_LLM_USERS := 100
 
 # Published results, and the folder of the tables that are generated from them.
 RESULTS := leaderboards/results
@@ -36,7 +40,7 @@ LEADERBOARDS := leaderboards
 # Folder of the site that `make site` writes.
 SITE ?= site
 
-.PHONY: help install install-llm install-dev assets demo test slow real lint format clean \
+.PHONY: help install install-llm install-dev assets demo demo-ids test slow real lint format clean \
 	leaderboards check-leaderboards site \
 	bench-candidates bench-evaluator bench-recbole-training
 
@@ -76,7 +80,14 @@ install-dev: $(DEV)  ## the same with the development tools
 
 assets: $(ASSETS)  ## fetch RecBole's model classes and the embedded data
 
-demo: $(ASSETS)  ## install, run eight methods on an embedded domain, print tests and leaderboard
+demo: $(LLM)  ## install, run methods of every kind on an embedded domain, print tests and leaderboard
+	$(BIN)/bench run --method popularity,item-knn,sasrec --target $(DEMO_TARGET) --threads 1 --quiet
+	$(BIN)/bench run --method $(DEMO_LLM_METHODS) --target $(DEMO_TARGET) --sources $(DEMO_SOURCE) \
+		--limit-users $(DEMO_LLM_USERS)
+	@echo
+	$(BIN)/bench leaderboard --target $(DEMO_TARGET) --users $(DEMO_LLM_USERS) --ci --cost
+
+demo-ids: $(ASSETS)  ## the same without language models: eight methods on all users of that domain
 	$(BIN)/bench run --method $(DEMO_METHODS) --target $(DEMO_TARGET) --threads 1
 	@echo
 	$(BIN)/bench leaderboard --target $(DEMO_TARGET) --ci

@@ -61,7 +61,7 @@ def test_ci_runs_tests_lint_leaderboards_and_demo():
         "make test",
         "make lint",
         "make check-leaderboards",
-        "make demo",
+        "make demo-ids",
     ]
 
 
