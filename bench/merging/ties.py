@@ -22,6 +22,9 @@ from bench.merging.slices import Slice, Slices, merge_slices
 
 __all__ = ["Election", "kth_magnitudes", "merge_ties", "trim_position"]
 
+SELECTING = 2**16
+"""Tensors with fewer entries find their threshold by selection, which is faster there."""
+
 Prepare = Callable[[Slice], torch.Tensor]
 
 
@@ -139,6 +142,8 @@ def _cut(values: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
 
 def _own_thresholds(piece: Slice, density: float) -> torch.Tensor:
     position = trim_position(piece.values[0].numel(), density)
+    if piece.values[0].numel() < SELECTING:
+        return piece.values.flatten(1).abs().kthvalue(position, dim=1).values
     return kth_magnitudes(lambda: iter([piece]), len(piece.values), position)
 
 
