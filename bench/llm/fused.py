@@ -274,7 +274,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
 
 
-_BLOCK = 256
+_BLOCK = 128
 
 
 class _PackedAttention(torch.autograd.Function):

@@ -69,7 +69,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             torch.softmax(logits, dim=-1, out=softmax)
             total += _negative_log(logits, softmax, target)
             if wants_gradient:
-                softmax.scatter_add_(1, target, softmax.new_full((len(target), 1), -1.0))
+                # Not scatter_add_, which copies all of the softmax twice in bfloat16.
+                rows_of = torch.arange(len(target), device=hidden.device)
+                minus_one = softmax.new_full((len(target),), -1.0)
+                softmax.index_put_((rows_of, target[:, 0]), minus_one, accumulate=True)
                 torch.mm(softmax, weight.detach(), out=gradient[part])
         if wants_gradient:
             ctx.save_for_backward(gradient)
