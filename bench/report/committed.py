@@ -12,7 +12,7 @@ from bench.report.companion import companion_page, companion_reading, report_of_
 from bench.report.leaderboard import draft_table, finish, to_csv, to_json, to_latex, to_markdown
 from bench.report.missing import missing_section
 from bench.report.options import TableOptions
-from bench.report.reading import index_page
+from bench.report.reading import index_page, subset_reading, subset_stem
 from bench.report.reported import load_publication, publications
 from bench.report.robustness import RobustnessReport
 from bench.report.significance import Draft
@@ -34,8 +34,9 @@ _SUFFIXES = (".md", ".tex", ".csv", ".json")
 def render(results: Path) -> dict[str, bytes]:
     """The content of every generated file, by its name.
 
-    Each target has a table of the standard protocol with intervals, costs and quoted rows; the stars
-    of all targets are one family of tests.
+    Each target has a table of the standard protocol with intervals, costs and quoted rows, and one more
+    for every subset of users that runs were limited to. The stars of all tables over all users are one
+    family of tests, those of all tables over subsets of one size another.
 
     Args:
         results: folder of committed results.
@@ -54,9 +55,12 @@ def render(results: Path) -> dict[str, bytes]:
     if reports:
         files[ROBUSTNESS] = companion_page(reports, COMMAND)
         files[INDEX] += companion_reading(reports, ROBUSTNESS)
+    subsets = _subsets(runs)
+    files[INDEX] += subset_reading(subsets)
     files[INDEX] += missing_section(drafts, load_suite(SUITE))
-    for table in tables:
-        stem = slug(table.target)
+    named = {slug(table.target): table for table in tables}
+    named |= {subset_stem(draft.table): draft.table for draft in subsets}
+    for stem, table in named.items():
         files[f"{stem}.md"] = to_markdown(table)
         files[f"{stem}.tex"] = to_latex(table)
         files[f"{stem}.csv"] = to_csv(table)
@@ -64,11 +68,22 @@ def render(results: Path) -> dict[str, bytes]:
     return {name: text.encode() for name, text in sorted(files.items())}
 
 
-def _draft(runs: Sequence[StoredRun], target: str) -> Draft:
+def _subsets(runs: Sequence[StoredRun]) -> list[Draft]:
+    """A table for every subset of users that runs were limited to; tables of one size are a family."""
+    limited = {(r.n_users, r.target) for r in runs if r.n_users < r.manifest["task"]["n_users"]}
+    done: list[Draft] = []
+    for size in sorted({size for size, _ in limited}):
+        drafts = [_draft(runs, target, size) for of, target in sorted(limited) if of == size]
+        tables = finish(drafts, None, COMMAND)
+        done += [replace(d, table=table) for d, table in zip(drafts, tables, strict=True)]
+    return done
+
+
+def _draft(runs: Sequence[StoredRun], target: str, users: int | None = None) -> Draft:
     found = [load_publication(name) for name in publications()]
     quoted = next((p for p in found if any(of == target for of, _, _ in p.rows)), None)
     return draft_table(
-        runs, target, TableOptions(ci=True, costs=True, ranks=True, publication=quoted)
+        runs, target, TableOptions(ci=True, costs=True, ranks=True, publication=quoted, users=users)
     )
 
 

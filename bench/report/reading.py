@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
@@ -12,9 +12,11 @@ from bench.evaluation.seeds import SeedComparison, compare_seeds
 from bench.report.caption import p_text
 from bench.report.rows import RANDOM, Measured
 from bench.report.significance import ALPHA, CORRECTION, Draft
+from bench.report.table import Table
 from bench.report.writers import escape_markdown
+from bench.runs.stored import slug
 
-__all__ = ["Pair", "index_page", "training_free_pairs"]
+__all__ = ["Pair", "index_page", "subset_reading", "subset_stem", "training_free_pairs"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +71,32 @@ def index_page(drafts: Sequence[Draft], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _overview(drafts: Sequence[Draft]) -> str:
+def subset_stem(table: Table) -> str:
+    """Name of the files of a table over a subset of users, without suffix."""
+    return f"{slug(table.target)}-{table.rows[0].n_users}-users"
+
+
+def subset_reading(drafts: Sequence[Draft]) -> str:
+    """Which tables stand over a subset of users, as Markdown; nothing without one."""
+    if not drafts:
+        return ""
+    lines = [
+        "",
+        "## On subsets of users",
+        "",
+        "Methods that take a second for a user are scored on a nested, hash-chosen subset. These tables cut "
+        "every row to exactly those users.",
+        "",
+        _overview(drafts, subset_stem),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _target_stem(table: Table) -> str:
+    return slug(table.target)
+
+
+def _overview(drafts: Sequence[Draft], stem: Callable[[Table], str] = _target_stem) -> str:
     body = []
     for draft in drafts:
         table = draft.table
@@ -82,13 +109,13 @@ def _overview(drafts: Sequence[Draft]) -> str:
         star = "\\*" if "star" in _row_signs(draft, best.key) else ""
         body.append(
             [
-                f"[{target}]({table.target}.md)",
+                f"[{target}]({stem(table)}.md)",
                 f"{best.n_users:,}",
                 str(len(draft.measured)),
                 " to ".join(str(s) for s in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "–",
                 escape_markdown(best.label),
                 f"{best.figures[table.primary].shown}{star} {table.primary.upper()}",
-                f"[LaTeX]({table.target}.tex), [CSV]({table.target}.csv), [JSON]({table.target}.json)",
+                f"[LaTeX]({stem(table)}.tex), [CSV]({stem(table)}.csv), [JSON]({stem(table)}.json)",
             ]
         )
     headers = ["Target", "Users", "Rows", "Seeds of trained rows", "Best row", "Figure", "Files"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
+import numpy as np
 import pytest
 from report_runs import random_outcomes, scored_on
 from scipy import stats
@@ -44,6 +46,21 @@ def test_same_results_give_the_same_bytes_wherever_they_lie(results, tmp_path):
     }
     for content in files.values():
         assert content.endswith(b"\n") and str(tmp_path).encode() not in content
+
+
+def test_a_limited_run_gets_a_table_over_its_users(write_run):
+    options = {"target": "toyland", "task": "t" * 64}
+    whole = random_outcomes(400, 0, skill=1.5)
+    write_run("knn", whole, trainable=False, **options)
+    users = np.arange(0, 400, 4, dtype=np.int32)
+    write_run("talker", whole.take(users), users=users, n_total=400, **options)
+    files = render(write_run.root)
+    assert {"toyland.md", "toyland-100-users.md"} <= set(files)
+    rows = json.loads(files["toyland-100-users.json"])["blocks"][0]["rows"]
+    figures = {row["method"]: row["figures"]["ndcg@5"]["mean"] for row in rows}
+    # The talker repeats the other's answers: equal figures show that both stand on the same users.
+    assert figures["knn"] == figures["talker"]
+    assert b"toyland-100-users.md" in files["README.md"]
 
 
 def test_differences_are_found_named_and_mended(results, tmp_path):
