@@ -57,7 +57,7 @@ def test_a_limited_run_gets_a_table_over_its_users(write_run):
     files = render(write_run.root)
     assert {"toyland.md", "toyland-100-users.md"} <= set(files)
     rows = json.loads(files["toyland-100-users.json"])["blocks"][0]["rows"]
-    figures = {row["method"]: row["figures"]["ndcg@5"]["mean"] for row in rows}
+    figures = {row["method"]: row["metrics"]["ndcg@5"]["mean"] for row in rows}
     # The talker repeats the other's answers: equal figures show that both stand on the same users.
     assert figures["knn"] == figures["talker"]
     assert b"toyland-100-users.md" in files["README.md"]
