@@ -27,12 +27,13 @@ def _rows(plans: Sequence[RunPlan]) -> list[dict[str, Any]]:
             "seed": plan.prepared.spec.seed,
             "job": planned.job.kind,
             "label": planned.job.label,
-            "key": planned.job.key,
+            "key": planned.job.key if planned.job.known else "",
             "n_users": len(plan.prepared.users),
             "dtype": plan.prepared.spec.dtype,
             "state": planned.state,
             "stored": planned.state == "stored",
             "seconds": planned.job.seconds,
+            "gpu_seconds": planned.job.gpu_seconds,
             "tokens": planned.job.tokens,
             "memory_mb": planned.job.memory_mb,
         }
@@ -45,6 +46,8 @@ def _about(seconds: float | None) -> str:
     """An estimate of time for people: whole seconds, minutes or hours."""
     if seconds is None:
         return ""
+    if seconds >= 360_000:
+        return f"{seconds / 3600:,.0f} h"
     return human_seconds(max(1.0, round(seconds)) if seconds < 60 else seconds).replace(
         ".0 s", " s"
     )
@@ -57,16 +60,19 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
         for row in rows:
             print_json(row)
         return
-    # Estimates have columns where at least one job has them.
-    extra = [
-        (title, key, show)
-        for title, key, show in (
-            ("about", "seconds", _about),
-            ("tokens", "tokens", lambda value: "" if value is None else f"{value:,}"),
-            ("memory", "memory_mb", lambda value: "" if value is None else f"{value:,.0f} MB"),
-        )
-        if any(row[key] is not None for row in rows)
+    # What is planned for a GPU, on a machine that has none, is also told in its hours.
+    devices = ", ".join(dict.fromkeys(plan.prepared.spec.device for plan in plans))
+    for_gpu = any(plan.prepared.spec.profile != "cpu" or plan.seconds is None for plan in plans)
+    for_gpu = for_gpu and any(row["gpu_seconds"] is not None for row in rows)
+    columns = [
+        (f"about, on {devices}" if for_gpu else "about", "seconds", _about),
+        ("tokens", "tokens", lambda value: "" if value is None else f"{value:,}"),
+        ("memory", "memory_mb", lambda value: "" if value is None else f"{value:,.0f} MB"),
     ]
+    if for_gpu:
+        columns.insert(1, ("GPU hours", "gpu_seconds", _hours))
+    # Estimates have columns where at least one job has them.
+    extra = [column for column in columns if any(row[column[1]] is not None for row in rows)]
     print_table(
         ("run", "job", "what", "users", "state", *(title for title, _, _ in extra)),
         [
@@ -77,10 +83,28 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
             for row in rows
         ],
     )
-    seconds = [plan.seconds for plan in plans if plan.to_do]
+    waiting = [plan for plan in plans if plan.to_do]
+    total = _total([plan.seconds for plan in waiting])
+    on_gpu = _total([plan.gpu_seconds for plan in waiting]) if for_gpu else None
+    told = [] if total is None else [f"about {_about(total)} in all" + for_gpu * f" on {devices}"]
+    if on_gpu is not None:
+        told.append(f"about {_hours(on_gpu)} GPU hours")
+    if told:
+        typer.echo(f"\nTo do: {', or '.join(told)}.")
+    if for_gpu:
+        from bench.llm.machine import REFERENCE_GPU
+
+        typer.echo(f"GPU hours are an estimate for {REFERENCE_GPU.name}, 40 % of it reached.")
+
+
+def _hours(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 3600:,.2f}"
+
+
+def _total(seconds: Sequence[float | None]) -> float | None:
+    """The sum; None where one is not known, or there is none."""
     known = [one for one in seconds if one is not None]
-    if seconds and len(known) == len(seconds):
-        typer.echo(f"\nTo do: about {_about(sum(known))} in all.")
+    return sum(known) if known and len(known) == len(seconds) else None
 
 
 def announce(
@@ -122,9 +146,9 @@ def announce(
     for plan in waiting:
         for line in _lines(plan, auto_users=auto_users):
             typer.echo(line, err=True)
-    known = [plan.seconds for plan in waiting if plan.seconds is not None]
-    if len(waiting) > 1 and len(known) == len(waiting):
-        typer.echo(f"In all about {_about(sum(known))}.", err=True)
+    total = _total([plan.seconds for plan in waiting])
+    if len(waiting) > 1 and total is not None:
+        typer.echo(f"In all about {_about(total)}.", err=True)
 
 
 def _lines(plan: RunPlan, *, auto_users: bool) -> list[str]:
@@ -139,12 +163,12 @@ def _lines(plan: RunPlan, *, auto_users: bool) -> list[str]:
     ]
     for planned in plan.jobs:
         job = planned.job
-        key = f" {job.key[:8]}" if job.key else ""
-        state = {"stored": "stored", "shared": "shared with a run above", "to do": "to do"}
+        key = f" {job.key[:8]}" if job.key and job.known else ""
+        state = {"shared": "shared with a run above"}.get(planned.state, planned.state)
         about = (
             f", about {_about(job.seconds)}"
-            if job.seconds is not None and planned.state == "to do"
+            if job.seconds is not None and planned.state in ("to do", "not known")
             else ""
         )
-        lines.append(f"  {job.kind}{key}: {job.label} ({state[planned.state]}{about})")
+        lines.append(f"  {job.kind}{key}: {job.label} ({state}{about})")
     return lines

@@ -72,6 +72,12 @@ def _fitted(run: StoredRun) -> str:
     return f"{fit}, {len(used)} adapter{'s' if len(used) > 1 else ''} {trained}"
 
 
+def _name(run: StoredRun, runs: Sequence[StoredRun]) -> str:
+    """The method, with its sources where another run of it has others."""
+    others = {other.sources for other in runs if other.method == run.method}
+    return f"{run.method} from {', '.join(run.sources)}" if len(others) > 1 else run.method
+
+
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
     """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
     runs = [result.run for result in results if result.run is not None]
@@ -107,7 +113,7 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
         ("method", "profile", "seed", *(f"{m.upper()} [95 % CI]" for m in _SHORT), "fit", "run"),
         [
             (
-                run.method,
+                _name(run, runs),
                 run.profile,
                 run.seed,
                 *(_with_interval(run, metric) for metric in _SHORT),

@@ -19,7 +19,7 @@ from bench.data.cache import content_sha256
 from bench.errors import ConfigError, MissingExtraError, unknown_name
 from bench.io import atomic_folder, cache_root, hash_json, lock, require_free_space
 from bench.llm.gguf import CONVERSION_VERSION, convert_gguf, read_header
-from bench.llm.hub import download
+from bench.llm.hub import cached, download
 from bench.llm.model_folder import check_folder, folder_hash
 from bench.llm.quiet import quiet_transformers
 
@@ -32,6 +32,7 @@ __all__ = [
     "DTYPES",
     "QUANTISATIONS",
     "Backbone",
+    "find_backbone",
     "load_model",
     "load_tokenizer",
     "require_backbone",
@@ -112,6 +113,30 @@ def resolve_backbone(name: str, *, progress: Callable[[str], None] | None = None
         return _from_gguf(name, file, say)
     folder = _local(name) if kind == "folder" else download(name, say)
     return Backbone(name, folder, folder_hash(folder, name))
+
+
+def find_backbone(name: str) -> Backbone | None:
+    """Look a backbone up on this machine; downloads, converts and loads nothing.
+
+    Args:
+        name: as for :func:`resolve_backbone`.
+
+    Returns:
+        The backbone, or None where its packages, its asset or its files in the hub's cache are
+        absent. The folder of a GGUF file that was not converted yet does not exist.
+
+    Raises:
+        ConfigError: a name of no known form, or a folder or file that is not there or not whole.
+    """
+    try:
+        require_backbone(name)
+    except MissingExtraError:
+        return None
+    kind = _kind(name)
+    if kind in ("built-in", "gguf"):
+        return _of_gguf(name, assets.path(name) if kind == "built-in" else _local(name))
+    folder = _local(name) if kind == "folder" else cached(name)
+    return None if folder is None else Backbone(name, folder, folder_hash(folder, name))
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
@@ -245,10 +270,17 @@ def _local(name: str) -> Path:
     return Path(name).expanduser()
 
 
-def _from_gguf(name: str, file: Path, say: Callable[[str], None]) -> Backbone:
+def _of_gguf(name: str, file: Path) -> Backbone:
+    """What the file becomes, converted or not."""
     digest = content_sha256(file)
     content_hash = hash_json({"gguf_sha256": digest, "conversion": CONVERSION_VERSION})
     folder = cache_root() / "backbones" / f"{digest[:24]}-v{CONVERSION_VERSION}"
+    return Backbone(name, folder, content_hash)
+
+
+def _from_gguf(name: str, file: Path, say: Callable[[str], None]) -> Backbone:
+    backbone = _of_gguf(name, file)
+    folder = backbone.folder
     if not folder.is_dir():
         with lock(folder):
             if not folder.is_dir():
@@ -257,7 +289,7 @@ def _from_gguf(name: str, file: Path, say: Callable[[str], None]) -> Backbone:
                 say(f"converting {file.name} to safetensors, once (up to a minute)")
                 with atomic_folder(folder) as partial:
                     convert_gguf(file, partial)
-    return Backbone(name, folder, content_hash)
+    return backbone
 
 
 def _check_loading(device: str, dtype: str, attention: str, quantisation: str | None) -> None:

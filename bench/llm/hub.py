@@ -9,7 +9,24 @@ from typing import Any
 from bench.errors import BenchError, ConfigError
 from bench.llm.model_folder import FILE_PATTERNS, check_folder
 
-__all__ = ["download"]
+__all__ = ["cached", "download"]
+
+
+def cached(name: str) -> Path | None:
+    """Folder of a model's files in the hub's cache, or None where they are not all there.
+
+    Args:
+        name: ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(**_wanted(name), local_files_only=True))
+        check_folder(folder, name)
+    except (LocalEntryNotFoundError, ConfigError):
+        return None
+    return folder
 
 
 def download(name: str, say: Callable[[str], None]) -> Path:
@@ -31,12 +48,7 @@ def download(name: str, say: Callable[[str], None]) -> Path:
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repository, _, revision = name.partition("@")
-    wanted: dict[str, Any] = {
-        "repo_id": repository,
-        "revision": revision or None,
-        "allow_patterns": list(FILE_PATTERNS),
-    }
+    wanted = _wanted(name)
     try:
         folder = Path(snapshot_download(**wanted, local_files_only=True))
         check_folder(folder, name)
@@ -45,12 +57,21 @@ def download(name: str, say: Callable[[str], None]) -> Path:
             raise BenchError(
                 f"backbone {name!r} is not (wholly) in the Hugging Face cache, and HF_HUB_OFFLINE "
                 "forbids a download. Unset it, or fetch the model on a machine with network "
-                f"(hf download {repository}) and copy the cache, or give its folder."
+                f"(hf download {wanted['repo_id']}) and copy the cache, or give its folder."
             ) from absent
         say(f"downloading {name} from the Hugging Face hub")
         folder = _fetch(name, wanted)
         check_folder(folder, name)
     return folder
+
+
+def _wanted(name: str) -> dict[str, Any]:
+    repository, _, revision = name.partition("@")
+    return {
+        "repo_id": repository,
+        "revision": revision or None,
+        "allow_patterns": list(FILE_PATTERNS),
+    }
 
 
 def _fetch(name: str, wanted: dict[str, Any]) -> Path:

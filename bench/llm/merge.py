@@ -11,7 +11,7 @@ from bench.llm.adapters import AdapterSpec, AdapterStore, MergedSpec, StoredAdap
 from bench.merging import Adapter, make_config, merge, read_adapter, write_files
 from bench.methods import Progress
 
-__all__ = ["MERGER_VERSION", "check_settings", "obtain_merge"]
+__all__ = ["MERGER_VERSION", "check_settings", "merge_spec", "obtain_merge"]
 
 # Part of a merged adapter's identity: raised whenever the same inputs give another adapter.
 MERGER_VERSION = 1
@@ -27,6 +27,28 @@ def check_settings(method: str, settings: Mapping[str, Any]) -> None:
         make_config(method, settings)
     except ConfigError as error:
         raise ValueError(str(error)) from error
+
+
+def merge_spec(
+    parents: Sequence[str], method: str, settings: Mapping[str, Any], *, seed: int
+) -> MergedSpec:
+    """Recipe of a merge.
+
+    Args:
+        parents: ids of the merged adapters, in the order that per-adapter options refer to.
+        method: name of a merging method, see :mod:`bench.merging`.
+        settings: its options.
+        seed: of its random draws.
+
+    Raises:
+        ConfigError: wrong options.
+    """
+    return MergedSpec(
+        method=method,
+        parents=tuple(parents),
+        parameters={**make_config(method, settings).model_dump(mode="json"), "seed": seed},
+        merger_version=MERGER_VERSION,
+    )
 
 
 def obtain_merge(
@@ -52,12 +74,7 @@ def obtain_merge(
         ConfigError: wrong options, or adapters that cannot be merged.
     """
     options = make_config(method, settings)
-    spec = MergedSpec(
-        method=method,
-        parents=tuple(adapter.adapter_id for adapter in adapters),
-        parameters={**options.model_dump(mode="json"), "seed": seed},
-        merger_version=MERGER_VERSION,
-    )
+    spec = merge_spec([one.adapter_id for one in adapters], method, settings, seed=seed)
 
     def make(out: Path, _checkpoints: Path) -> Mapping[str, Any]:
         wants_init = getattr(options, "factor_reference", "zero") == "init"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import MethodError
 from bench.llm.adapters import AdapterSpec, AdapterStore, MixturePart, StoredAdapter
-from bench.llm.backbones import load_tokenizer, resolve_backbone
+from bench.llm.backbones import Backbone, load_tokenizer, resolve_backbone
 from bench.llm.config import AdapterConfig, LLMConfig
 from bench.llm.examples import (
     Examples,
@@ -113,15 +113,18 @@ class AdapterRecipe:
     seed: int
     dtype: str
 
-    def spec(self, hashes: Sequence[tuple[str, str]]) -> AdapterSpec:
+    def spec(
+        self, hashes: Sequence[tuple[str, str]], backbone: Backbone | None = None
+    ) -> AdapterSpec:
         """Recipe of the adapter on a mixture.
 
         Args:
             hashes: name and training hash of every domain of the mixture; a domain named twice
                 counts twice.
+            backbone: the configured one, None = find it, and download or convert it if need be.
         """
-        config = self.config
-        backbone, template = resolve_backbone(config.backbone), template_of(config)
+        config, template = self.config, template_of(self.config)
+        backbone = backbone or resolve_backbone(config.backbone)
         return AdapterSpec(
             backbone=backbone.name,
             backbone_hash=backbone.content_hash,
@@ -135,7 +138,7 @@ class AdapterRecipe:
             template_hash=template.sha256,
             text=_text_settings(config),
             lora=config.lora,
-            training=config.training,
+            training=_training_settings(config),
             init_seed=self.init_seed,
             order_seed=self.seed,
             negatives_seed=self.seed,
@@ -196,3 +199,15 @@ def _text_settings(config: LLMConfig) -> dict[str, Any]:
     """What of a configuration decides the text of a prompt, apart from its template."""
     names = ("max_history", "title_tokens", "title_chars", "max_prompt_tokens")
     return {name: getattr(config, name) for name in names}
+
+
+def _training_settings(config: AdapterConfig) -> dict[str, Any]:
+    """What of the training decides the adapter: all but the settings that only trade time for memory.
+
+    They change a gradient by rounding at most. With dropout the masks are drawn per micro-batch, so
+    that its size decides them.
+    """
+    memory_only = {"gradient_checkpointing"}
+    if not config.lora.dropout:
+        memory_only.add("micro_batch_tokens")
+    return config.training.model_dump(mode="json", exclude=memory_only)

@@ -6,17 +6,15 @@ from bench.methods.base import (
     Capabilities,
     Context,
     Family,
-    Job,
     Method,
     MethodConfig,
-    PlanSpec,
     Progress,
     QuietProgress,
-    RunDefaults,
     Scores,
     ValidationFigures,
 )
 from bench.methods.config import config_dict, load_config_file, parse_set, resolve_config
+from bench.methods.plans import DomainSize, Job, PlanSpec, RunDefaults
 from bench.methods.registry import (
     MethodInfo,
     describe,
@@ -34,6 +32,7 @@ __all__ = [
     "AdapterUse",
     "Capabilities",
     "Context",
+    "DomainSize",
     "DomainView",
     "Family",
     "Job",

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from bench.methods.plans import Job, PlanSpec, RunDefaults
 from bench.protocol.types import Requests, TrainView
 
 __all__ = [
@@ -23,13 +24,10 @@ __all__ = [
     "Capabilities",
     "Context",
     "Family",
-    "Job",
     "Method",
     "MethodConfig",
-    "PlanSpec",
     "Progress",
     "QuietProgress",
-    "RunDefaults",
     "Scores",
     "ValidationFigures",
 ]
@@ -53,6 +51,7 @@ class Capabilities:
 
     Attributes:
         needs_sources: ``fit`` uses source domains.
+        single_source: it takes exactly one of them, so that several sources make one run each.
         needs_text: uses item titles.
         trainable: has random training, so that several seeds make sense.
         may_leave_unranked: may return NaN scores or slots (a generator of lists).
@@ -61,6 +60,7 @@ class Capabilities:
     """
 
     needs_sources: bool = False
+    single_source: bool = False
     needs_text: bool = False
     trainable: bool = False
     may_leave_unranked: bool = False
@@ -228,71 +228,6 @@ class Scores:
     values: NDArray[np.float32]
     slots: NDArray[np.int16] | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RunDefaults:
-    """What ``--limit-users auto`` and ``--dtype auto`` mean for a method.
-
-    Attributes:
-        limit_users: how many test users are scored, None = all.
-        dtype: number format of the model.
-    """
-
-    limit_users: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-@dataclass(frozen=True, slots=True)
-class PlanSpec:
-    """What a method is asked to plan for: names, hashes and numbers, no data.
-
-    Attributes:
-        target: the target domain.
-        sources: the source domains, in the order given.
-        profile: named hyper-parameters.
-        seed: training seed.
-        init_seed: seed of adapter initialisation.
-        training_hashes: :attr:`DomainView.training_hash` of target and sources, by name.
-        n_users: test users that will be scored, over all request sets; None = not known.
-        n_candidates: candidates per user.
-        device: torch device string.
-        dtype: number format of the model.
-        threads: CPU threads.
-    """
-
-    target: str
-    sources: tuple[str, ...]
-    profile: str
-    seed: int
-    init_seed: int = 0
-    training_hashes: Mapping[str, str] = field(default_factory=dict)
-    n_users: int | None = None
-    n_candidates: int = 30
-    device: str = "cpu"
-    dtype: str = "float32"
-    threads: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One step of a run, for ``bench run --plan`` and for what ``bench run`` announces.
-
-    Attributes:
-        kind: ``adapter``, ``fit`` or ``score``.
-        label: one line for people.
-        key: identity of the job's result where it is shared (an ``adapter_id``), else "".
-        seconds: estimated wall seconds on the given device, None = not known.
-        tokens: tokens that a language model processes, estimated, None = none or not known.
-        memory_mb: estimated peak memory in MB (1e6 bytes), None = not known.
-    """
-
-    kind: str
-    label: str
-    key: str = ""
-    seconds: float | None = None
-    tokens: int | None = None
-    memory_mb: float | None = None
 
 
 class Method(ABC):

@@ -14,7 +14,7 @@ from bench.io import atomic_folder, hash_json, write_json, write_text
 from bench.runs.planning import with_defaults
 from bench.runs.progress import QuietProgress, Reporter, duration
 from bench.runs.records import utc_now
-from bench.runs.resolve import require_available, resolve_spec
+from bench.runs.resolve import Resolved, require_available, resolve_spec
 from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute_run
 from bench.runs.spec import RunSpec
 from bench.runs.store import WORK, RunStore, discard
@@ -69,7 +69,7 @@ def expand(
     """Make the specifications of a matrix, targets first, so that neighbours share their data.
 
     Args:
-        methods: method names.
+        methods: method names; one that takes a single source makes one run for each.
         targets: target domains.
         seeds: training seeds; methods without random training run once, with seed 0.
         limit_users: how many test users are scored; None = all, ``auto`` = the method's default.
@@ -91,9 +91,17 @@ def expand(
             for seed in seeds:
                 spec = RunSpec(method=method, target=target, seed=seed, **common, **given)
                 spec = with_defaults(spec, limit_users=limit_users == "auto", dtype=dtype == "auto")
-                resolved = resolve_spec(spec, planning=planning).spec
-                specs.setdefault(hash_json(resolved.model_dump(mode="json")), resolved)
+                for one in _one_per_source(resolve_spec(spec, planning=planning)):
+                    specs.setdefault(hash_json(one.model_dump(mode="json")), one)
     return list(specs.values())
+
+
+def _one_per_source(resolved: Resolved) -> list[RunSpec]:
+    """The specification itself, or one for every source of a method that takes a single one."""
+    spec = resolved.spec
+    if not resolved.capabilities.single_source:
+        return [spec]
+    return [spec.model_copy(update={"sources": (source,)}) for source in spec.sources or ()]
 
 
 def run_matrix(

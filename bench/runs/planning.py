@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.methods import Job, Method, PlanSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.methods import DomainSize, DomainView, Job, Method, PlanSpec
 from bench.methods.registry import resolve as resolve_method
 from bench.runs.environment import available_threads
 from bench.runs.manifest import PreparedRun
@@ -18,7 +21,6 @@ from bench.runs.store import RunStore
 from bench.runs.tasks import TaskCache
 
 __all__ = [
-    "ADAPTER",
     "JobState",
     "PlannedJob",
     "RunPlan",
@@ -27,9 +29,7 @@ __all__ = [
     "with_defaults",
 ]
 
-ADAPTER = "adapter"
-
-JobState = Literal["stored", "shared", "to do"]
+JobState = Literal["stored", "shared", "to do", "not known"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ class PlannedJob:
 
     Attributes:
         job: as the method plans it.
-        state: ``stored`` (done before), ``shared`` (an earlier run of the same command does it), or
-            ``to do``.
+        state: ``stored`` (done before), ``shared`` (an earlier run of the same command does it),
+            ``to do``, or ``not known``: to do unless it is stored, which cannot be told without the
+            model.
     """
 
     job: Job
@@ -68,13 +69,25 @@ class RunPlan:
     @property
     def to_do(self) -> tuple[Job, ...]:
         """The jobs that are left."""
-        return tuple(planned.job for planned in self.jobs if planned.state == "to do")
+        return tuple(planned.job for planned in self.jobs if planned.state in _LEFT)
 
     @property
     def seconds(self) -> float | None:
         """Estimated wall seconds of what is left; None where one of its jobs has no estimate."""
-        known = [job.seconds for job in self.to_do if job.seconds is not None]
-        return sum(known) if len(known) == len(self.to_do) else None
+        return _sum([job.seconds for job in self.to_do])
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """The same on the reference GPU."""
+        return _sum([job.gpu_seconds for job in self.to_do])
+
+
+_LEFT: tuple[JobState, ...] = ("to do", "not known")
+
+
+def _sum(seconds: list[float | None]) -> float | None:
+    known = [one for one in seconds if one is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
 def plan_spec(prepared: PreparedRun) -> PlanSpec:
@@ -82,6 +95,10 @@ def plan_spec(prepared: PreparedRun) -> PlanSpec:
     spec, task = prepared.spec, prepared.loaded.task
     options = task.options
     sources = spec.sources or ()
+    sets = wanted_sets(spec)
+    own = task.n_items if options.negatives == "full" else options.n_negatives + 1
+    n_candidates = [own, *(task.n_items if one.kind == "full" else own for one in sets)]
+    view = task.train_view(with_sources=True)
     return PlanSpec(
         target=spec.target,
         sources=sources,
@@ -89,12 +106,24 @@ def plan_spec(prepared: PreparedRun) -> PlanSpec:
         seed=spec.seed,
         init_seed=spec.init_seed,
         training_hashes={name: task.training_hashes[name] for name in (spec.target, *sources)},
-        n_users=len(prepared.users) * (1 + len(wanted_sets(spec))),
-        n_candidates=task.n_items if options.negatives == "full" else options.n_negatives + 1,
+        sizes={part.name: domain_size(part) for part in (view.target, *view.sources)},
+        n_users=len(prepared.users) * len(n_candidates),
+        n_candidates=round(sum(n_candidates) / len(n_candidates)),
         device=spec.device,
         dtype=spec.dtype,
         threads=spec.threads or available_threads(),
     )
+
+
+def domain_size(view: DomainView) -> DomainSize:
+    """How much text a domain holds."""
+    titles = np.diff(view.items.titles.offsets)
+    return DomainSize(sequences=_counts(view.sequences.lengths), titles=_counts(titles))
+
+
+def _counts(values: NDArray[np.integer]) -> dict[int, int]:
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def plan_runs(
@@ -129,11 +158,13 @@ def plan_runs(
         planned = []
         for job in jobs:
             state: JobState = "stored" if stored else "to do"
-            if not stored and job.kind == ADAPTER and job.key:
-                if adapters is not None and adapters.has(job.key):
+            if not stored and job.key:
+                if job.known and adapters is not None and adapters.has(job.key):
                     state = "stored"
                 elif job.key in coming:
                     state = "shared"
+                elif not job.known:
+                    state = "not known"
                 coming.add(job.key)
             planned.append(PlannedJob(job, state))
         plans.append(RunPlan(prepared, stored, tuple(planned)))

@@ -79,10 +79,16 @@ class Session:
         """Capabilities of the configured method."""
         return self.cls.capabilities(self.config)
 
+    @property
+    def _n_sources(self) -> int:
+        """Sources of a planted task: none, the only one that the method takes, or two."""
+        needs = self.capabilities
+        return 0 if not needs.needs_sources else 1 if needs.single_source else 2
+
     @cached_property
     def small_domains(self) -> tuple[Domain, tuple[Domain, ...]]:
         """A small planted target and the sources, if the method needs any."""
-        count = 2 if self.capabilities.needs_sources else 0
+        count = self._n_sources
         namespace = "planted" if count else None
         target = planted_domain(n_users=_SMALL_USERS, namespace=namespace)
         return target, planted_sources(count, n_users=_SMALL_USERS // 2)
@@ -115,7 +121,7 @@ class Session:
     @cached_property
     def large_task(self) -> Task:
         """The task on which the method has to learn."""
-        count = 2 if self.capabilities.needs_sources else 0
+        count = self._n_sources
         namespace = "planted" if count else None
         target = planted_domain(n_users=_LARGE_USERS, namespace=namespace)
         return build_task(target, sources=planted_sources(count))

@@ -96,6 +96,16 @@ class WeaveRec(AdapterMethod):
         weights = (1.0 - alpha, *[alpha / n_hybrids] * n_hybrids)
         return Merge("weight-average", {"space": self.config.space, "weights": list(weights)})
 
+    def merges(self, n_branches: int) -> tuple[Merge, ...]:
+        if self.config.weights == "uniform":
+            return super().merges(n_branches)
+        return tuple(self._average(n_branches - 1, alpha) for alpha in _HYBRID_SHARES)
+
+    @property
+    def n_validations(self) -> int:
+        tried = 0 if self.config.weights == "uniform" else len(_HYBRID_SHARES)
+        return tried + super().n_validations
+
     def prepare(self, view: TrainView, context: Context) -> Path:
         if self.config.weights == "uniform":
             return super().prepare(view, context)

@@ -11,11 +11,14 @@ from bench.io import read_json, write_json
 from bench.llm.adapters import AdapterStore
 from bench.llm.backbones import require_backbone
 from bench.llm.config import LLMConfig
+from bench.llm.methods.planning import JobWriter
 from bench.llm.scoring import RequestScorer
 from bench.methods import (
     Capabilities,
     Context,
+    Job,
     Method,
+    PlanSpec,
     Requests,
     RunDefaults,
     Scores,
@@ -55,6 +58,16 @@ class LLMMethod(Method):
     @classmethod
     def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:
         return AdapterStore() if root is None else AdapterStore(root)
+
+    def plan(self, spec: PlanSpec) -> list[Job]:
+        writer = JobWriter(self.config, spec)
+        label = f"score {self.name} on {spec.target}"
+        score = writer.score("score", label, spec.n_users, spec.n_candidates)
+        return [*self.plan_fit(writer, spec), score]
+
+    def plan_fit(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
+        """The jobs before the test users are scored, in order."""
+        return []
 
     def fit(self, view: TrainView, context: Context) -> None:
         self._release()

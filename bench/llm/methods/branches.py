@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 from bench.errors import MethodError
 from bench.llm.adapters import StoredAdapter, adapters_of
+from bench.llm.backbones import Backbone
 from bench.llm.config import AdapterConfig
-from bench.llm.merge import obtain_merge
+from bench.llm.merge import merge_spec, obtain_merge
 from bench.llm.methods.base import LLMMethod
+from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import AdapterRecipe
 from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, TrainView
 
@@ -53,6 +55,7 @@ class AdapterMethod(LLMMethod):
 
     Config = AdapterConfig
     uses_sources: ClassVar[bool] = False
+    one_source: ClassVar[bool] = False
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
@@ -60,6 +63,7 @@ class AdapterMethod(LLMMethod):
             needs_text=True,
             trainable=True,
             needs_sources=cls.uses_sources,
+            single_source=cls.one_source,
             may_leave_unranked=config.scorer == "generate",
         )
 
@@ -75,14 +79,39 @@ class AdapterMethod(LLMMethod):
         """
         raise MethodError(f"{self.name} has no way to merge {n_branches} adapters.")
 
-    def plan(self, spec: PlanSpec) -> list[Job]:
+    def merges(self, n_branches: int) -> tuple[Merge, ...]:
+        """All merges that a fit computes; one, unless several are tried."""
+        return (self.merge(n_branches),)
+
+    @property
+    def n_validations(self) -> int:
+        """How often a fit scores the validation users."""
+        return int(self.config.choose_by_validation)
+
+    def plan_fit(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
         jobs: dict[str, Job] = {}
-        branches = self.branches(spec.target, spec.sources)
-        for branch in branches:
-            recipe = self._recipe(branch, spec)
-            wanted = recipe.spec([(name, spec.training_hashes[name]) for name in branch.domains])
-            jobs[wanted.adapter_id] = Job("adapter", f"train {wanted.summary}", wanted.adapter_id)
-        return [*jobs.values(), Job("score", f"score {self.name} on {spec.target}")]
+        parents = []
+        # Without the model itself the ids tell equal adapters of one plan, as they do with it.
+        backbone = writer.backbone or Backbone(self.config.backbone, Path(), "")
+        for branch in self.branches(spec.target, spec.sources):
+            hashes = [(name, spec.training_hashes[name]) for name in branch.domains]
+            wanted = self._recipe(branch, spec).spec(hashes, backbone)
+            label = f"train {wanted.summary}"
+            jobs[wanted.adapter_id] = writer.adapter(label, wanted.adapter_id, branch.domains)
+            parents.append(wanted.adapter_id)
+        if len(parents) > 1:
+            for merge in self.merges(len(parents)):
+                merged = merge_spec(parents, merge.method, merge.settings, seed=spec.seed)
+                label = f"{merge.method} of {len(parents)} adapters"
+                jobs[merged.adapter_id] = writer.merge(label, merged.adapter_id, len(parents))
+        return [*jobs.values(), *self._validation(writer, spec)]
+
+    def _validation(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
+        if not self.n_validations:
+            return []
+        n_users, times = self.config.validation_users, self.n_validations
+        label = f"score at most {n_users} validation users" + (f" {times} times" * (times > 1))
+        return [writer.score("validate", label, n_users * times, spec.n_candidates)]
 
     def prepare(self, view: TrainView, context: Context) -> Path:
         adapters = self.adapters(view, context)

@@ -50,6 +50,7 @@ class SourceOnly(AdapterMethod):
     family = Family.ABLATION
     Config = SourceOnlyConfig
     uses_sources: ClassVar[bool] = True
+    one_source: ClassVar[bool] = True
 
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
         if len(sources) != 1:

@@ -1,0 +1,346 @@
+"""What a training or a scoring will cost, from counts: tokens, arithmetic, seconds, memory.
+
+Nothing is tokenised and no model is loaded, so that a plan for 7 billion parameters is made at once on
+a machine that could not hold them. Estimates are meant to be within a factor of two, where nothing
+else runs on the machine.
+
+Arithmetic, with P the weights of the decoder layers' projections, V x d the vocabulary projection:
+training takes 4 P per token (forward 2 P, gradient of the inputs 2 P; the frozen weights get none),
+2 P more with gradient checkpointing, and 4 V d per predicted token; scoring takes 2 P and 2 V d.
+Attention adds its products. ``benchmarks/llm_training.py`` counts alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.llm.config import AdapterConfig, LLMConfig, PromptStyle
+from bench.llm.lora import LoraSpec
+from bench.llm.machine import Machine
+from bench.methods import DomainSize
+
+__all__ = [
+    "PUBLISHED_SHAPES",
+    "ModelShape",
+    "Work",
+    "merge_memory_mb",
+    "scoring_memory_mb",
+    "scoring_work",
+    "seconds_of",
+    "shape_from_config",
+    "training_memory_mb",
+    "training_work",
+]
+
+# Measured with SmolLM2's tokenizer on titles of films (3.4), cosmetics (3.1) and food (2.7).
+_BYTES_PER_TOKEN = 3.1
+# Tokens around a title: a line end or a separator.
+_BETWEEN_TITLES = 1.0
+# Tokens of the built-in templates without any title, and those after a pointwise candidate.
+_FRAME: Mapping[PromptStyle, int] = {"sequence": 11, "listwise": 85, "pointwise": 65}
+_QUESTION = 14
+_YES_NO = 2
+_TRAINING_CANDIDATES = 30
+
+# Elements that a processor passes over (in units of ``silu(x) * y``) for every element of a layer's
+# activations: fitted to SmolLM2-135M on one AMX thread, bfloat16 and float32, two domains.
+_PASSES = {"train": 6.0, "read": 2.0, "generate": 80.0}
+# Share of an accelerator's matrix-product rate that is reached. Generated tokens come one after the
+# other, in small batches, and each step reads all weights.
+_SHARE = {"train": 0.4, "read": 0.4, "generate": 0.025}
+# Reading weights from disk, bytes per second, and starting Python with its libraries, seconds.
+_READING, _STARTING = 0.5e9, 3.0
+_RUNTIME_MB = 600.0
+_ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PACKED = {"8bit": 1.0, "4bit": 0.5}
+# Rows of logits that are held at once, float32, while a loss or a likelihood is taken.
+_LOGIT_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a Llama-like decoder.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width.
+        inner: width of the gated feed-forward.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_size: numbers per head.
+        vocabulary: rows of the embedding.
+        tied: whether embedding and vocabulary projection are one matrix.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def projections(self) -> Mapping[str, tuple[int, int]]:
+        """(outputs, inputs) of the linear layers of one decoder layer."""
+        query, key = self.heads * self.head_size, self.kv_heads * self.head_size
+        return {
+            "q_proj": (query, self.hidden),
+            "k_proj": (key, self.hidden),
+            "v_proj": (key, self.hidden),
+            "o_proj": (self.hidden, query),
+            "gate_proj": (self.inner, self.hidden),
+            "up_proj": (self.inner, self.hidden),
+            "down_proj": (self.hidden, self.inner),
+        }
+
+    @property
+    def block_weights(self) -> int:
+        """Weights of all those layers."""
+        return self.layers * sum(out * inputs for out, inputs in self.projections.values())
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model; norms and biases, a few in a thousand, are left out."""
+        return self.block_weights + (1 if self.tied else 2) * self.vocabulary * self.hidden
+
+    @property
+    def activations(self) -> int:
+        """Elements that one token has in all layers: about 8 widths, 3 inner widths in each."""
+        return self.layers * (8 * self.hidden + 3 * self.inner)
+
+    def lora_weights(self, lora: LoraSpec) -> int:
+        """Numbers in an adapter of this shape."""
+        chosen = [
+            shape
+            for name, shape in self.projections.items()
+            if lora.targets == "all-linear" or name in lora.targets
+        ]
+        return self.layers * lora.r * sum(out + inputs for out, inputs in chosen)
+
+
+PUBLISHED_SHAPES: Mapping[str, ModelShape] = {
+    "smollm2-135m": ModelShape(30, 576, 1536, 9, 3, 64, 49_152, True),
+    "Qwen/Qwen2-7B-Instruct": ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, False),
+    "meta-llama/Llama-2-7b-chat-hf": ModelShape(32, 4096, 11_008, 32, 32, 128, 32_000, False),
+}
+"""Shapes from the models' published configurations, for plans where the model is absent."""
+
+
+def shape_from_config(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a model's ``config.json`` describes; None where it is no dense decoder."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    sizes = [config.get(name) for name in (*names, "vocab_size")]
+    mixed = any(key.startswith("num_") and key.endswith("experts") for key in config)
+    if mixed or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return None
+    layers, hidden, inner, heads, vocabulary = (int(size) for size in sizes if size)
+    return ModelShape(
+        layers=layers,
+        hidden=hidden,
+        inner=inner,
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_size=config.get("head_dim") or hidden // heads,
+        vocabulary=vocabulary,
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Text that a model processes.
+
+    Attributes:
+        read: tokens that are read in parallel.
+        predicted: tokens whose probability is asked for.
+        pairs: (token, earlier token of its text) pairs, which attention compares.
+        generated: tokens that are written one after the other.
+    """
+
+    read: float = 0.0
+    predicted: float = 0.0
+    pairs: float = 0.0
+    generated: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.read + other.read,
+            self.predicted + other.predicted,
+            self.pairs + other.pairs,
+            self.generated + other.generated,
+        )
+
+    def times(self, factor: float) -> Work:
+        """The same text ``factor`` times."""
+        return Work(
+            self.read * factor,
+            self.predicted * factor,
+            self.pairs * factor,
+            self.generated * factor,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return round(self.read + self.generated)
+
+
+def title_tokens(size: DomainSize, config: LLMConfig) -> float:
+    """Mean tokens of a title as it is shown, with what separates it from the next one."""
+    total = 0.0
+    for n_bytes, count in size.titles.items():
+        if config.title_chars is not None:
+            n_bytes = min(n_bytes, config.title_chars)
+        tokens = max(1.0, n_bytes / _BYTES_PER_TOKEN)
+        if config.title_tokens is not None:
+            tokens = min(tokens, float(config.title_tokens))
+        total += count * tokens
+    return total / max(1, sum(size.titles.values())) + _BETWEEN_TITLES
+
+
+def _mean(weighted: Sequence[tuple[float, float]]) -> float:
+    """Mean of (value, weight) pairs; 0 without any."""
+    total = sum(weight for _, weight in weighted)
+    return sum(value * weight for value, weight in weighted) / total if total else 0.0
+
+
+def _text(config: LLMConfig, tokens: float) -> float:
+    """Length of a prompt, no longer than the configured limit."""
+    limit = config.max_prompt_tokens
+    return tokens if limit is None else min(tokens, float(limit))
+
+
+def training_work(sizes: Sequence[DomainSize], config: AdapterConfig) -> Work:
+    """All epochs of a training on a mixture of domains; one named twice counts twice.
+
+    Args:
+        sizes: of every part of the mixture.
+        config: prompt, budget and label.
+    """
+    one = sum((_domain_work(size, config) for size in sizes), Work())
+    return one.times(config.training.epochs)
+
+
+def _domain_work(size: DomainSize, config: AdapterConfig) -> Work:
+    title = title_tokens(size, config)
+    if config.prompt == "sequence":
+        usable = [(length, n) for length, n in size.sequences.items() if length >= 2]
+        shown = _mean([(min(length, config.max_history + 1), n) for length, n in usable])
+        examples = min(config.train_examples, sum(n for _, n in usable))
+        length = _text(config, _FRAME["sequence"] + shown * title)
+        return Work(length, max(0.0, shown - 1) * title, length**2 / 2).times(examples)
+    history = _mean(
+        [
+            (min(position, config.max_history), n)
+            for length, n in size.sequences.items()
+            for position in range(1, length)
+        ]
+    )
+    pairs = sum((length - 1) * n for length, n in size.sequences.items() if length >= 2)
+    prompts = min(config.train_examples, pairs)
+    if config.prompt == "listwise":
+        answer = config.n_answers * title
+        listed = _TRAINING_CANDIDATES * title
+        length = _text(config, _FRAME["listwise"] + history * title + listed + answer)
+        return Work(length, answer, length**2 / 2).times(prompts)
+    length = _text(config, _FRAME["pointwise"] + (history + 1) * title + _QUESTION + _YES_NO)
+    return Work(length, _YES_NO, length**2 / 2).times(prompts * (1 + config.train_negatives))
+
+
+def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candidates: int) -> Work:
+    """Scoring of users' candidates.
+
+    Args:
+        size: of the target.
+        config: prompt and scorer.
+        n_users: requests.
+        n_candidates: candidates of each.
+    """
+    title = title_tokens(size, config)
+    # A test history is the training sequence and the validation item.
+    history = _mean(
+        [(min(n + 1, config.max_history), count) for n, count in size.sequences.items()]
+    )
+    listed = n_candidates * title if config.prompt == "listwise" else 0.0
+    prompt = _text(config, _FRAME[config.prompt] + history * title + listed)
+    if config.scorer == "generate":
+        answer = config.n_answers * title
+        pairs = prompt**2 / 2 + answer * prompt
+        return Work(prompt, 0.0, pairs, generated=answer).times(n_users)
+    if config.prompt == "pointwise":
+        branch, asked = title + _QUESTION, 1.0
+    else:
+        branch, asked = title - 1.0, title  # the last token of a title is only predicted
+    branches = n_candidates * branch
+    # Where a user's candidates do not fit into one pass, the prompt is read again for the rest.
+    passes = max(1.0, branches / max(1.0, config.batch_tokens - prompt))
+    return Work(
+        read=passes * prompt + branches,
+        predicted=n_candidates * asked,
+        pairs=passes * prompt**2 / 2 + branches * (prompt + branch / 2),
+    ).times(n_users)
+
+
+def seconds_of(
+    work: Work, shape: ModelShape, machine: Machine, *, training: AdapterConfig | None = None
+) -> float:
+    """Estimated wall seconds, the start of the process and of the model included.
+
+    Args:
+        work: the text.
+        shape: of the model.
+        machine: what computes it.
+        training: the configuration, where an adapter is trained.
+    """
+    rounds = 1.0
+    if training is not None:
+        rounds = 3.0 if training.training.gradient_checkpointing else 2.0
+    attention = 4.0 * shape.layers * shape.heads * shape.head_size
+    head = 2.0 * shape.vocabulary * shape.hidden
+    forward = 2.0 * shape.block_weights * work.read + attention * work.pairs
+    # The projection is never recomputed.
+    products = rounds * forward + (1.0 if training is None else 2.0) * head * work.predicted
+    written = (2.0 * shape.block_weights + head) * work.generated
+    kind = "train" if training is not None else "read"
+    start = _STARTING + 2.0 * shape.parameters / _READING
+    if machine.passes is None:
+        shares = products / _SHARE[kind] + written / _SHARE["generate"]
+        return start + shares / machine.products
+    elements = shape.activations * work.read + shape.vocabulary * work.predicted
+    extra = _PASSES[kind] * (rounds / 2.0 if training is not None else 1.0) * elements
+    extra += _PASSES["generate"] * (shape.activations + shape.vocabulary) * work.generated
+    return start + (products + written) / machine.products + extra / machine.passes
+
+
+def training_memory_mb(shape: ModelShape, config: AdapterConfig, *, dtype: str) -> float:
+    """Peak memory of a training process in MB: weights, optimiser, activations of a micro-batch."""
+    item = _ITEM[dtype]
+    tokens = config.training.micro_batch_tokens
+    kept = shape.activations
+    if config.training.gradient_checkpointing:
+        kept = shape.layers * shape.hidden + shape.activations // shape.layers
+    # Values, gradient and two moments in float32, and the copy that products use.
+    adapter = shape.lora_weights(config.lora) * (16 + item)
+    logits = 2 * 4 * min(tokens, _LOGIT_ROWS) * shape.vocabulary
+    return _RUNTIME_MB + (shape.parameters * item + adapter + tokens * kept * item + logits) / 1e6
+
+
+def scoring_memory_mb(shape: ModelShape, config: LLMConfig, *, dtype: str) -> float:
+    """Peak memory of a scoring process in MB: weights and what one forward pass holds."""
+    item = _ITEM[dtype]
+    weights = shape.parameters * (_PACKED[config.quantisation] if config.quantisation else item)
+    held = config.batch_tokens * (shape.activations // shape.layers) * item
+    if config.scorer == "generate":
+        cache = 2 * shape.layers * shape.kv_heads * shape.head_size * item
+        held += config.batch_tokens * cache
+    logits = 2 * 4 * min(config.batch_tokens, _LOGIT_ROWS) * shape.vocabulary
+    return _RUNTIME_MB + (weights + held + logits) / 1e6
+
+
+def merge_memory_mb(shape: ModelShape, lora: LoraSpec, n_adapters: int) -> float:
+    """Peak memory of a merge in MB: its inputs and its result in float32, and as much to work with."""
+    return _RUNTIME_MB + 2 * 4 * (n_adapters + 1) * shape.lora_weights(lora) / 1e6

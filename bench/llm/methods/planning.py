@@ -1,0 +1,123 @@
+"""Jobs of the LLM methods with their estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from bench.io import read_json
+from bench.llm.backbones import Backbone, find_backbone
+from bench.llm.config import AdapterConfig, LLMConfig
+from bench.llm.estimates import (
+    PUBLISHED_SHAPES,
+    ModelShape,
+    Work,
+    merge_memory_mb,
+    scoring_memory_mb,
+    scoring_work,
+    seconds_of,
+    shape_from_config,
+    training_memory_mb,
+    training_work,
+)
+from bench.llm.machine import REFERENCE_GPU, measure_machine
+from bench.methods import Job, PlanSpec
+
+__all__ = ["JobWriter"]
+
+# Numbers of an adapter that a merge reads, merges and writes per second, and what it takes anyway:
+# factor averages of SmolLM2 and Qwen2 shapes.
+_MERGED_PER_SECOND, _MERGE_START = 40e6, 1.0
+
+
+class JobWriter:
+    """Writes the jobs of one configuration, with what each will take as far as that can be told.
+
+    Args:
+        config: of the method.
+        spec: what is planned.
+    """
+
+    def __init__(self, config: LLMConfig, spec: PlanSpec) -> None:
+        self._config: Any = config
+        self._spec = spec
+
+    @cached_property
+    def backbone(self) -> Backbone | None:
+        """The backbone, where it is on this machine; nothing is downloaded or converted for a plan."""
+        return find_backbone(self._config.backbone)
+
+    @cached_property
+    def shape(self) -> ModelShape | None:
+        """Sizes of the backbone: from its configuration, else published ones, else None."""
+        published = PUBLISHED_SHAPES.get(self._config.backbone.partition("@")[0])
+        if self.backbone is None:
+            return published
+        file = self.backbone.folder / "config.json"
+        return shape_from_config(read_json(file)) if file.is_file() else published
+
+    def adapter(self, label: str, key: str, domains: Sequence[str]) -> Job:
+        """The training of one adapter."""
+        config: AdapterConfig = self._config
+        sizes = [self._spec.sizes.get(name) for name in domains]
+        known = [size for size in sizes if size is not None]
+        work = training_work(known, config) if len(known) == len(sizes) else None
+        memory = None
+        if self.shape is not None:
+            memory = training_memory_mb(self.shape, config, dtype=self._spec.dtype)
+        return self._job("adapter", label, key, work, memory, training=config)
+
+    def merge(self, label: str, key: str, n_adapters: int) -> Job:
+        """The merge of adapters."""
+        seconds = memory = None
+        if self.shape is not None:
+            numbers = (n_adapters + 1) * self.shape.lora_weights(self._config.lora)
+            seconds = _MERGE_START + numbers / _MERGED_PER_SECOND
+            memory = merge_memory_mb(self.shape, self._config.lora, n_adapters)
+        return Job(
+            "merge",
+            label,
+            key,
+            known=self.backbone is not None,
+            seconds=seconds,
+            gpu_seconds=seconds,
+            memory_mb=memory,
+        )
+
+    def score(self, kind: str, label: str, n_users: int | None, n_candidates: int) -> Job:
+        """The scoring of ``n_users`` users of the target."""
+        size, work, memory = self._spec.sizes.get(self._spec.target), None, None
+        if size is not None and n_users is not None:
+            work = scoring_work(size, self._config, n_users=n_users, n_candidates=n_candidates)
+        if self.shape is not None:
+            memory = scoring_memory_mb(self.shape, self._config, dtype=self._spec.dtype)
+        return self._job(kind, label, "", work, memory)
+
+    def _job(
+        self,
+        kind: str,
+        label: str,
+        key: str,
+        work: Work | None,
+        memory: float | None,
+        *,
+        training: AdapterConfig | None = None,
+    ) -> Job:
+        seconds = gpu_seconds = None
+        if work is not None and self.shape is not None:
+            spec = self._spec
+            machine = measure_machine(spec.device, spec.dtype, spec.threads)
+            gpu_seconds = seconds_of(work, self.shape, REFERENCE_GPU, training=training)
+            if machine is not None:
+                seconds = seconds_of(work, self.shape, machine, training=training)
+        return Job(
+            kind,
+            label,
+            key,
+            known=not key or self.backbone is not None,
+            seconds=seconds,
+            gpu_seconds=gpu_seconds,
+            tokens=None if work is None else work.tokens,
+            memory_mb=memory,
+        )
