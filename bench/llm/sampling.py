@@ -18,6 +18,7 @@ __all__ = [
     "prompt_keys",
     "sample_prompts",
     "sample_sequences",
+    "user_keys",
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,10 @@ from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
 from bench.llm.engines import Engine, make_engine
 from bench.llm.mixtures import writer_for
-from bench.llm.prompts import candidate_order
+from bench.llm.prompts import PromptWriter, candidate_order
 from bench.methods import Context, Requests, Scores
 
-__all__ = ["RequestScorer"]
+__all__ = ["RequestScorer", "answer_lengths", "first_of_equals", "request_prompts"]
 
 
 class RequestScorer:
@@ -67,18 +67,8 @@ class RequestScorer:
         tokens = self._engine.tokens_processed - before
         return Scores(scores.values, scores.slots, {**scores.diagnostics, "tokens": tokens})
 
-    def _prompts(self, requests: Requests) -> list[NDArray[np.int32]]:
-        history = requests.history
-        if self._config.prompt != "listwise":
-            return [self._writer.prompt(history[row]) for row in range(len(requests))]
-        shown = np.take_along_axis(requests.candidates, self._order(requests), axis=1)
-        return [self._writer.prompt(history[row], shown[row]) for row in range(len(requests))]
-
-    def _order(self, requests: Requests) -> NDArray[np.int64]:
-        return candidate_order(requests.domain, requests.users, requests.candidates)
-
     def _likelihood(self, requests: Requests, adapter: Path | None) -> Scores:
-        writer, prompts = self._writer, self._prompts(requests)
+        writer, prompts = self._writer, request_prompts(self._writer, requests)
         if self._config.prompt == "pointwise":
             suffixes = [[writer.suffix(int(i)) for i in row] for row in requests.candidates]
             odds = self._engine.branch_choice(prompts, suffixes, writer.yes_no, adapter=adapter)
@@ -87,31 +77,21 @@ class RequestScorer:
         answers = [[writer.answer(int(i)) for i in row] for row in requests.candidates]
         sums = np.stack(self._engine.branch_log_probs(prompts, answers, adapter=adapter))
         # Titles that look alike once cut share an answer; its probability is counted once.
-        alone = np.stack([_first_of_equals(row) for row in answers])
+        alone = np.stack([first_of_equals(row) for row in answers])
         diagnostics = {
             "n_prompts": len(prompts),
             "prompt_tokens": sum(len(prompt) for prompt in prompts),
             "candidate_mass_sum": float(np.where(alone, np.exp(sums), 0.0).sum()),
             "candidates_with_equal_text": int((~alone).sum()),
         }
-        values = sums / self._lengths(requests, answers)
+        values = sums / answer_lengths(writer, requests, self._config.normalise)
         return Scores(values.astype(np.float32), None, diagnostics)
-
-    def _lengths(
-        self, requests: Requests, answers: Sequence[Sequence[NDArray[np.int32]]]
-    ) -> NDArray[np.float64] | float:
-        if self._config.normalise == "tokens":
-            return np.array([[len(ids) for ids in row] for row in answers], dtype=np.float64)
-        if self._config.normalise == "bytes":
-            sizes = [[self._writer.title_bytes(int(i)) for i in row] for row in requests.candidates]
-            return np.maximum(np.array(sizes, dtype=np.float64), 1.0)
-        return 1.0
 
     def _generated(self, requests: Requests, adapter: Path | None) -> Scores:
         writer = self._writer
         budgets = [writer.max_new_tokens(row) for row in requests.candidates]
         answers = self._engine.generate(
-            self._prompts(requests),
+            request_prompts(writer, requests),
             max_new_tokens=budgets,
             stop=writer.stop_ids,
             adapter=adapter,
@@ -135,7 +115,32 @@ class RequestScorer:
         return Scores(_values_of(slots, requests.candidates.shape), slots, counters)
 
 
-def _first_of_equals(answers: Sequence[NDArray[np.int32]]) -> NDArray[np.bool_]:
+def request_prompts(writer: PromptWriter, requests: Requests) -> list[NDArray[np.int32]]:
+    """The prompt of every request, with its candidates where the template lists them."""
+    history = requests.history
+    if writer.template.kind != "listwise":
+        return [writer.prompt(history[row]) for row in range(len(requests))]
+    order = candidate_order(requests.domain, requests.users, requests.candidates)
+    shown = np.take_along_axis(requests.candidates, order, axis=1)
+    return [writer.prompt(history[row], shown[row]) for row in range(len(requests))]
+
+
+def answer_lengths(
+    writer: PromptWriter, requests: Requests, normalise: Literal["none", "tokens", "bytes"]
+) -> NDArray[np.float64]:
+    """What the log-likelihood of every candidate is divided by, float64 ``(n, c)``."""
+    if normalise == "none":
+        return np.ones(requests.candidates.shape)
+    length = writer.title_bytes if normalise == "bytes" else _answer_tokens(writer)
+    sizes = [[length(int(item)) for item in row] for row in requests.candidates]
+    return np.maximum(np.array(sizes, dtype=np.float64), 1.0)
+
+
+def _answer_tokens(writer: PromptWriter) -> Callable[[int], int]:
+    return lambda item: len(writer.answer(item))
+
+
+def first_of_equals(answers: Sequence[NDArray[np.int32]]) -> NDArray[np.bool_]:
     """True where no earlier answer of the row has the same tokens."""
     seen: set[bytes] = set()
     first = []

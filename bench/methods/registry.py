@@ -74,6 +74,7 @@ BUILT_INS: Mapping[str, str] = {
     "merge-dare": f"{_MERGED}:MergeDare",
     "merge-ext-sub": f"{_MERGED}:MergeExtSub",
     "merge-lora-lego": f"{_MERGED}:MergeLoraLego",
+    "adamerging": "bench.llm.methods.adamerging:AdaMerging",
     "weaverec": "bench.weaverec.method:WeaveRec",
     "hybrid-only": f"{_CONTROLS}:HybridOnly",
     "seed-average": f"{_CONTROLS}:SeedAverage",
