@@ -60,6 +60,7 @@ class ForestDecoder:
             _Layer(f"model.layers.{i}", layer, model.config)
             for i, layer in enumerate(model.model.layers)
         ]
+        self._norm = _Norm(model.model.norm)
 
     def prepare(self, factors: Mapping[str, Factors] | None) -> list[_LayerLora] | None:
         """Stack an adapter's factors for :meth:`__call__`."""
@@ -78,8 +79,7 @@ class ForestDecoder:
         plan = _Plan.of(forest, cosine[0], sine[0], self._layers[0], device)
         for i, layer in enumerate(self._layers):
             hidden = layer(hidden, plan, None if lora is None else lora[i])
-        result: Tensor = self._model.norm(hidden[torch.from_numpy(forest.read).to(device)])
-        return result
+        return self._norm(hidden[torch.from_numpy(forest.read).to(device)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,8 @@ class _Layer:
         self.heads = (config.num_attention_heads, config.num_key_value_heads)
         self._head_size: int = attention.head_dim
         self._scale: float = attention.scaling
-        self._norm, self._second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self._norm = _Norm(layer.input_layernorm)
+        self._second_norm = _Norm(layer.post_attention_layernorm)
         self._qkv = _Linears(name + ".self_attn", attention, "q_proj", "k_proj", "v_proj")
         self._out = _Linears(name + ".self_attn", attention, "o_proj")
         self._gate_up = _Linears(name + ".mlp", mlp, "gate_proj", "up_proj")
@@ -206,6 +207,20 @@ class _Layer:
                 )
             )
         return out.view(len(qkv), -1)
+
+
+class _Norm:
+    """Root-mean-square norm, in float32 and rounded once; few passes over memory."""
+
+    def __init__(self, norm: Any) -> None:
+        self._weight: Tensor = norm.weight.detach().float()
+        self._epsilon: float = norm.variance_epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.float32, copy=True)
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale.square_().div_(x.shape[-1]).add_(self._epsilon).rsqrt_()
+        return wide.mul_(scale).mul_(self._weight).to(x.dtype)
 
 
 def _take(x: Tensor, places: Tensor) -> Tensor:
