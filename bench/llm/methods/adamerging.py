@@ -53,8 +53,9 @@ class AdaMergingConfig(AdapterConfig):
         adapt_on: the requests whose answers shall become sure. ``validation``: those of target and
             sources; ``test``: the target's test requests instead of its validation requests, as
             published (transductive; a source has no test requests here). Labels are never read.
-        entropy: ``candidate``: of the softmax over the scores of a request's candidates; ``token``:
-            of the next token over the vocabulary, at the first tokens of the greedy answer.
+        entropy: what is made small. ``candidate``: the entropy of the softmax over the scores of a
+            request's candidates; ``token``: that of the next token over the vocabulary, at the first
+            tokens of the greedy answer.
         first_tokens: how many tokens those are, >= 1; fewer where the title ends before.
         requests_per_domain: how many requests of each domain, >= 1, drawn by a keyed hash of the user.
         adapt: steps, batch, optimiser, and whether every layer has its own mix.
