@@ -52,7 +52,8 @@ class LLMConfig(MethodConfig):
         title_chars: titles are cut at a word after so many characters; None for no limit.
         max_prompt_tokens: longest prompt; the oldest history items are dropped until it fits.
         scorer: ``likelihood`` ranks all candidates by log P(title, terminator | prompt);
-            ``generate`` reads a list of five titles (``listwise`` only).
+            ``generate`` reads a list of titles that the model writes (``listwise`` only);
+            ``choose`` constrains that list to distinct candidates (``listwise`` and ``vllm`` only).
         normalise: divide the likelihood by the number of ``tokens`` or UTF-8 ``bytes`` of the title,
             or not at all.
         match: how generated titles are compared with the candidates.
@@ -70,7 +71,7 @@ class LLMConfig(MethodConfig):
     title_tokens: int | None = Field(default=24, ge=1)
     title_chars: int | None = Field(default=None, ge=1)
     max_prompt_tokens: int | None = Field(default=None, ge=16)
-    scorer: Literal["likelihood", "generate"] = "likelihood"
+    scorer: Literal["likelihood", "generate", "choose"] = "likelihood"
     normalise: Literal["none", "tokens", "bytes"] = "none"
     match: Literal["normalised", "strict", "fuzzy"] = "normalised"
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -87,19 +88,29 @@ class LLMConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _scorer_fits_the_prompt(self) -> LLMConfig:
-        if self.scorer == "generate" and self.prompt != "listwise":
+        if self.writes_lists and self.prompt != "listwise":
             raise ValueError(
-                f"scorer 'generate' asks for a list of titles, prompt {self.prompt!r} does not; "
+                f"scorer {self.scorer!r} asks for a list of titles, prompt {self.prompt!r} does not; "
                 "use prompt=listwise or scorer=likelihood"
+            )
+        if self.scorer == "choose" and self.engine != "vllm":
+            raise ValueError(
+                f"scorer 'choose' needs structured decoding, which engine {self.engine!r} has not; "
+                "use engine=vllm or scorer=generate"
             )
         if self.prompt == "pointwise" and self.normalise != "none":
             raise ValueError("the yes/no score of prompt 'pointwise' cannot be normalised")
         return self
 
     @property
+    def writes_lists(self) -> bool:
+        """Whether ranks come from a list of titles that the model writes."""
+        return self.scorer != "likelihood"
+
+    @property
     def n_answers(self) -> int:
         """Titles of an answer: the prompt asks for so many."""
-        return LIST_LENGTH if self.scorer == "generate" else 1
+        return LIST_LENGTH if self.writes_lists else 1
 
 
 class AdapterConfig(LLMConfig):

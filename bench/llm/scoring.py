@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
-from bench.llm.engines import Engine, make_engine
+from bench.llm.engines import Chooser, Engine, Generation, make_engine
 from bench.llm.mixtures import writer_for
 from bench.llm.prompts import PromptWriter, candidate_order
 from bench.methods import Context, Requests, Scores
@@ -61,7 +61,7 @@ class RequestScorer:
         before = self._engine.tokens_processed
         scores = (
             self._generated(requests, adapter)
-            if self._config.scorer == "generate"
+            if self._config.writes_lists
             else self._likelihood(requests, adapter)
         )
         tokens = self._engine.tokens_processed - before
@@ -86,6 +86,22 @@ class RequestScorer:
         }
         values = sums / answer_lengths(writer, requests, self._config.normalise)
         return Scores(values.astype(np.float32), None, diagnostics)
+
+    def _lists(self, requests: Requests, adapter: Path | None) -> list[Generation]:
+        writer, prompts = self._writer, self._prompts(requests)
+        if self._config.scorer == "choose" and isinstance(self._engine, Chooser):
+            shown = [[writer.titles[int(i)] for i in row] for row in requests.candidates]
+            return self._engine.generate_list(
+                prompts,
+                shown,
+                n_titles=writer.n_answers,
+                separator=writer.template.separator,
+                adapter=adapter,
+            )
+        budgets = [writer.max_new_tokens(row) for row in requests.candidates]
+        return self._engine.generate(
+            prompts, max_new_tokens=budgets, stop=writer.stop_ids, adapter=adapter
+        )
 
     def _generated(self, requests: Requests, adapter: Path | None) -> Scores:
         writer = self._writer

@@ -158,6 +158,14 @@ def test_generate_needs_a_prompt_that_asks_for_a_list(tiny_llama):
         make("target-only", tiny_llama, scorer="generate")
 
 
+def test_choosing_needs_structured_decoding(tiny_llama):
+    with pytest.raises(ConfigError, match="engine=vllm"):
+        make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose")
+    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose", engine="vllm")
+    assert method.config.n_answers == 5
+    assert type(method).capabilities(method.config).may_leave_unranked
+
+
 def test_generated_lists_become_slots(task, tiny_llama, tmp_path, store):
     method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="generate")
     context = fitted(method, task, tmp_path / "c", store)

@@ -19,6 +19,7 @@ from bench.llm.engines.vllm_options import (
     VllmOptions,
     adapter_rank,
     check_settings,
+    options_from_environment,
     rank_capacity,
 )
 
@@ -158,3 +159,17 @@ def test_options_import_neither_vllm_nor_torch() -> None:
         "sys.exit(any(m in sys.modules for m in ('vllm', 'torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_options_of_this_machine_come_from_the_environment(monkeypatch):
+    monkeypatch.delenv("BENCH_VLLM", raising=False)
+    assert options_from_environment() == VllmOptions()
+    monkeypatch.setenv("BENCH_VLLM", "{tensor_parallel_size: 2, max_model_len: 4096}")
+    assert options_from_environment() == VllmOptions(tensor_parallel_size=2, max_model_len=4096)
+
+
+@pytest.mark.parametrize("text", ["{tensor_parallel: 2}", "[1", "{max_model_len: 0}", "fast"])
+def test_options_that_cannot_be_used_are_refused(text, monkeypatch):
+    monkeypatch.setenv("BENCH_VLLM", text)
+    with pytest.raises(ConfigError, match="BENCH_VLLM"):
+        options_from_environment()

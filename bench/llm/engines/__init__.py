@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import unknown_name
-from bench.llm.engines.base import Engine, Generation, TokenIds
+from bench.llm.engines.base import Chooser, Engine, Generation, TokenIds
 
 if TYPE_CHECKING:
     from bench.llm.backbones import Backbone
 
-__all__ = ["ENGINES", "Engine", "Generation", "TokenIds", "make_engine"]
+__all__ = ["ENGINES", "Chooser", "Engine", "Generation", "TokenIds", "make_engine"]
 
 ENGINES = ("transformers", "vllm")
 """Names that :func:`make_engine` knows."""
@@ -54,6 +54,8 @@ def make_engine(
         return TransformersEngine(load_model(backbone, **settings), batch_tokens=batch_tokens)
     if name == "vllm":
         from bench.llm.engines.vllm import VllmEngine
+        from bench.llm.engines.vllm_options import options_from_environment
 
-        return VllmEngine(backbone, **settings, batch_tokens=batch_tokens)
+        options = options_from_environment()
+        return VllmEngine(backbone, **settings, batch_tokens=batch_tokens, options=options)
     raise unknown_name("engine", name, ENGINES)

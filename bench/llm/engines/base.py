@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Generation", "TokenIds"]
+__all__ = ["Chooser", "Engine", "Generation", "TokenIds"]
 
 TokenIds = NDArray[np.int32]
 """Token ids of one text, int32, shape ``(n_tokens,)``."""
@@ -109,4 +109,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model; the engine is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """An engine that can constrain what it writes."""
+
+    def generate_list(
+        self,
+        prompts: Sequence[TokenIds],
+        titles: Sequence[Sequence[str]],
+        *,
+        n_titles: int,
+        separator: str,
+        adapter: Path | None,
+    ) -> list[Generation]:
+        """Greedy lists of distinct titles, each constrained to the titles not yet named.
+
+        Args:
+            prompts: n token sequences.
+            titles: for every prompt the titles to choose from; equal ones count once.
+            n_titles: length of the list, >= 1; shorter where there are fewer titles.
+            separator: text between two titles.
+            adapter: PEFT folder, or None for the base.
+        """
         ...

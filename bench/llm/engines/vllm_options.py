@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, ConfigError, MissingExtraError, ResultError
 from bench.io import read_json
@@ -17,11 +19,15 @@ __all__ = [
     "adapter_rank",
     "check_installed",
     "check_settings",
+    "options_from_environment",
     "rank_capacity",
 ]
 
 Route = Literal["forced", "replay", "prompt"]
 """How a likelihood is read."""
+
+OPTIONS = "BENCH_VLLM"
+"""Environment variable with options of this machine: a YAML mapping, no part of any identity."""
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Adapter ranks that vLLM can reserve memory for."""
@@ -166,3 +172,20 @@ def rank_capacity(rank: int) -> int:
         if rank <= one:
             return one
     raise ConfigError(f"the adapter has rank {rank}; vLLM serves at most {_RANKS[-1]}.")
+
+
+def options_from_environment() -> VllmOptions:
+    """The options that ``BENCH_VLLM`` holds, for example ``{tensor_parallel_size: 2}``.
+
+    Raises:
+        ConfigError: it is no YAML mapping, or names an unknown option or a value out of range.
+    """
+    text = os.environ.get(OPTIONS, "")
+    try:
+        return VllmOptions.model_validate(yaml.safe_load(text) or {})
+    except (yaml.YAMLError, ValidationError) as error:
+        reason = "; ".join(str(error).splitlines()[:3])
+        raise ConfigError(
+            f"{OPTIONS}={text!r} cannot be used: {reason}. Expected a mapping such as "
+            "'{tensor_parallel_size: 2, max_model_len: 4096}'; docs/vllm.md lists the options."
+        ) from error

@@ -44,7 +44,7 @@ class LLMMethod(Method):
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(needs_text=True, may_leave_unranked=config.scorer == "generate")
+        return Capabilities(needs_text=True, may_leave_unranked=config.writes_lists)
 
     @classmethod
     def require(cls, config: Any) -> None:

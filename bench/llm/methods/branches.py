@@ -64,7 +64,7 @@ class AdapterMethod(LLMMethod):
             trainable=True,
             needs_sources=cls.uses_sources,
             single_source=cls.one_source,
-            may_leave_unranked=config.scorer == "generate",
+            may_leave_unranked=config.writes_lists,
         )
 
     @abstractmethod
