@@ -63,8 +63,10 @@ def measure_machine(device: str, dtype: str, threads: int) -> Machine | None:
 
 
 def _processor_rates(torch: Any, dtype: str, threads: int) -> tuple[float, float]:
-    """Rates of so many threads, at least those of one: threads that wait for each other on a busy
-    machine are slower than one by a factor that says nothing about a quiet one.
+    """Rates of so many threads, at least those of one.
+
+    On a busy machine threads that wait for each other can be slower than one, by a factor that says
+    nothing about a quiet machine.
     """
     before = torch.get_num_threads()
     found = []

@@ -150,6 +150,30 @@ def test_a_plan_for_another_machine_needs_neither_its_model_nor_its_device(cli, 
     assert "expected cpu, cuda" in cli(*words[:-1], "gpu", "--plan", code=2).stderr
 
 
+def test_a_plan_of_the_paper_profile_works_offline_and_tells_gpu_hours(
+    cli, tiny, other, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ("run", "--method", "weaverec,target-only", "--target", tiny, "--sources", other,
+             "--profile", "paper", "--plan")  # fmt: skip
+    table = cli(*words).stdout
+    head = re.split(r"\s{2,}", table.splitlines()[0])
+    assert head[5:] == ["about, on cpu", "GPU hours", "tokens", "memory"]
+    assert re.search(r"To do: about .* in all on cpu, or about \S+ GPU hours\.", table)
+    assert "one 80 GB GPU" in table
+    rows = [json.loads(line) for line in cli(*words, "--json").stdout.splitlines()]
+    assert [(row["method"], row["job"], row["state"]) for row in rows] == [
+        ("weaverec", "adapter", "not known"),
+        ("weaverec", "adapter", "not known"),
+        ("weaverec", "merge", "not known"),
+        ("weaverec", "score", "to do"),
+        ("target-only", "adapter", "shared"),
+        ("target-only", "score", "to do"),
+    ]
+    assert {row["key"] for row in rows} == {""}
+    assert all(row["gpu_seconds"] > 0 and row["memory_mb"] > 0 for row in rows)
+
+
 def test_a_killed_run_goes_on_from_the_checkpoint_of_its_adapter(cli, tiny, other, tmp_path):
     log = tmp_path / "log"
     words = ["run", "--method", ADAPTED, "--target", tiny, "--sources", other, "--json",

@@ -21,6 +21,7 @@ class Settings(MethodConfig):
     pause: float = 0.0
     trainable: bool = True
     needs_sources: bool = False
+    single_source: bool = False
     fault: Literal[
         "none",
         "fit",
@@ -51,7 +52,11 @@ class Learner(Method):
 
     @classmethod
     def capabilities(cls, config: Settings) -> Capabilities:
-        return Capabilities(trainable=config.trainable, needs_sources=config.needs_sources)
+        return Capabilities(
+            trainable=config.trainable,
+            needs_sources=config.needs_sources,
+            single_source=config.single_source,
+        )
 
     def _note(self, text: str) -> None:
         if self.config.journal:

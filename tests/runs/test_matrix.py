@@ -65,6 +65,21 @@ def test_default_sources_are_the_rest_of_the_study_group_where_needed(methods_fi
     assert spec.sources == ()
 
 
+def test_a_method_of_one_source_has_one_run_for_each(methods_file, data_root):
+    settings = {"needs_sources": True, "single_source": True}
+    one = [f"{methods_file}:Learner"]
+    specs = expand(one, ["amazon-beauty"], (0, 1), overrides=settings)
+    assert [(s.sources, s.seed) for s in specs] == [
+        ((source,), seed)
+        for seed in (0, 1)
+        for source in ("amazon-sports", "amazon-clothing", "amazon-food")
+    ]
+    (spec,) = expand(one, ["alpha"], sources=("beta",), overrides=settings, data_root=data_root)
+    named = expand(one, ["alpha"], sources=("beta",), overrides={"needs_sources": True},
+                   data_root=data_root)  # fmt: skip
+    assert spec.sources == named[0].sources == ("beta",)
+
+
 def test_matrix_records_failures_goes_on_and_skips_what_is_stored(store, make_spec):
     bad = make_spec(overrides={"fault": "fit"})
     specs = [make_spec("Statistic"), bad, make_spec(), make_spec(target="beta")]
