@@ -56,7 +56,7 @@ class RequestScorer:
 
         Returns:
             ``likelihood``: log-probabilities (nats), normalised as configured, or for ``pointwise``
-            the log-odds of yes; ``generate``: slots, and minus the slot of each named candidate.
+            the log-odds of yes; ``generate`` and ``choose``: slots, and minus the slot of each named candidate.
         """
         before = self._engine.tokens_processed
         scores = (
@@ -88,7 +88,7 @@ class RequestScorer:
         return Scores(values.astype(np.float32), None, diagnostics)
 
     def _lists(self, requests: Requests, adapter: Path | None) -> list[Generation]:
-        writer, prompts = self._writer, self._prompts(requests)
+        writer, prompts = self._writer, request_prompts(self._writer, requests)
         if self._config.scorer == "choose" and isinstance(self._engine, Chooser):
             shown = [[writer.titles[int(i)] for i in row] for row in requests.candidates]
             return self._engine.generate_list(
@@ -104,14 +104,7 @@ class RequestScorer:
         )
 
     def _generated(self, requests: Requests, adapter: Path | None) -> Scores:
-        writer = self._writer
-        budgets = [writer.max_new_tokens(row) for row in requests.candidates]
-        answers = self._engine.generate(
-            request_prompts(writer, requests),
-            max_new_tokens=budgets,
-            stop=writer.stop_ids,
-            adapter=adapter,
-        )
+        writer, answers = self._writer, self._lists(requests, adapter)
         slots = np.empty((len(requests), LIST_LENGTH), dtype=np.int16)
         counters: dict[str, Any] = {"n_prompts": len(requests), "stopped_by_length": 0}
         for row, answer in enumerate(answers):

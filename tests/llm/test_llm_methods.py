@@ -11,6 +11,7 @@ import pytest
 from bench.errors import ConfigError, MethodError
 from bench.evaluation import metric_per_user
 from bench.llm.adapters import AdapterStore
+from bench.llm.engines import Generation
 from bench.methods import Method, PlanSpec
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve
@@ -201,3 +202,29 @@ def test_a_saved_method_scores_as_before(task, tiny_llama, tmp_path, store):
     assert np.array_equal(
         other.score(requests, context).values, method.score(requests, context).values
     )
+
+
+def test_a_constrained_list_is_asked_for_over_the_candidates(task, tiny_llama, tmp_path, store):
+    """The default engine stands in for vLLM: it writes what it is told are the best titles."""
+    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose", engine="vllm")
+    plain = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="generate")
+    context = fitted(plain, task, tmp_path / "c", store)
+    requests, _ = task.validation(task.subset(3))
+    plain.score(requests, context)
+    scorer = plain._scorer
+    assert scorer is not None
+    writer = scorer._writer
+
+    class Choosing:
+        name, tokens_processed = "choosing", 0
+
+        def generate_list(self, prompts, titles, *, n_titles, separator, adapter):
+            assert len(prompts) == len(titles) == 3
+            assert all(len(own) == 30 for own in titles)
+            texts = [separator.join(own[:n_titles]) for own in titles]
+            ids = [np.array(writer.tokenizer.encode(text), dtype=np.int32) for text in texts]
+            return [Generation(tokens, "stop") for tokens in ids]
+
+    scorer._engine, scorer._config = Choosing(), method.config
+    scores = scorer.score(requests, None)
+    assert scores.slots.tolist() == [[0, 1, 2, 3, 4]] * 3
