@@ -118,6 +118,13 @@ def caption_lines(
         for row in rows
         if "ties" in row.flags
     ]
+    lines += [
+        f"{FLAGS['invalid']} {row.label}: only {100 * (row.share_valid or 0.0):.1f} % of its generated "
+        "answers name a candidate; the others are misses, so its figures show how often the format of the "
+        "answer failed more than how well it ranks."
+        for row in rows
+        if "invalid" in row.flags
+    ]
     if options.costs:
         lines.append(
             "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "

@@ -46,6 +46,7 @@ _ESCAPES = {
     "†": r"\ensuremath{\dagger}",
     "‡": r"\ensuremath{\ddagger}",
     "§": r"\ensuremath{\mathsection}",
+    "¶": r"\ensuremath{\mathparagraph}",
     "→": r"\ensuremath{\rightarrow}",
     "\u00a0": "~",
 }

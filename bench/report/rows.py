@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["RANDOM", "Measured", "count_candidates", "measured", "random_measured"]
 
 RANDOM = "random"
+ENOUGH_VALID = 0.95
+"""Share of generated answers with a candidate below which a row is marked: it shows how often the format
+was missed, not how well candidates are ranked."""
+
 _DECIMALS = 12
 
 
@@ -66,6 +70,8 @@ def measured(
     ties = [tie_report(one_seed, metrics) for one_seed in outcomes]
     flags = ["transductive"] if record["method"].get("transductive") else []
     flags += ["ties"] if any(report.needs_footnote for report in ties) else []
+    valid = _share_valid(runs)
+    flags += ["invalid"] if valid is not None and valid < ENOUGH_VALID else []
     gap, tie_metric = _largest_gap(ties)
     fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))
     row = Row(
@@ -83,11 +89,27 @@ def measured(
         share_tied=round(math.fsum(report.share_tied for report in ties) / len(ties), _DECIMALS),
         tie_gap=gap,
         tie_metric=tie_metric,
+        share_valid=valid,
         seconds_fit=fit,
         cost=_cost(runs),
     )
     values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
     return Measured(row, values, bool(record["method"].get("trainable", True)))
+
+
+def _share_valid(runs: Sequence[StoredRun]) -> float | None:
+    """Share of generated answers that name at least one candidate; None where none were generated.
+
+    Counters are kept for all users of a run, so that a table over fewer users shows the run's share.
+    """
+    shares = []
+    for run in runs:
+        counters = run.manifest.get("diagnostics") or {}
+        named, asked = counters.get("answers_with_a_title"), counters.get("n_prompts")
+        if named is None or not asked:
+            return None
+        shares.append(named / asked)
+    return round(math.fsum(shares) / len(shares), _DECIMALS)
 
 
 def _largest_gap(ties: Sequence[TieReport]) -> tuple[float, str]:

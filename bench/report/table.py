@@ -38,7 +38,7 @@ FAMILIES: Mapping[str, str] = {
 }
 """Families in the order of the paper's rows, with their titles."""
 
-FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡", "inconsistent": "§"}
+FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡", "inconsistent": "§", "invalid": "¶"}
 """What a reader must know of a row, with the sign that stands behind its name."""
 
 SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}
@@ -106,6 +106,8 @@ class Row:
         share_tied: share of users whose positive is tied, the mean over seeds.
         tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
         tie_metric: that metric.
+        share_valid: share of generated answers that name a candidate, the mean over seeds; None where
+            nothing was generated.
         seconds_fit: mean wall seconds of training, or None.
         marks: best and second best, by metric.
         signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
@@ -129,6 +131,7 @@ class Row:
     share_tied: float = 0.0
     tie_gap: float = 0.0
     tie_metric: str = ""
+    share_valid: float | None = None
     seconds_fit: float | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
     signs: tuple[str, ...] = ()

@@ -178,4 +178,5 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "rank": list(row.rank) if row.rank else None,
         "cost": asdict(row.cost),
         "provenance": row.provenance,
+        **({} if row.share_valid is None else {"share_valid": row.share_valid}),
     }

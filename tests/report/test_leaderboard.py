@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -279,6 +281,34 @@ def test_ties_that_matter_earn_a_footnote(write_run):
     assert by_label(table)["fine"].flags == ()
     assert [line for line in table.caption if line.startswith("‡ coarse: ")]
     assert "| coarse ‡ " in to_markdown(table)
+
+
+@pytest.mark.parametrize(("named", "marked"), [((940, 960), False), ((930, 950), True)])
+def test_rows_whose_answers_seldom_name_a_candidate_are_marked(named, marked, write_run):
+    runs = []
+    for seed, count in enumerate(named):
+        ranked = outcomes_with_ranks([1, 2] * 25)
+        slots = np.array([1, 2] * 25, np.int16)
+        runs.append(
+            write_run(
+                "chatty",
+                replace(ranked, rank_keep=slots, rank_close=slots),
+                seed=seed,
+                family="llm",
+                diagnostics={"n_prompts": 1000, "answers_with_a_title": count},
+            )
+        )
+    runs.append(write_run("knn", random_outcomes(50, 0), diagnostics={"n_prompts": 50}))
+    table = build_table(runs, "toyland")
+    rows = by_label(table)
+    assert rows["chatty"].share_valid == pytest.approx(sum(named) / 2000)
+    assert rows["knn"].share_valid is None
+    assert rows["knn"].flags == ()
+    assert rows["chatty"].flags == (("invalid",) if marked else ())
+    assert ("| chatty ¶ " in to_markdown(table)) == marked
+    assert any(line.startswith("¶ chatty: only 94.0 %") for line in table.caption) == marked
+    stored = json.loads(to_json(table))["blocks"][0]["rows"]
+    assert [row["method"] for row in stored if "share_valid" in row] == ["chatty"]
 
 
 def test_transductive_rows_are_marked(write_run):
