@@ -11,9 +11,17 @@ from bench.cli.output import print_table
 
 if TYPE_CHECKING:
     from bench.report.robustness import RobustnessReport
-    from bench.report.transfer import TransferReport
+    from bench.report.transfer import Gain, TransferReport
 
-__all__ = ["print_robustness", "print_transfer"]
+__all__ = ["against_text", "print_robustness", "print_transfer"]
+
+
+def against_text(gain: Gain) -> str:
+    """What a gain is measured against: the kind of baseline, the run behind it, how it was chosen."""
+    text = f"{gain.against}: {gain.baseline}"
+    if gain.baseline_sources:
+        text += f" ({'+'.join(gain.baseline_sources)})"
+    return text + (f", by {gain.chosen_by}" if gain.chosen_by in ("validation", "test") else "")
 
 
 def print_transfer(report: TransferReport) -> None:
@@ -34,9 +42,7 @@ def print_transfer(report: TransferReport) -> None:
                 gain.target,
                 gain.method,
                 "+".join(gain.sources),
-                f"{gain.against}: {gain.baseline}"
-                + (f" ({'+'.join(gain.baseline_sources)})" if gain.baseline_sources else "")
-                + (f", by {gain.chosen_by}" if gain.chosen_by in ("validation", "test") else ""),
+                against_text(gain),
                 difference_text(gain.test),
                 p_text(gain.test.p),
                 p_text(gain.adjusted_p),

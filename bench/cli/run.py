@@ -14,6 +14,7 @@ from bench.cli import run_options, run_plan, run_report
 from bench.cli.output import print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import REFERENCES, against_best
+from bench.cli.run_transfer import print_transfer_of
 from bench.cli.runs import open_store
 from bench.errors import ConfigError, MissingDataError
 
@@ -308,3 +309,4 @@ def _report(results: Sequence[RunResult], store: RunStore) -> None:
         runs: list[StoredRun] = [result.run for result in chosen if result.run is not None]
         run_report.print_runs(target, chosen)
         run_report.print_comparisons(against_best(runs, store)[0])
+        print_transfer_of(runs, store)

@@ -17,6 +17,7 @@ from bench.report.reported import load_publication, publications
 from bench.report.robustness import RobustnessReport
 from bench.report.significance import Draft
 from bench.report.table import Table
+from bench.report.transfer_page import transfer_reading, transfer_reports
 from bench.runs.store import RunStore
 from bench.runs.stored import StoredRun, slug
 from bench.suites import load_suite
@@ -57,6 +58,7 @@ def render(results: Path) -> dict[str, bytes]:
         files[INDEX] += companion_reading(reports, ROBUSTNESS)
     subsets = _subsets(runs)
     files[INDEX] += subset_reading(subsets)
+    files[INDEX] += transfer_reading(transfer_reports(runs, _limited(runs)))
     files[INDEX] += missing_section(drafts, load_suite(SUITE))
     named = {slug(table.target): table for table in tables}
     named |= {subset_stem(draft.table): draft.table for draft in subsets}
@@ -70,13 +72,18 @@ def render(results: Path) -> dict[str, bytes]:
 
 def _subsets(runs: Sequence[StoredRun]) -> list[Draft]:
     """A table for every subset of users that runs were limited to; tables of one size are a family."""
-    limited = {(r.n_users, r.target) for r in runs if r.n_users < r.manifest["task"]["n_users"]}
+    limited = _limited(runs)
     done: list[Draft] = []
     for size in sorted({size for size, _ in limited}):
         drafts = [_draft(runs, target, size) for of, target in sorted(limited) if of == size]
         tables = finish(drafts, None, COMMAND)
         done += [replace(d, table=table) for d, table in zip(drafts, tables, strict=True)]
     return done
+
+
+def _limited(runs: Sequence[StoredRun]) -> set[tuple[int, str]]:
+    """Number of users and target of every subset that runs were limited to."""
+    return {(r.n_users, r.target) for r in runs if r.n_users < r.manifest["task"]["n_users"]}
 
 
 def _draft(runs: Sequence[StoredRun], target: str, users: int | None = None) -> Draft:

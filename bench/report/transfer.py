@@ -6,7 +6,7 @@ use for several sources where the best single one does as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,13 +23,32 @@ from bench.report.select import Series, choose_task, choose_users, group_series
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["SINGLE_SOURCE", "TARGET_ONLY", "Gain", "TransferReport", "transfer", "transfer_record"]
+__all__ = [
+    "SINGLE_SOURCE",
+    "TARGET_ONLY",
+    "Gain",
+    "Missing",
+    "NoTransferError",
+    "TransferReport",
+    "transfer",
+    "transfer_of",
+    "transfer_record",
+]
 
 TARGET_ONLY, SINGLE_SOURCE = "target-only", "source-only"
 """Methods that are trained on the target alone and on one source alone."""
 
 Against = Literal["target-only", "best single source"]
 Chosen = Literal["validation", "test", "the only one"]
+
+_NO_BASELINE: Mapping[Against, str] = {
+    "target-only": f"no {TARGET_ONLY} run",
+    "best single source": "no run with a single source",
+}
+
+
+class NoTransferError(ResultError):
+    """No stored run has sources and a baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,21 @@ class Gain:
     test: SeedComparison
     adjusted_p: float
     verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A comparison that no stored run serves.
+
+    Attributes:
+        method: label of the method with sources.
+        runs: its runs, by seed.
+        against: what it cannot be compared with.
+    """
+
+    method: str
+    runs: tuple[StoredRun, ...]
+    against: Against
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +131,8 @@ def transfer(
     """Compare every method that uses sources with target-only and with the best single source.
 
     The baseline of a method is its own configuration without sources (or with one source) where such
-    a run is stored, else the method ``target-only`` (or ``source-only``) of the same profile. The best
+    a run is stored, else the method ``target-only`` (or ``source-only``) of the same profile and
+    backbone, in the configuration nearest to the method's. The best
     single source is chosen by validation figures; where a candidate has none, by the test figures,
     which favours the baseline.
 
@@ -114,7 +149,7 @@ def transfer(
         bound: equivalence bound.
 
     Raises:
-        ResultError: no run with sources on these targets, or no baseline for any of them.
+        NoTransferError: no run with sources on these targets, or no baseline for any of them.
     """
     wanted = list(targets) or sorted({run.target for run in runs if run.sources})
     drafts: list[Gain] = []
@@ -129,20 +164,69 @@ def transfer(
                 f"{target}: scored on other users and left out: {', '.join(lacking)}; compare over fewer "
                 "with --users N."
             )
-        drafts += _target_gains(target, rows, bound, metric, notes)
+        for row in rows:
+            gains, missing = _row_gains(row, rows, bound, metric)
+            drafts += gains
+            notes += [f"{target}: {_NO_BASELINE[one.against]} for {row.label}." for one in missing]
     if not drafts:
         why = " ".join(notes)
-        raise ResultError(
+        raise NoTransferError(
             f"no transfer to report on {', '.join(wanted) or 'any target'}: expected runs of a method "
             f"with sources and of {TARGET_ONLY}, {SINGLE_SOURCE} or the same method with no or one "
             f"source. {why}".strip()
         )
+    return TransferReport(
+        metric, alpha, correction, _judged(drafts, correction, alpha), tuple(notes)
+    )
+
+
+def transfer_of(
+    runs: Sequence[StoredRun],
+    pool: Iterable[StoredRun],
+    *,
+    metric: str = "ndcg@5",
+    correction: Correction = "holm",
+    alpha: float = 0.05,
+    bound: float = 0.005,
+) -> tuple[TransferReport, tuple[Missing, ...]]:
+    """The gains of some runs alone, whatever their configuration, as :func:`transfer` finds them.
+
+    Args:
+        runs: one or more of one task over the same users; further seeds of them in ``pool`` count.
+        pool: stored runs to compare with; those of other tasks are passed over.
+        metric: what is compared.
+        correction: over the gains of these runs.
+        alpha: level, in (0, 1).
+        bound: equivalence bound.
+
+    Returns:
+        The report, empty where nothing can be compared, and the comparisons without a baseline.
+    """
+    first = runs[0]
+    every = {run.run_id: run for run in (*pool, *runs) if run.task_hash == first.task_hash}
+    series, _ = group_series(every.values(), profile=None, all_configs=True)
+    rows, _ = _rows(series, first.users, metric)
+    wanted = {run.run_id for run in runs}
+    drafts: list[Gain] = []
+    missing: list[Missing] = []
+    for row in rows:
+        if wanted & {run.run_id for run in row.runs}:
+            found, lacking = _row_gains(row, rows, bound, metric)
+            drafts += found
+            missing += lacking
+    gains = _judged(drafts, correction, alpha)
+    return TransferReport(metric, alpha, correction, gains, ()), tuple(missing)
+
+
+def _judged(drafts: Sequence[Gain], correction: Correction, alpha: float) -> tuple[Gain, ...]:
+    """The gains with p adjusted over all of them, and verdicts."""
+    if not drafts:
+        return ()
     adjusted = adjust([gain.test.p for gain in drafts], correction).tolist()
-    gains = tuple(
+    return tuple(
         replace(gain, adjusted_p=p, verdict=_verdict(gain.test, p, alpha))
         for gain, p in zip(drafts, adjusted, strict=True)
     )
-    return TransferReport(metric, alpha, correction, gains, tuple(notes))
 
 
 def _rows(
@@ -157,44 +241,57 @@ def _rows(
     return [row for row in rows if row], [name for name in sorted(found) if not found[name]]
 
 
-def _target_gains(
-    target: str, rows: Sequence[Contender], bound: float, metric: str, notes: list[str]
-) -> list[Gain]:
-    gains = []
-    for row in rows:
-        if not row.runs[0].sources or row.method == SINGLE_SOURCE:
-            continue
-        alone = _baselines(row, rows, 0)
-        singles = [one for one in _baselines(row, rows, 1) if one is not row]
-        if alone:
-            gains.append(_gain(target, row, "target-only", alone[0], "", bound))
-        else:
-            notes.append(f"{target}: no {TARGET_ONLY} run for {row.label}.")
-        if len(row.runs[0].sources) < 2:
-            continue
-        if singles:
-            best, how = _best(singles, metric)
-            gains.append(_gain(target, row, "best single source", best, how, bound))
-        else:
-            notes.append(f"{target}: no run with a single source for {row.label}.")
-    return gains
+def _row_gains(
+    row: Contender, rows: Sequence[Contender], bound: float, metric: str
+) -> tuple[list[Gain], list[Missing]]:
+    """What one row gains over its baselines among ``rows``; none where it has no sources."""
+    sources = row.runs[0].sources
+    if not sources or row.method == SINGLE_SOURCE:
+        return [], []
+    gains: list[Gain] = []
+    missing: list[Missing] = []
+    alone = _baselines(row, rows, 0)
+    if alone:
+        gains.append(_gain(row, "target-only", alone[0], "", bound))
+    else:
+        missing.append(Missing(row.label, row.runs, "target-only"))
+    if len(sources) < 2:
+        return gains, missing
+    singles = _baselines(row, rows, 1)
+    if singles:
+        best, how = _best(singles, metric)
+        gains.append(_gain(row, "best single source", best, how, bound))
+    else:
+        missing.append(Missing(row.label, row.runs, "best single source"))
+    return gains, missing
 
 
 def _baselines(row: Contender, rows: Sequence[Contender], n_sources: int) -> list[Contender]:
-    """Rows to compare with: the method's own, else the general baseline of the profile."""
+    """Rows to compare with: the method's own, else the general baseline of profile and backbone.
+
+    Of several configurations of the general baseline those count that are nearest to the row's.
+    """
     run = row.runs[0]
     general = (TARGET_ONLY, SINGLE_SOURCE)[n_sources]
-    own = [
+    fitting = [
         other
         for other in rows
-        if other.method == row.method
+        if other is not row
         and other.runs[0].profile == run.profile
         and len(other.runs[0].sources) == n_sources
-        and other.runs[0].config == run.config
+        and other.runs[0].config.get("backbone") == run.config.get("backbone")
     ]
-    return own or [
-        other for other in rows if other.method == general and other.runs[0].profile == run.profile
-    ]
+    own = [one for one in fitting if one.method == row.method and one.runs[0].config == run.config]
+    if own:
+        return own
+    found = [(_n_differences(one.runs[0], run), one) for one in fitting if one.method == general]
+    least = min((n for n, _ in found), default=0)
+    return [one for n, one in found if n == least]
+
+
+def _n_differences(a: StoredRun, b: StoredRun) -> int:
+    """In how many settings that both have the configurations differ."""
+    return sum(a.config[key] != b.config[key] for key in a.config.keys() & b.config.keys())
 
 
 def _best(rows: Sequence[Contender], metric: str) -> tuple[Contender, Chosen]:
@@ -222,7 +319,6 @@ def _validation(row: Contender, metric: str) -> float | None:
 
 
 def _gain(
-    target: str,
     row: Contender,
     against: Against,
     baseline: Contender,
@@ -237,7 +333,7 @@ def _gain(
         bound=bound,
     )
     return Gain(
-        target=target,
+        target=row.runs[0].target,
         method=row.label,
         sources=row.runs[0].sources,
         against=against,

@@ -63,6 +63,35 @@ def test_a_limited_run_gets_a_table_over_its_users(write_run):
     assert b"toyland-100-users.md" in files["README.md"]
 
 
+def test_the_index_says_whether_sources_helped_over_the_subset(write_run):
+    users = np.arange(0, 400, 4, dtype=np.int32)
+    options = {"target": "toyland", "task": "t" * 64}
+    write_run("knn", random_outcomes(400, 0, skill=1.5), trainable=False, **options)
+    limited = {**options, "users": users, "n_total": 400, "family": "llm"}
+    alone = write_run("target-only", random_outcomes(100, 1, skill=1.5), **limited)
+    assert "Did the sources help?" not in render(write_run.root)["README.md"].decode()
+    weave = write_run("weave", random_outcomes(100, 2, skill=0.0), sources=("a", "b"), **limited)
+    # A run over all users with sources and without baseline there is no reason to stop.
+    write_run("mixer", random_outcomes(400, 3), sources=("a",), **options)
+    page = render(write_run.root)["README.md"].decode()
+    section = page.split("## Did the sources help?")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("| toyland")
+    ]
+    a, b = (metric_per_user(run.outcomes(), "ndcg@5") for run in (weave, alone))
+    by_method = {row[2]: row for row in rows}
+    found = by_method["weave"]
+    assert found[:2] == ["toyland", "100"]
+    assert found[3:6] == ["target-only", "target-only", f"{(a - b).mean():+.4f}"]
+    assert found[-1] == "negative (this checkpoint)"
+    # The wider run is cut to the users of the subset.
+    assert set(by_method) == {"weave", "mixer"}
+    n_negative = sum(row[-1].startswith("negative") for row in rows)
+    assert f"Of 2 gains over the target alone: {n_negative} negative" in section
+
+
 def test_differences_are_found_named_and_mended(results, tmp_path):
     out = tmp_path / "out"
     files = render(results)

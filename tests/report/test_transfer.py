@@ -9,9 +9,11 @@ import pytest
 from report_runs import random_outcomes
 from statsmodels.stats.multitest import multipletests
 
+from bench.cli.run_transfer import print_transfer_of
 from bench.errors import ResultError
 from bench.evaluation import compare_seeds, metric_per_user
-from bench.report.transfer import transfer, transfer_record
+from bench.report.transfer import transfer, transfer_of, transfer_record
+from bench.runs.store import RunStore
 from bench.runs.stored import read_run
 
 SKILLS = {"weave": 1.6, "target-only": 1.0, "music": 0.6, "film": 0.2}
@@ -137,3 +139,80 @@ def test_methods_that_were_scored_on_fewer_users_are_named_with_the_option(write
     with pytest.raises(ResultError, match=r"left out: all-data, target-only; .*--users N"):
         transfer(runs, ["toyland"])
     assert len(transfer(runs, ["toyland"], users=40).gains) == 1
+
+
+SETTINGS = {"train_examples": 400, "training": {"epochs": 1}, "backbone": "small"}
+
+
+def few_users(write_run, method, draw, users=(0, 40), **more):
+    chosen = np.arange(*users, dtype=np.int32)
+    outcomes = random_outcomes(len(chosen), draw)
+    more = {"config": SETTINGS, "family": "llm", **more}
+    return write_run(method, outcomes, users=chosen, n_total=100, **more)
+
+
+def test_gains_of_one_run_are_found_over_its_own_users_and_settings(write_run):
+    short = {**SETTINGS, "train_examples": 50}
+    mine = few_users(
+        write_run, "weave", 0, sources=("a", "b"), config={**short, "space": "factor"},
+        overrides={"train_examples": 50},
+    )  # fmt: skip
+    near = few_users(write_run, "target-only", 1, config=short, overrides={"train_examples": 50})
+    pool = [
+        mine,
+        near,
+        few_users(write_run, "target-only", 2),
+        few_users(
+            write_run, "weave", 3, sources=("a", "b"), config={**SETTINGS, "space": "factor"}
+        ),
+        few_users(write_run, "source-only", 4, sources=("a",), users=(50, 90)),
+        few_users(write_run, "target-only", 5, config=short, task="b" * 64),
+        few_users(write_run, "source-only", 6, sources=("a",), config={"backbone": "large"}),
+    ]
+    report, missing = transfer_of([mine], pool)
+    (gain,) = report.gains
+    values = [metric_per_user(run.outcomes(), "ndcg@5")[None] for run in (mine, near)]
+    assert gain.test == compare_seeds(*values)
+    assert "train_examples=50" in gain.baseline
+    assert [(one.method, one.against) for one in missing] == [(gain.method, "best single source")]
+    # Both baselines of other settings are as near as each other only where nothing nearer is stored.
+    assert transfer_of([mine], [mine, pool[2]])[0].gains[0].baseline == "target-only"
+    assert transfer_of([mine], [])[0].gains == ()
+
+
+def test_further_seeds_of_a_run_count(write_run):
+    runs = [few_users(write_run, "weave", seed, seed=seed, sources=("a",)) for seed in (0, 1)]
+    alone = [few_users(write_run, "target-only", 9 + seed, seed=seed) for seed in (0, 1)]
+    report, missing = transfer_of(runs[1:], [*runs, *alone])
+    assert report.gains[0].test.seeds == (2, 2)
+    assert not missing
+
+
+def test_a_run_ends_with_its_gain_or_the_command_of_the_missing_baseline(
+    write_run, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.cli.run_transfer.committed_folder", lambda: None)
+    store = RunStore(write_run.root)
+    run = few_users(
+        write_run, "weaverec", 0, sources=("a", "b"), seed=1, profile="paper",
+        config={**SETTINGS, "space": "product"},
+        overrides={"training.epochs": 2, "space": "product"},
+    )  # fmt: skip
+    print_transfer_of([run], store)
+    tail = "--profile paper --seed 1 --set training.epochs=2 --limit-users 40"
+    assert capsys.readouterr().out.splitlines() == [
+        "No target-only run to compare weaverec (space=product, training.epochs=2) [paper] with: "
+        f"bench run --method target-only --target toyland {tail}",
+        "No best single source run to compare weaverec (space=product, training.epochs=2) [paper] "
+        f"with: bench run --method source-only --target toyland --sources a,b {tail}",
+    ]
+    few_users(write_run, "target-only", 1, profile="paper")
+    for number, source in enumerate("ab"):
+        few_users(write_run, "source-only", 2 + number, sources=(source,), profile="paper")
+    print_transfer_of([run], store)
+    shown = capsys.readouterr().out
+    assert "target-only: target-only" in shown and "best single source: source-only" in shown
+    assert "bench run" not in shown
+    print_transfer_of([few_users(write_run, "popularity", 5)], store)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,139 @@
+"""The end of ``bench run`` for methods with sources: did the sources help?"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bench.cli.compare_reports import against_text
+from bench.cli.compare_text import difference_text, p_text
+from bench.cli.output import print_table
+from bench.cli.rivals import PRIMARY, committed_folder
+
+if TYPE_CHECKING:
+    from bench.report.transfer import Gain, Missing
+    from bench.runs.store import Damage, RunStore
+    from bench.runs.stored import StoredRun
+
+__all__ = ["print_transfer_of"]
+
+
+def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
+    """Gain of the runs with sources over target-only and over the best single source.
+
+    Compared is what is stored or committed over the same users; where a baseline is missing, the
+    command that makes it is printed.
+
+    Args:
+        runs: those that have just ended, of any target.
+        store: their store.
+    """
+    from bench.report.transfer import SINGLE_SOURCE, transfer_of
+
+    groups: dict[tuple[str, str], list[StoredRun]] = {}
+    for run in runs:
+        if run.sources and run.method != SINGLE_SOURCE:
+            groups.setdefault((run.task_hash, run.users_hash), []).append(run)
+    gains: list[Gain] = []
+    missing: list[Missing] = []
+    for (task_hash, _), found in groups.items():
+        report, lacking = transfer_of(found, _stored(store, task_hash), metric=PRIMARY)
+        gains += report.gains
+        missing += lacking
+    if gains:
+        typer.echo(
+            f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds"
+        )
+        print_table(
+            ("method", "against", "gain [95 % CI]", "adjusted p", "detectable", "transfer"),
+            [
+                (
+                    gain.method,
+                    against_text(gain),
+                    difference_text(gain.test),
+                    p_text(gain.adjusted_p),
+                    f"{gain.test.minimum_detectable:.4f}",
+                    gain.verdict,
+                )
+                for gain in gains
+            ],
+        )
+    for one in missing:
+        typer.echo(f"No {one.against} run to compare {one.method} with: {_command(one)}")
+
+
+def _stored(store: RunStore, task_hash: str) -> list[StoredRun]:
+    from bench.runs.store import RunStore
+
+    folder = committed_folder()
+    damaged: list[Damage] = []
+    places = [RunStore(folder), store] if folder is not None else [store]
+    return [run for place in places for run in place.list(task_hash=task_hash, damaged=damaged)]
+
+
+def _command(missing: Missing) -> str:
+    """The command that makes the missing baseline on the same task, users, seeds and settings."""
+    from bench.report.transfer import SINGLE_SOURCE, TARGET_ONLY
+
+    run = missing.runs[0]
+    alone = missing.against == "target-only"
+    general = TARGET_ONLY if alone else SINGLE_SOURCE
+    method = str(run.manifest.get("spec", {}).get("method", run.method))
+    like_general = _uses_adapters(method)
+    if like_general:
+        words = ["--method", general, "--target", run.target]
+        words += [] if alone else ["--sources", ",".join(run.sources)]
+    else:
+        words = ["--method", method, "--target", run.target]
+        words += ["--sources", "none" if alone else run.sources[0]]
+    if run.profile != "cpu":
+        words += ["--profile", run.profile]
+    seeds = [one.seed for one in missing.runs]
+    if seeds != [0]:
+        words += ["--seed", ",".join(map(str, seeds))]
+    for key, value in (run.manifest.get("spec", {}).get("overrides") or {}).items():
+        if not like_general or key.partition(".")[0] in _settings_of(general):
+            words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    if run.n_users < run.manifest["task"]["n_users"]:
+        words += ["--limit-users", str(run.n_users)]
+    words += _protocol(run.manifest["task"].get("options", {}))
+    return f"bench run {shlex.join(words)}"
+
+
+def _uses_adapters(method: str) -> bool:
+    """Whether a method trains what target-only and source-only train."""
+    from bench.errors import BenchError
+    from bench.methods.registry import resolve
+    from bench.runs.prints import prints_aside
+
+    try:
+        with prints_aside():
+            return resolve(method).adapter_store() is not None
+    except BenchError:
+        return False
+
+
+def _settings_of(method: str) -> Collection[str]:
+    """Names of a built-in method's settings."""
+    from bench.methods.registry import resolve
+
+    return resolve(method).Config.model_fields.keys()
+
+
+def _protocol(options: Mapping[str, Any]) -> list[str]:
+    """Options of the command line for what differs from the standard protocol."""
+    from bench.report.select import DEFAULT_OPTIONS
+
+    different = {key: value for key, value in options.items() if value != DEFAULT_OPTIONS.get(key)}
+    words: list[str] = []
+    if different.get("negatives") == "imported":
+        # The file itself is not on record, only what it holds.
+        return ["--candidates", "FILE"]
+    for key in ("negatives", "n_negatives", "candidate_seed", "train_on"):
+        if key in different:
+            words += [f"--{key.replace('_', '-')}", str(different[key])]
+    return [*words, "--keep-leak"] if different.get("keep_leak") else words

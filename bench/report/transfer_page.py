@@ -1,0 +1,114 @@
+"""What the index of the leaderboards says about sources: which methods they helped, and where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from bench.report.caption import p_text
+from bench.report.significance import ALPHA, CORRECTION
+from bench.report.transfer import NoTransferError, TransferReport, transfer
+from bench.report.writers import escape_markdown
+
+if TYPE_CHECKING:
+    from bench.runs.stored import StoredRun
+
+__all__ = ["transfer_reading", "transfer_reports"]
+
+_HEADERS = (
+    *("Target", "Users", "Method", "Against", "Which is", "Gain", "95 % CI", "Adjusted p"),
+    *("Detectable", "Transfer"),
+)
+_OUTCOMES = ("positive", "negative", "equivalent", "not separated")
+
+
+def transfer_reports(
+    runs: Sequence[StoredRun], subsets: Collection[tuple[int, str]]
+) -> list[TransferReport]:
+    """The gains over all users, then over every size of subset; each report is a family of tests.
+
+    Args:
+        runs: committed runs.
+        subsets: number of users and target of every table over a subset.
+    """
+    sizes: dict[int | None, list[str]] = {}
+    for run in runs:
+        if run.sources and run.n_users == run.manifest["task"]["n_users"]:
+            sizes.setdefault(None, []).append(run.target)
+    for size, target in sorted(subsets):
+        sizes.setdefault(size, []).append(target)
+    reports = []
+    for users, targets in sizes.items():
+        with suppress(NoTransferError):
+            reports.append(
+                transfer(
+                    runs, sorted(set(targets)), users=users, correction=CORRECTION, alpha=ALPHA
+                )
+            )
+    return reports
+
+
+def transfer_reading(reports: Sequence[TransferReport]) -> str:
+    """The section of the index, as Markdown; nothing without a gain."""
+    gains = [gain for report in reports for gain in report.gains]
+    if not gains:
+        return ""
+    families = " and ".join(str(len(report.gains)) for report in reports)
+    lines = [
+        "",
+        "## Did the sources help?",
+        "",
+        "Every method with sources against training on the target alone and against the best single "
+        f"source, on {reports[0].metric.upper()} over the same users. {_counts(reports)}",
+        "",
+        "Test: two-sided paired t-test over users, with the variance between training seeds where there are "
+        f"several; Holm over the {families} gains on equally many users, level {ALPHA}. *Positive* and "
+        "*negative*: significantly above or below; *equivalent*: the interval lies within 0.005 of zero; "
+        "*not separated* does not mean equal: see what was detectable.",
+        "",
+        tabulate(
+            [
+                [
+                    escape_markdown(gain.target),
+                    f"{gain.test.n:,}",
+                    escape_markdown(gain.method),
+                    escape_markdown(gain.against),
+                    escape_markdown(_baseline(gain.baseline, gain.baseline_sources)),
+                    f"{gain.test.difference:+.4f}",
+                    f"[{gain.test.ci95[0]:+.4f}, {gain.test.ci95[1]:+.4f}]",
+                    escape_markdown(p_text(gain.adjusted_p)),
+                    f"{gain.test.minimum_detectable:.4f}",
+                    escape_markdown(gain.verdict),
+                ]
+                for gain in gains
+            ],
+            _HEADERS,
+            tablefmt="pipe",
+            colalign=["left", "right", *["left"] * 3, *["right"] * 4, "left"],
+            disable_numparse=True,
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _baseline(name: str, sources: Sequence[str]) -> str:
+    return f"{name} ({'+'.join(sources)})" if sources and "sources" not in name else name
+
+
+def _counts(reports: Sequence[TransferReport]) -> str:
+    """How many gains over target-only came out how, as a sentence."""
+    verdicts = [
+        gain.verdict.partition(" (")[0]
+        for report in reports
+        for gain in report.gains
+        if gain.against == "target-only"
+    ]
+    if not verdicts:
+        return "No run on the target alone is stored."
+    counts = Counter(verdicts)
+    shown = ", ".join(f"{counts[name]} {name}" for name in _OUTCOMES if counts[name])
+    return f"Of {len(verdicts)} gains over the target alone: {shown}."
