@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.cli.output import human_seconds, print_json
-from bench.errors import ConfigError, ResultError
+from bench.errors import ConfigError, MissingAdapterError, ResultError
 
 __all__ = ["merge"]
 
 
 def merge(
     adapters: Annotated[
-        list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT folders, in order.")
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER...", help="PEFT folders, or ids of `bench adapters list`, in order."
+        ),
     ],
     method: Annotated[
         str,
@@ -45,8 +49,11 @@ def merge(
         ),
     ] = False,
     init: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Common initialisation, for factor_reference=init."),
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="Common initialisation (folder or id), for factor_reference=init.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metadata of the result as JSON.")
@@ -72,14 +79,14 @@ def merge(
     if out.exists():
         raise ResultError(f"{out} already exists; choose another folder or remove it first.")
     started = time.monotonic()
-    read = [read_adapter(folder) for folder in adapters]
+    read = [read_adapter(_folder(name)) for name in adapters]
     merged = merge_adapters(
         read,
         method,
         config,
         seed=seed,
         assume_shared_init=assume_shared_init,
-        init=None if init is None else read_adapter(init),
+        init=None if init is None else read_adapter(_folder(init)),
     )
     write_adapter(merged, out)
     for sentence in merged.metadata["warnings"]:
@@ -89,6 +96,26 @@ def merge(
         return
     typer.echo(_summary(merged.config.r, merged.metadata["truncation"]))
     typer.echo(f"wrote {out} in {human_seconds(time.monotonic() - started)}", err=True)
+
+
+def _folder(name: str) -> Path:
+    """The folder that ``name`` is, else that of the stored adapter of this id or these first digits.
+
+    Raises:
+        ConfigError: it is neither.
+        ResultError: the stored adapter is damaged.
+    """
+    from bench.llm.adapter_files import check_files
+    from bench.llm.adapters import AdapterStore
+
+    if Path(name).exists() or not re.fullmatch(r"[0-9a-f]{1,16}", name):
+        return Path(name)
+    try:
+        stored = AdapterStore().get(name)
+    except MissingAdapterError as error:
+        raise ConfigError(f"{name} is no folder, and as the id of an adapter: {error}") from error
+    check_files(stored)
+    return stored.folder
 
 
 def _numbers(text: str) -> list[float]:

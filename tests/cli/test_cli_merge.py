@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from bench.io import cache_root, write_json
+from bench.llm.adapter_files import FORMAT, METADATA, peft_files
 
 SIZES = {"model.layers.0.self_attn.q_proj": (6, 8), "model.layers.0.mlp.up_proj": (9, 8)}
 RANK = 2
@@ -136,3 +141,44 @@ def test_an_existing_folder_is_kept(cli, foreign, tmp_path):
     words = ["merge", *foreign, "--method", "ext-sub", "--out", out]
     assert "already exists" in cli(*words, code=1).stderr
     assert (out / "mine.txt").read_text() == "keep me"
+
+
+def keep(folder, adapter_id: str):
+    """The adapter of a foreign folder in the store, under an id of our choice."""
+    place = cache_root() / "adapters" / adapter_id
+    shutil.copytree(folder, place)
+    metadata = {
+        "format": FORMAT,
+        "adapter_id": adapter_id,
+        "kind": "trained",
+        "label": "toy",
+        "recipe": {},
+        "lineage": [],
+        "cost": {"seconds": 1.0, "cpu_seconds": 1.0, "tokens": 0, "attempts": 1},
+        "files": peft_files(place, "toy"),
+    }
+    write_json(place / METADATA, metadata)
+    return place
+
+
+def test_stored_adapters_are_named_by_their_first_digits(cli, foreign, tmp_path):
+    first = keep(foreign[0], "abcd1234abcd1234")
+    keep(foreign[1], "beef5678beef5678")
+    words = ["--method", "weight-average", "--set", "space=product"]
+    cli("merge", "abcd", "beef5678beef5678", *words, "--out", tmp_path / "by-id")
+    cli("merge", *foreign[:2], *words, "--out", tmp_path / "by-folder")
+    for module in SIZES:
+        assert torch.equal(
+            update(tmp_path / "by-id", module), update(tmp_path / "by-folder", module)
+        )
+    refused = cli("merge", "abce", "beef", *words, "--out", tmp_path / "no", code=2)
+    assert "abce is no folder" in refused.stderr and "Did you mean" not in refused.stderr
+    # A folder of that name in the working directory is what is meant.
+    write_foreign(Path("beef"), 7)
+    cli("merge", "abcd", "beef", *words, "--out", tmp_path / "mixed")
+    expected = (update(first, next(iter(SIZES))) + update(Path("beef"), next(iter(SIZES)))) / 2
+    torch.testing.assert_close(update(tmp_path / "mixed", next(iter(SIZES))), expected)
+    (first / "adapter_model.safetensors").write_bytes(b"damaged")
+    damaged = cli("merge", "abcd", foreign[1], *words, "--out", tmp_path / "no", code=1)
+    assert "abcd1234abcd1234" in damaged.stderr
+    assert not (tmp_path / "no").exists()
