@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from bench.methods.registry import MethodInfo
 
 __all__ = ["methods"]
+
+WIDTH = 100
 
 
 def methods(
@@ -65,5 +69,14 @@ def _print_info(info: MethodInfo) -> None:
     for field in info.fields:
         default = "required" if field.required else field.default
         values = [info.profiles[profile].get(field.name, default) for profile in profiles]
-        rows.append((field.name, field.type, *values, field.description))
-    print_table(("key", "type", *profiles, "meaning"), rows)
+        rows.append((field.name, field.type, *map(_as_set, values)))
+    print_table(("key", "type", *profiles), rows)
+    typer.echo()
+    for field in info.fields:
+        text = f"{field.name}: {field.description.replace('``', '')}"
+        typer.echo(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+
+
+def _as_set(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

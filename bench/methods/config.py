@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,7 @@ __all__ = [
     "load_config_file",
     "merge",
     "parse_set",
+    "profile_values",
     "profiles_of",
     "resolve_config",
 ]
@@ -36,13 +38,16 @@ __all__ = [
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 
 
+_ABSENT = object()
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigField:
     """One configuration key, for listings.
 
     Attributes:
-        name: the key.
-        type: its type as written, for example ``int`` or ``float | None``.
+        name: the key, with dots where it belongs to a group: ``lora.r``.
+        type: its type, for example ``int``, ``float | None`` or the words that it may be.
         default: default value, JSON-serialisable; None where there is none.
         required: whether the key has no default.
         description: the documented meaning, or "".
@@ -64,12 +69,45 @@ def profiles_of(config_cls: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def config_fields(config_cls: type[BaseModel]) -> tuple[ConfigField, ...]:
-    """Describe every key of a configuration class, in order of definition."""
+    """Describe every key of a configuration class, in order of definition.
+
+    A group of keys with a default is described key by key, under the names that ``--set`` takes.
+    """
     documented = _documented(config_cls)
-    return tuple(
-        _describe_field(name, info, info.description or documented.get(name, ""))
-        for name, info in config_cls.model_fields.items()
-    )
+    fields: list[ConfigField] = []
+    for name, info in config_cls.model_fields.items():
+        default = None
+        if not info.is_required():
+            default = info.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            values = default.model_dump(mode="json")
+            fields += (
+                replace(field, name=f"{name}.{field.name}", default=_at(values, field.name))
+                for field in config_fields(type(default))
+            )
+            continue
+        fields.append(_describe_field(name, info, info.description or documented.get(name, "")))
+    return tuple(fields)
+
+
+def profile_values(config_cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """What every profile changes, by the names of :func:`config_fields`."""
+    names = [field.name for field in config_fields(config_cls)]
+    found: dict[str, dict[str, Any]] = {}
+    for profile, changes in profiles_of(config_cls).items():
+        nested = _nested(changes)
+        values = {name: _at(nested, name) for name in names}
+        found[profile] = {name: value for name, value in values.items() if value is not _ABSENT}
+    return found
+
+
+def _at(values: Any, key: str) -> Any:
+    """The value under a dotted key, or ``_ABSENT``."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
 
 
 def _documented(config_cls: type[BaseModel]) -> dict[str, str]:
@@ -88,17 +126,26 @@ def _documented(config_cls: type[BaseModel]) -> dict[str, str]:
 
 def _describe_field(name: str, info: FieldInfo, description: str) -> ConfigField:
     default = info.get_default(call_default_factory=True) if not info.is_required() else None
-    if isinstance(default, BaseModel):
-        default = default.model_dump(mode="json")
-    annotation = info.annotation
-    shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return ConfigField(
         name=name,
-        type=shown.replace("typing.", ""),
+        type=_type_text(info.annotation),
         default=None if default is PydanticUndefined else default,
         required=info.is_required(),
         description=description,
     )
+
+
+def _type_text(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_text, get_args(annotation)))
+    if annotation is NoneType:
+        return "null"
+    if origin is None and isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
 
 
 def resolve_config(

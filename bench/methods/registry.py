@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from bench.errors import BenchError, ConfigError, MethodError, unknown_name
 from bench.methods.base import Capabilities, Family, Method
-from bench.methods.config import ConfigField, config_fields, profiles_of
+from bench.methods.config import ConfigField, config_fields, profile_values
 from bench.methods.plugin_files import is_file_name, load_file, source_sha256
 
 __all__ = [
@@ -106,7 +106,7 @@ class MethodInfo:
         origin: ``built-in``, ``RecBole``, ``package NAME VERSION``, or the file.
         summary: first line of the class's docstring.
         fields: configuration keys with types, defaults and descriptions.
-        profiles: values that each profile changes.
+        profiles: values that each profile changes, by the names of ``fields``.
         capabilities: capabilities under the default configuration, None where that needs a value.
         known_below_popularity: domain -> reason why the method is known to rank below popularity.
         source_sha256: SHA-256 of a plugin's source, None for what this package ships.
@@ -365,7 +365,7 @@ def describe(name: str) -> MethodInfo:
         origin=_origin(name),
         summary=summary,
         fields=config_fields(cls.Config),
-        profiles=profiles_of(cls.Config),
+        profiles=profile_values(cls.Config),
         capabilities=capabilities,
         known_below_popularity=cls.known_below_popularity,
         source_sha256=source_sha256(cls),

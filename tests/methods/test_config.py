@@ -16,6 +16,7 @@ from bench.methods.config import (
     load_config_file,
     merge,
     parse_set,
+    profile_values,
     resolve_config,
 )
 
@@ -210,5 +211,19 @@ def test_fields_are_described_by_field_or_docstring():
     assert fields["rows"].description == "which rows an epoch holds."
     assert fields["dim"].description == "width."
     assert fields["clip"].description == ""
-    assert fields["clip"].type == "float | None"
-    assert fields["optimiser"].default == {"rate": 0.1, "warmup": 0}
+    assert fields["clip"].type == "float | null"
+    assert fields["rows"].type == "all | last"
+    assert fields["cuts"].type == "tuple[int, ...]"
+
+
+def test_groups_of_keys_are_described_as_they_are_set():
+    fields = {field.name: field for field in config_fields(Options)}
+    assert "optimiser" not in fields
+    assert (fields["optimiser.rate"].default, fields["optimiser.warmup"].default) == (0.1, 0)
+    assert resolve_config(Example, overrides={"optimiser.warmup": 3}).optimiser.warmup == 3
+    assert profile_values(Options) == {"cpu": {"dim": 32}, "paper": {"optimiser.warmup": 5}}
+
+    class Dotted(Options):
+        profiles: ClassVar = {"cpu": {"optimiser.warmup": 5}}
+
+    assert profile_values(Dotted) == {"cpu": {"optimiser.warmup": 5}}
