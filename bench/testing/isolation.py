@@ -121,7 +121,9 @@ def restore_state(before: Mapping[str, Any]) -> None:
         torch.set_num_threads(before["torch threads"])
         torch.set_grad_enabled(before["torch gradients"])
         torch.autograd.set_detect_anomaly(before["torch anomaly detection"])
-        torch.use_deterministic_algorithms(before["torch deterministic algorithms"])
+        wanted = before["torch deterministic algorithms"]
+        if torch.are_deterministic_algorithms_enabled() != wanted:  # setting it imports a compiler
+            torch.use_deterministic_algorithms(wanted)
 
 
 @contextmanager
