@@ -34,6 +34,9 @@ def merge_spec(
 ) -> MergedSpec:
     """Recipe of a merge.
 
+    Parents are put into one order where theirs decides nothing, with their weights, so that targets
+    of a group share the merge of their adapters.
+
     Args:
         parents: ids of the merged adapters, in the order that per-adapter options refer to.
         method: name of a merging method, see :mod:`bench.merging`.
@@ -43,12 +46,27 @@ def merge_spec(
     Raises:
         ConfigError: wrong options.
     """
+    parameters = {**make_config(method, settings).model_dump(mode="json"), "seed": seed}
+    order = _order(parents, method, parameters)
+    weights = parameters.get("weights")
+    # Another number of weights is for the merger to refuse, with its own words.
+    if weights is not None and len(weights) == len(parents):
+        parameters["weights"] = [weights[i] for i in order]
     return MergedSpec(
         method=method,
-        parents=tuple(parents),
-        parameters={**make_config(method, settings).model_dump(mode="json"), "seed": seed},
+        parents=tuple(parents[i] for i in order),
+        parameters=parameters,
         merger_version=MERGER_VERSION,
     )
+
+
+def _order(parents: Sequence[str], method: str, parameters: Mapping[str, Any]) -> list[int]:
+    """Places of the parents, by id; a parent with a role of its own keeps its place."""
+    places = range(len(parents))
+    if parameters.get("reference") is not None:
+        return list(places)
+    expert = 1 if method == "ext-sub" else 0
+    return [*places[:expert], *sorted(places[expert:], key=lambda i: parents[i])]
 
 
 def obtain_merge(
@@ -73,13 +91,14 @@ def obtain_merge(
     Raises:
         ConfigError: wrong options, or adapters that cannot be merged.
     """
-    options = make_config(method, settings)
     spec = merge_spec([one.adapter_id for one in adapters], method, settings, seed=seed)
+    by_id = {adapter.adapter_id: adapter for adapter in adapters}
 
     def make(out: Path, _checkpoints: Path) -> Mapping[str, Any]:
-        wants_init = getattr(options, "factor_reference", "zero") == "init"
+        options = {key: value for key, value in spec.parameters.items() if key != "seed"}
+        wants_init = options.get("factor_reference") == "init"
         merged = merge(
-            [read_adapter(adapter.folder) for adapter in adapters],
+            [read_adapter(by_id[parent].folder) for parent in spec.parents],
             method,
             options,
             seed=seed,

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AdapterRecipe", "mixture_examples", "template_of", "writer_for"]
 
+# Training seeds are small numbers, so that a further order of the same run meets no other run's.
+_FURTHER_ORDER = 1000
+
 
 def template_of(config: LLMConfig) -> Template:
     """The prompt template of a configuration: its own file, or the built-in one of its prompt."""
@@ -106,12 +109,19 @@ class AdapterRecipe:
         init_seed: seed of the shared initialisation, fixed per study.
         seed: training seed: it decides the sample, the order and the training negatives.
         dtype: number format of the frozen backbone.
+        order: 0, or the number of a further order of the same examples.
     """
 
     config: AdapterConfig
     init_seed: int
     seed: int
     dtype: str
+    order: int = 0
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of the examples."""
+        return self.seed + _FURTHER_ORDER * self.order
 
     def spec(
         self, hashes: Sequence[tuple[str, str]], backbone: Backbone | None = None
@@ -140,7 +150,7 @@ class AdapterRecipe:
             lora=config.lora,
             training=_training_settings(config),
             init_seed=self.init_seed,
-            order_seed=self.seed,
+            order_seed=self.order_seed,
             negatives_seed=self.seed,
             trainer_version=TRAINER_VERSION,
             dtype=self.dtype,
@@ -182,7 +192,7 @@ class AdapterRecipe:
                 config.lora,
                 config.training,
                 init=init,
-                order_seed=self.seed,
+                order_seed=self.order_seed,
                 out=out,
                 checkpoints=checkpoints,
                 device=context.device,

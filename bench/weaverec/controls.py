@@ -43,9 +43,9 @@ class AveragedConfig(AdapterConfig):
 
 
 class SeedAverage(AdapterMethod):
-    """Two adapters on the target, same initialisation, other samples and order, averaged.
+    """Two adapters on the same rows of the target, same initialisation, other order, averaged.
 
-    What averaging brings where no other domain is involved.
+    What averaging brings where neither other domains nor other rows are involved.
     """
 
     name = "seed-average"

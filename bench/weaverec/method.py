@@ -62,7 +62,9 @@ class WeaveRecConfig(AdapterConfig):
         if not averaged and (self.alpha is not None or self.weights != "uniform"):
             raise ValueError(f"alpha and weights belong to weight-average, merger is {self.merger}")
         if not averaged and self.space != "factor":
-            raise ValueError(f"space belongs to weight-average; use merge.space with {self.merger}")
+            raise ValueError(
+                f"space belongs to weight-average; use space=factor, and merge.space with {self.merger}"
+            )
         if averaged and self.merge:
             raise ValueError("weight-average takes alpha, weights and space, no merge.* options")
         if self.alpha is not None and self.weights == "validation":
@@ -88,9 +90,9 @@ class WeaveRec(AdapterMethod):
     def merge(self, n_branches: int) -> Merge:
         if self.config.merger != "weight-average":
             return Merge(self.config.merger, self.config.merge)
-        n_hybrids = n_branches - 1
-        alpha = self.config.alpha
-        return self._average(n_hybrids, n_hybrids / n_branches if alpha is None else alpha)
+        if self.config.alpha is None:
+            return Merge("weight-average", {"space": self.config.space})
+        return self._average(n_branches - 1, self.config.alpha)
 
     def _average(self, n_hybrids: int, alpha: float) -> Merge:
         weights = (1.0 - alpha, *[alpha / n_hybrids] * n_hybrids)

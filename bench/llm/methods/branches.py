@@ -20,9 +20,6 @@ from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, Trai
 
 __all__ = ["AdapterMethod", "Branch", "Merge"]
 
-# Training seeds are small numbers, so that a further order of the same run meets no other run's.
-_FURTHER_ORDER = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -30,7 +27,7 @@ class Branch:
 
     Attributes:
         domains: names of the domains that it is trained on; one named twice counts twice.
-        order: 0 for the run's own training seed, 1 for a second one, and so on.
+        order: 0 for the order of the run's training seed, 1 for a second one, and so on.
     """
 
     domains: tuple[str, ...]
@@ -148,8 +145,7 @@ class AdapterMethod(LLMMethod):
         )
 
     def _recipe(self, branch: Branch, around: PlanSpec | Context) -> AdapterRecipe:
-        seed = around.seed + _FURTHER_ORDER * branch.order
-        return AdapterRecipe(self.config, around.init_seed, seed, around.dtype)
+        return AdapterRecipe(self.config, around.init_seed, around.seed, around.dtype, branch.order)
 
     def fit(self, view: TrainView, context: Context) -> None:
         super().fit(view, context)
