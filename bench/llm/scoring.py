@@ -13,6 +13,7 @@ from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
 from bench.llm.engines import Chooser, Engine, Generation, make_engine
+from bench.llm.memory import kept_memory
 from bench.llm.mixtures import writer_for
 from bench.llm.prompts import PromptWriter, candidate_order
 from bench.methods import Context, Requests, Scores
@@ -32,6 +33,7 @@ class RequestScorer:
     def __init__(self, config: LLMConfig, titles: Sequence[str], context: Context) -> None:
         backbone = resolve_backbone(config.backbone)
         self._config = config
+        self._device = context.device
         self._writer = writer_for(titles, config, load_tokenizer(backbone))
         self._engine: Engine = make_engine(
             config.engine,
@@ -59,11 +61,13 @@ class RequestScorer:
             the log-odds of yes; ``generate`` and ``choose``: slots, and minus the slot of each named candidate.
         """
         before = self._engine.tokens_processed
-        scores = (
-            self._generated(requests, adapter)
-            if self._config.writes_lists
-            else self._likelihood(requests, adapter)
-        )
+        # Passes of ever new sizes leave holes in the heap; it is trimmed after every call.
+        with kept_memory(self._device):
+            scores = (
+                self._generated(requests, adapter)
+                if self._config.writes_lists
+                else self._likelihood(requests, adapter)
+            )
         tokens = self._engine.tokens_processed - before
         return Scores(scores.values, scores.slots, {**scores.diagnostics, "tokens": tokens})
 
