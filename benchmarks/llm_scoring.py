@@ -7,7 +7,8 @@ so that other programs on the machine disturb all alike:
 
 * ``engine``: ``branch_log_probs``, which reads the prompt once;
 * ``separate``: what a careful user writes with transformers: 30 rows of prompt + title through the
-  model, the vocabulary projection at title tokens only and in parts that fit in memory. (Asking the
+  model, as many tokens at a time as the engine takes, the vocabulary projection at title tokens only
+  and in parts that fit in memory. (Asking the
   model for ``logits_to_keep`` instead is several times slower on a processor: the sliced hidden
   states are not contiguous, and the product copies the output embedding once per row.)
 * ``generate``: greedy answers as long as a list of five titles, several users at a time.
@@ -53,21 +54,24 @@ def users_of(n: int, n_prompt: int, n_title: int, vocabulary: int) -> Users:
     return [(ids(n_prompt), [ids(n_title) for _ in range(N_CANDIDATES)]) for _ in range(n)]
 
 
-def separate(model: Any, body: Any, users: Users) -> list[NDArray[np.float64]]:
-    """30 rows of prompt + title per user, each read in full."""
+def separate(model: Any, body: Any, users: Users, batch_tokens: int) -> list[NDArray[np.float64]]:
+    """30 rows of prompt + title per user, each read in full, as many at a time as fit."""
     head = model.get_output_embeddings()
     sums = []
     with torch.inference_mode():
         for prompt, titles in users:
-            rows = np.stack([np.concatenate([prompt, title]) for title in titles])
-            ids = torch.from_numpy(rows.astype(np.int64))
-            hidden = body(input_ids=ids, use_cache=False).last_hidden_state
-            hidden = hidden[:, len(prompt) - 1 : -1].reshape(-1, hidden.shape[-1])
-            wanted = ids[:, len(prompt) :].reshape(-1, 1)
-            parts = [
-                head(h).float().log_softmax(-1).gather(1, w)
-                for h, w in zip(hidden.split(PROJECTED), wanted.split(PROJECTED), strict=True)
-            ]
+            every = np.stack([np.concatenate([prompt, title]) for title in titles])
+            parts = []
+            for rows in torch.from_numpy(every.astype(np.int64)).split(
+                max(1, batch_tokens // every.shape[1])
+            ):
+                hidden = body(input_ids=rows, use_cache=False).last_hidden_state
+                hidden = hidden[:, len(prompt) - 1 : -1].reshape(-1, hidden.shape[-1])
+                wanted = rows[:, len(prompt) :].reshape(-1, 1)
+                parts += [
+                    head(h).float().log_softmax(-1).gather(1, w)
+                    for h, w in zip(hidden.split(PROJECTED), wanted.split(PROJECTED), strict=True)
+                ]
             sums.append(torch.cat(parts).view(len(titles), -1).sum(dim=1).double().numpy())
     return sums
 
@@ -103,6 +107,9 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--adapter", action="store_true", help="with a random LoRA adapter")
     parser.add_argument("--no-generate", action="store_true", help="skip generation, the slowest")
+    parser.add_argument(
+        "--shape", type=int, nargs=2, action="append", metavar=("P", "T"), help="only these"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -131,7 +138,7 @@ def main() -> None:
             adapter = Path(scratch)
             random_adapter(backbone, adapter)
             PeftModel.from_pretrained(model, adapter)  # replaces the layers inside `model`
-        for n_prompt, n_title in SHAPES:
+        for n_prompt, n_title in arguments.shape or SHAPES:
             users = users_of(arguments.users, n_prompt, n_title, vocabulary)
             prompts, branches = [p for p, _ in users], [b for _, b in users]
             contestants: dict[str, tuple[Callable[[], object], int]] = {
@@ -139,7 +146,10 @@ def main() -> None:
                     lambda p=prompts, b=branches: engine.branch_log_probs(p, b, adapter=adapter),
                     len(users),
                 ),
-                "separate": (lambda u=users: separate(model, body, u[:1]), 1),
+                "separate": (
+                    lambda u=users: separate(model, body, u[:1], arguments.batch_tokens),
+                    1,
+                ),
             }
             if not arguments.no_generate:
                 contestants["generate"] = (
@@ -166,7 +176,7 @@ def main() -> None:
                 np.sqrt(np.mean((found - truth) ** 2))
                 for found in (
                     engine.branch_log_probs(prompts[:1], branches[:1], adapter=adapter)[0],
-                    separate(model, body, users[:1])[0],
+                    separate(model, body, users[:1], arguments.batch_tokens)[0],
                 )
             ]
             print(
