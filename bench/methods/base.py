@@ -56,6 +56,8 @@ class Capabilities:
         trainable: has random training, so that several seeds make sense.
         may_leave_unranked: may return NaN scores or slots (a generator of lists).
         transductive: receives the unlabelled test requests in ``fit``; its rows are marked.
+        compares_candidates: a candidate's score may depend on which others are in its set, for example
+            because a prompt lists them all.
         max_candidates: largest number of candidates it can score, or None for no bound.
     """
 
@@ -65,6 +67,7 @@ class Capabilities:
     trainable: bool = False
     may_leave_unranked: bool = False
     transductive: bool = False
+    compares_candidates: bool = False
     max_candidates: int | None = None
 
 

@@ -11,15 +11,18 @@ __all__ = ["DomainSize", "Job", "PlanSpec", "RunDefaults"]
 
 @dataclass(frozen=True, slots=True)
 class RunDefaults:
-    """What ``--limit-users auto`` and ``--dtype auto`` mean for a method.
+    """What ``--limit-users auto`` and ``--dtype auto`` mean for a method, and the task of a profile.
 
     Attributes:
         limit_users: how many test users are scored, None = all.
         dtype: number format of the model.
+        train_on: events that the profile is defined on (``ProtocolOptions.train_on``); a run on others
+            is refused. None = any.
     """
 
     limit_users: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    train_on: Literal["train", "train+valid"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

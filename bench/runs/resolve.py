@@ -57,8 +57,9 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
 
     Raises:
         ConfigError: an unknown method, domain, profile or configuration key; a source that is
-            unknown, the target or named twice (also where the method uses none); a method that needs sources and has none; a candidate file without
-            ``negatives=imported`` or the reverse.
+            unknown, the target or named twice (also where the method uses none); a method that needs
+            sources and has none; a profile that is defined on other training events; a candidate file
+            without ``negatives=imported`` or the reverse.
         MissingExtraError: the method needs a package or asset that is absent.
     """
     with prints_aside():
@@ -66,6 +67,12 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
         config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
         capabilities = method_cls.capabilities(config)
     _require_known(spec.target, spec)
+    wanted = method_cls.run_defaults(spec.profile).train_on
+    if wanted not in (None, spec.protocol.train_on):
+        raise ConfigError(
+            f"profile {spec.profile!r} of {method_cls.name} is defined on {wanted} events, a task of its "
+            f"own; this run would train on {spec.protocol.train_on}. Add --train-on {wanted}."
+        )
     if (spec.protocol.negatives == "imported") != (spec.candidates is not None):
         raise ConfigError(
             "a candidate file and negatives 'imported' belong together: "

@@ -157,12 +157,15 @@ def check_set_sizes(session: Session) -> str:
     require_form(session, scores, full)
     if scores.slots is not None:
         return "slots are not compared between set sizes"
+    if session.capabilities.compares_candidates:
+        return "compares_candidates: scores of different sets are not compared"
     rows = np.take_along_axis(scores.values, requests.candidates.astype(np.int64), axis=1)
     difference = _distance(rows, session.score(fitted, requests).values)
     if difference > TOLERANCE and not session.capabilities.may_leave_unranked:
         raise CheckFailed(
             f"a candidate's score among the whole catalogue differs by up to {difference:.2g} from its "
-            "score among 30; expected the same. Do not normalise over the candidates."
+            "score among 30; expected the same. Do not normalise over the candidates; a method that reads "
+            "them together declares `compares_candidates`."
         )
     return ""
 

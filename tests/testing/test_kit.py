@@ -424,6 +424,18 @@ def test_catches(cls, check, message):
     assert re.search(message, found[check], re.DOTALL), found[check]
 
 
+def test_scores_that_depend_on_the_set_are_accepted_where_they_are_declared():
+    class Compares(CandidateSoftmax):
+        """Reads all candidates of a request together."""
+
+        @classmethod
+        def capabilities(cls, config):
+            return Capabilities(compares_candidates=True)
+
+    (result,) = check_method(Compares, checks=["candidate-set-sizes"])
+    assert result.status == "pass", result.reason
+
+
 def test_leaves_the_process_as_it_was():
     environment, argv, folder = dict(os.environ), list(sys.argv), Path.cwd()
     state = random.getstate()

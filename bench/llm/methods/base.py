@@ -44,7 +44,11 @@ class LLMMethod(Method):
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(needs_text=True, may_leave_unranked=config.writes_lists)
+        return Capabilities(
+            needs_text=True,
+            may_leave_unranked=config.writes_lists,
+            compares_candidates=config.prompt == "listwise",
+        )
 
     @classmethod
     def require(cls, config: Any) -> None:
@@ -53,7 +57,12 @@ class LLMMethod(Method):
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         # A laptop scores a thousand users in minutes; the paper's profiles are for a GPU.
-        return RunDefaults(limit_users=1000 if profile == "cpu" else None, dtype="bfloat16")
+        # The reference study's released code trained on validation rows as well.
+        return RunDefaults(
+            limit_users=1000 if profile == "cpu" else None,
+            dtype="bfloat16",
+            train_on="train+valid" if profile == "paper-as-run" else None,
+        )
 
     @classmethod
     def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,12 +56,11 @@ class AdapterMethod(LLMMethod):
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(
-            needs_text=True,
+        return replace(
+            super().capabilities(config),
             trainable=True,
             needs_sources=cls.uses_sources,
             single_source=cls.one_source,
-            may_leave_unranked=config.writes_lists,
         )
 
     @abstractmethod
