@@ -176,7 +176,7 @@ class TransformersEngine:
         if self._longest is not None and len(prompt) + more > self._longest:
             raise MethodError(
                 f"prompt {user} has {len(prompt)} tokens and up to {more} follow; the model reads "
-                f"at most {self._longest}. Lower max_history or max_tokens."
+                f"at most {self._longest}. Lower max_history or max_prompt_tokens."
             )
 
     def _check_ids(self, ids: NDArray[Any], what: str) -> None:

@@ -342,8 +342,8 @@ class VllmEngine:
             if len(ids) + own["max_tokens"] > longest:
                 raise MethodError(
                     f"a prompt has {len(ids)} tokens and up to {own['max_tokens']} follow; vLLM "
-                    f"was started for {longest}. Lower max_history or max_tokens, or raise "
-                    "max_model_len."
+                    f"was started for {longest}. Lower max_history or max_prompt_tokens, or "
+                    "raise max_model_len."
                 )
 
 
