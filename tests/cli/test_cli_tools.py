@@ -46,6 +46,10 @@ def test_methods_are_listed_and_described(cli):
     assert all(re.search(rf"^{name} ", table, re.M) for name in wanted)
     described = cli("methods", "item-knn").stdout
     assert re.search(r"^history_decay +float +0\.8 ", described, re.M)
+    grouped = cli("methods", "target-only").stdout
+    assert re.search(r"^lora\.dropout +float +0\.0 +0\.05 +0\.05$", grouped, re.M)
+    assert re.search(r"^title_chars +int \| null +null +120 +null$", grouped, re.M)
+    assert "\ntraining.epochs: passes over the examples" in grouped
     assert "Did you mean 'sasrec'" in cli("methods", "sasrek", code=2).stderr
 
 
