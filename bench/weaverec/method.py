@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from bench.llm.adapters import StoredAdapter
 from bench.llm.config import AdapterConfig
 from bench.llm.merge import check_settings
-from bench.llm.methods.branches import AdapterMethod, Branch, Merge
+from bench.llm.methods.branches import AdapterMethod, Branch, Merge, woven_branches
 from bench.methods import Context, Family, TrainView
 
 __all__ = ["WeaveRec", "WeaveRecConfig"]
@@ -40,7 +40,8 @@ class WeaveRecConfig(AdapterConfig):
             None leaves it to ``weights``.
         space: ``factor`` averages the factors A and B (the paper's equations), ``product`` the
             updates B A (its released code).
-        merger: what merges the branches instead of an average (Table 4).
+        merger: what merges the branches instead of an average (Table 4); for AdaMerging see the method
+            ``adamerging`` with ``adapters=woven``.
         merge: options of that merger.
     """
 
@@ -85,7 +86,7 @@ class WeaveRec(AdapterMethod):
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
         if self.config.branches == "joint":
             return (Branch((target,)), Branch((target, *sources)))
-        return (Branch((target,)), *(Branch((target, source)) for source in sources))
+        return woven_branches(target, sources)
 
     def merge(self, n_branches: int) -> Merge:
         if self.config.merger != "weight-average":

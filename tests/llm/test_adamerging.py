@@ -482,6 +482,16 @@ def test_other_settings_give_another_adapter(changes, tiny_llama, tmp_path, shar
     assert served[0] != served[1]
 
 
+def test_the_branches_of_weaverec_are_merged_where_asked(tiny_llama, tmp_path, shared):
+    task = task_of("north", ("east", "south"))
+    store = AdapterStore(shared)
+    method = make(tiny_llama, adapters="woven")
+    fitted(method, task, tmp_path / "c", store)
+    (merged,) = [one for one in store.list() if one.folder == method.adapter]
+    parents = {store.get(use["adapter_id"]).domains for use in merged.metadata["lineage"]}
+    assert parents == {("north",), ("east", "north"), ("north", "south")}
+
+
 def test_without_sources_it_is_target_only(tiny_llama, tmp_path):
     task = task_of("north", ())
     store = AdapterStore(tmp_path / "adapters")

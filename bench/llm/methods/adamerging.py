@@ -17,7 +17,13 @@ from bench.llm.adapter_files import METADATA
 from bench.llm.adapters import MergedSpec, StoredAdapter, adapters_of
 from bench.llm.backbones import load_model, load_tokenizer, resolve_backbone
 from bench.llm.config import AdapterConfig
-from bench.llm.methods.branches import AdapterMethod, Branch, Merge
+from bench.llm.methods.branches import (
+    AdapterMethod,
+    Branch,
+    Merge,
+    single_branches,
+    woven_branches,
+)
 from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import writer_for
 from bench.llm.prompts import PromptWriter
@@ -50,6 +56,8 @@ class AdaMergingConfig(AdapterConfig):
     """As every adapter, and how the merge is adapted.
 
     Attributes:
+        adapters: what is merged: ``single``, one adapter per domain, or ``woven``, the branches of
+            WeaveRec (Hou et al. 2025, Table 4).
         adapt_on: the requests whose answers shall become sure. ``validation``: those of target and
             sources; ``test``: the target's test requests instead of its validation requests, as
             published (transductive; a source has no test requests here). Labels are never read.
@@ -61,6 +69,7 @@ class AdaMergingConfig(AdapterConfig):
         adapt: steps, batch, optimiser, and whether every layer has its own mix.
     """
 
+    adapters: Literal["single", "woven"] = "single"
     adapt_on: Literal["validation", "test"] = "validation"
     entropy: Literal["candidate", "token"] = "candidate"
     first_tokens: int = Field(default=1, ge=1)
@@ -78,7 +87,7 @@ class AdaMergingConfig(AdapterConfig):
 
 
 class AdaMerging(AdapterMethod):
-    """One adapter per domain, mixed layer by layer so that the answers' entropy is least."""
+    """Adapters of target and sources, mixed layer by layer so that the answers' entropy is least."""
 
     name = "adamerging"
     version = "1"
@@ -91,7 +100,8 @@ class AdaMerging(AdapterMethod):
         return replace(super().capabilities(config), transductive=config.adapt_on == "test")
 
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
-        return tuple(Branch((domain,)) for domain in (target, *sources))
+        make = woven_branches if self.config.adapters == "woven" else single_branches
+        return make(target, sources)
 
     def merges(self, n_branches: int) -> tuple[Merge, ...]:
         return ()  # the one merge is learnt, see plan_fit

@@ -18,7 +18,7 @@ from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import AdapterRecipe
 from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, TrainView
 
-__all__ = ["AdapterMethod", "Branch", "Merge"]
+__all__ = ["AdapterMethod", "Branch", "Merge", "single_branches", "woven_branches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,16 @@ class Branch:
 
     domains: tuple[str, ...]
     order: int = 0
+
+
+def single_branches(target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
+    """One adapter per domain, the target's first."""
+    return tuple(Branch((domain,)) for domain in (target, *sources))
+
+
+def woven_branches(target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
+    """The target's adapter and one hybrid of target and source per source (Hou et al. 2025)."""
+    return (Branch((target,)), *(Branch((target, source)) for source in sources))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bench.llm.config import AdapterConfig
-from bench.llm.methods.branches import AdapterMethod, Branch, Merge
+from bench.llm.methods.branches import AdapterMethod, Branch, Merge, single_branches
 from bench.merging.configs import (
     DareConfig,
     ExtSubConfig,
@@ -35,7 +35,7 @@ class SingleDomainMerge(AdapterMethod):
     merger: ClassVar[str]
 
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
-        return tuple(Branch((domain,)) for domain in (target, *sources))
+        return single_branches(target, sources)
 
     def merge(self, n_branches: int) -> Merge:
         return Merge(self.merger, self.config.merge.model_dump(mode="json"))
