@@ -88,6 +88,26 @@ def test_four_targets_train_four_single_and_six_hybrid_adapters(tiny_llama, tmp_
     assert len(kinds) == 10
 
 
+def test_all_data_is_trained_once_for_all_targets_with_equal_shares(tiny_llama, tmp_path, root):
+    counts = []
+    for target in DOMAINS:
+        store = AdapterStore(root)
+        task = task_of(target, others(target))
+        run(make("all-data", tiny_llama), task, tmp_path / target, store)
+        counts.append(trained(store))
+        run(make("target-only", tiny_llama), task, tmp_path / target / "alone", store)
+    assert counts == [1, 0, 0, 0]
+    adapters = [a for a in AdapterStore(root).list() if a.kind == "trained"]
+    (whole,) = (a for a in adapters if len(a.metadata["recipe"]["mixture"]) == 4)
+    assert {part["n_examples"] for part in whole.metadata["recipe"]["mixture"]} == {12}
+    # Every domain gives the examples that its own adapter is trained on.
+    tokens = [a.metadata["report"]["tokens"] for a in adapters if a is not whole]
+    assert len(tokens) == 4
+    assert whole.metadata["report"]["tokens"] == sum(tokens)
+    # All begin with the same stored draw.
+    assert len({a.metadata["init_hash"] for a in adapters}) == 1
+
+
 def test_another_source_trains_only_its_own_hybrid(tiny_llama, tmp_path, root):
     for sources, expected in ((("east",), 2), (("east", "south"), 1), (("south",), 0)):
         store = AdapterStore(root)
