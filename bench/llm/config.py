@@ -54,8 +54,8 @@ class LLMConfig(MethodConfig):
         scorer: ``likelihood`` ranks all candidates by log P(title, terminator | prompt);
             ``generate`` reads a list of titles that the model writes (``listwise`` only);
             ``choose`` constrains that list to distinct candidates (``listwise`` and ``vllm`` only).
-        normalise: divide the likelihood by the number of ``tokens`` or UTF-8 ``bytes`` of the title,
-            or not at all.
+        normalise: divide the log-likelihood by the number of ``tokens`` or UTF-8 ``bytes`` of the
+            title; subtract the one that the title has without any history (``prior``); or neither.
         match: how generated titles are compared with the candidates.
         engine: ``transformers``, or ``vllm`` (an extra).
         attention: attention implementation of the backbone.
@@ -72,7 +72,7 @@ class LLMConfig(MethodConfig):
     title_chars: int | None = Field(default=None, ge=1)
     max_prompt_tokens: int | None = Field(default=None, ge=16)
     scorer: Literal["likelihood", "generate", "choose"] = "likelihood"
-    normalise: Literal["none", "tokens", "bytes"] = "none"
+    normalise: Literal["none", "tokens", "bytes", "prior"] = "none"
     match: Literal["normalised", "strict", "fuzzy"] = "normalised"
     engine: Literal["transformers", "vllm"] = "transformers"
     attention: str = "sdpa"

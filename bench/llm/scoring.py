@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.domain import Sequences
 from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
@@ -33,6 +35,7 @@ class RequestScorer:
     def __init__(self, config: LLMConfig, titles: Sequence[str], context: Context) -> None:
         backbone = resolve_backbone(config.backbone)
         self._config = config
+        self._priors: dict[Path | None, NDArray[np.float64]] = {}
         self._device = context.device
         self._writer = writer_for(titles, config, load_tokenizer(backbone))
         self._engine: Engine = make_engine(
@@ -88,8 +91,27 @@ class RequestScorer:
             "candidate_mass_sum": float(np.where(alone, np.exp(sums), 0.0).sum()),
             "candidates_with_equal_text": int((~alone).sum()),
         }
-        values = sums / answer_lengths(writer, requests, self._config.normalise)
+        if self._config.normalise == "prior":
+            values = sums - self._prior(requests, adapter)
+        else:
+            values = sums / answer_lengths(writer, requests, self._config.normalise)
         return Scores(values.astype(np.float32), None, diagnostics)
+
+    def _prior(self, requests: Requests, adapter: Path | None) -> NDArray[np.float64]:
+        """Log-likelihood of every candidate (nats) after a prompt without history, ``(n, c)``."""
+        writer = self._writer
+        if self._config.prompt == "listwise":  # what else is listed belongs to the prompt
+            alone = replace(requests, history=_nothing(len(requests)))
+            answers = [[writer.answer(int(i)) for i in row] for row in requests.candidates]
+            prompts = request_prompts(writer, alone)
+            return np.stack(self._engine.branch_log_probs(prompts, answers, adapter=adapter))
+        if adapter not in self._priors:
+            # The whole vocabulary at once: what an item gets must not depend on who asks first.
+            every = [writer.answer(item) for item in range(len(writer.titles))]
+            (self._priors[adapter],) = self._engine.branch_log_probs(
+                [writer.prompt([])], [every], adapter=adapter
+            )
+        return self._priors[adapter][requests.candidates]
 
     def _lists(self, requests: Requests, adapter: Path | None) -> list[Generation]:
         writer, prompts = self._writer, request_prompts(self._writer, requests)
@@ -151,6 +173,10 @@ def answer_lengths(
 
 def _answer_tokens(writer: PromptWriter) -> Callable[[int], int]:
     return lambda item: len(writer.answer(item))
+
+
+def _nothing(n: int) -> Sequences:
+    return Sequences(np.zeros(n + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
 
 
 def first_of_equals(answers: Sequence[NDArray[np.int32]]) -> NDArray[np.bool_]:

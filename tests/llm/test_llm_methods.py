@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
 from bench.evaluation import metric_per_user
 from bench.llm.adapters import AdapterStore
 from bench.llm.engines import Generation
+from bench.llm.scoring import request_prompts
 from bench.methods import Method, PlanSpec
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve
 from bench.protocol.task import Task
+from bench.protocol.types import Requests
 from bench.testing import evaluate, make_context, planted_task
 
 # A model of 30,000 random weights needs more steps than a pretrained one.
@@ -72,6 +76,53 @@ def test_an_untrained_random_model_is_near_chance(task, tiny_llama, tmp_path, st
     assert found["ndcg@1"] < 0.15
     assert found["ndcg@5"] < 0.25
     assert not store.used
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("llm-zero-shot", {}), ("tallrec", {"train_examples": 4, "training.epochs": 1})],
+)
+def test_a_model_that_knows_nothing_is_at_chance(name, changes, task, tiny_qwen2, tmp_path, store):
+    """Every token equally likely: titles differ by their lengths alone, answers not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_qwen2)
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    model.save_pretrained(tmp_path / "uniform")
+    AutoTokenizer.from_pretrained(tiny_qwen2).save_pretrained(tmp_path / "uniform")
+    method = make(name, tmp_path / "uniform", **changes)
+    context = fitted(method, task, tmp_path / "c", store)
+    outcomes = evaluate(method, task.test(task.subset(60)), context)
+    assert (outcomes.n_tied == 29).all()
+    assert metric_per_user(outcomes, "ndcg@1").mean() == pytest.approx(1 / 30)
+
+
+@pytest.mark.slow
+def test_a_trained_model_writes_the_title_that_is_likeliest(tiny_llama, tmp_path, store):
+    """Greedy decoding may miss the likeliest title; of a model that is sure it seldom does."""
+    sure = planted_task(n_users=300, noise=0.0)
+    learnt = {"train_examples": 300, "max_history": 3, "training.learning_rate": 0.01}
+    method = make("target-only", tiny_llama, **{**learnt, "training.epochs": 16})
+    context = fitted(method, sure, tmp_path / "c", store)
+    requests, _ = sure.validation(sure.subset(100))
+    every = np.broadcast_to(np.arange(sure.n_items, dtype=np.int32), (100, sure.n_items))
+    whole = Requests(requests.domain, requests.users, requests.history, every)
+    likeliest = method.score(whole, context).values.argmax(axis=1)
+    successor = (requests.history.items[requests.history.offsets[1:] - 1] + 1) % sure.n_items
+    assert (likeliest == successor).mean() > 0.7, "agreement in ignorance would say nothing"
+    scorer = method._scorer
+    assert scorer is not None
+    writer = scorer._writer
+    written = scorer._engine.generate(
+        request_prompts(writer, whole),
+        max_new_tokens=[writer.max_new_tokens()] * 100,
+        stop=writer.stop_ids,
+        adapter=method.adapter,
+    )
+    texts = [writer.text(answer.tokens).strip() for answer in written]
+    agree = [text == writer.titles[item] for text, item in zip(texts, likeliest, strict=True)]
+    assert np.mean(agree) >= 0.95
 
 
 @pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen2"])
@@ -228,3 +279,21 @@ def test_a_constrained_list_is_asked_for_over_the_candidates(task, tiny_llama, t
     scorer._engine, scorer._config = Choosing(), method.config
     scores = scorer.score(requests, None)
     assert scores.slots.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+@pytest.mark.parametrize("prompt", ["sequence", "listwise"])
+def test_the_prior_is_what_a_title_has_without_history(prompt, task, tiny_llama, tmp_path, store):
+    changes = {"prompt": prompt, "train_examples": 8, "training.epochs": 1}
+    plain = make("target-only", tiny_llama, **changes)
+    calibrated = make("target-only", tiny_llama, normalise="prior", **changes)
+    context = fitted(plain, task, tmp_path / "a", store)
+    fitted(calibrated, task, tmp_path / "b", store)
+    requests, _ = task.validation(task.subset(4))
+    nothing = Sequences(np.zeros(5, np.int64), np.empty(0, np.int32))
+    without = replace(requests, history=nothing)
+    expected = plain.score(requests, context).values - plain.score(without, context).values
+    found = calibrated.score(requests, context).values
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert np.ptp(found - plain.score(requests, context).values, axis=1).min() > 0.01
+    # Nothing is known of a user without history: all candidates tie.
+    np.testing.assert_allclose(calibrated.score(without, context).values, 0.0, atol=2e-4)

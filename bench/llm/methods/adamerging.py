@@ -83,6 +83,11 @@ class AdaMergingConfig(AdapterConfig):
                 "entropy=token looks at the tokens of a title, prompt 'pointwise' asks yes or no; use "
                 "entropy=candidate or another prompt"
             )
+        if self.entropy == "candidate" and self.normalise == "prior":
+            raise ValueError(
+                "entropy=candidate has no answer to subtract: the prior changes with the coefficients; "
+                "use another normalise or entropy=token"
+            )
         return self
 
 
@@ -259,6 +264,7 @@ def _questions(
         ]
     pointwise = config.prompt == "pointwise"
     answer = writer.suffix if pointwise else writer.answer
+    assert config.normalise != "prior"  # noqa: S101  (refused by the configuration)
     lengths = answer_lengths(writer, requests, config.normalise)
     questions = []
     for row, prompt in enumerate(prompts):

@@ -18,7 +18,7 @@ class ZeroShotConfig(LLMConfig):
     An untuned model underrates long titles, so that the sum would mostly rank titles by length.
     """
 
-    normalise: Literal["none", "tokens", "bytes"] = "tokens"
+    normalise: Literal["none", "tokens", "bytes", "prior"] = "tokens"
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {**values, "normalise": "none"} if values.get("scorer") == "generate" else values
