@@ -35,7 +35,7 @@ SMOL = {"layers": 30, "hidden": 576, "keys": 192, "inner": 1536}
 
 FOLDER_CASES: list[tuple[str, dict[str, Any]]] = [
     ("weight-average", {}),
-    ("ties", {}),
+    ("ties", {"trim": "global"}),
     ("ties", {"trim": "tensor"}),
     ("dare", {}),
     ("dare", {"inner": "ties"}),

@@ -103,7 +103,9 @@ class TiesConfig(_TwoSpaces):
         space: ``factor`` acts on A and B, ``product`` on the updates s B A, module by module.
         density: share of entries of largest magnitude that trimming keeps, in (0, 1].
         trim: ``global`` ranks the entries of a whole adapter (the paper), ``tensor`` those of each
-            tensor (PEFT, mergekit).
+            tensor (PEFT, mergekit). None is ``tensor`` for factors measured against zero, where A is
+            several times larger than B so that a common threshold would leave nothing of B, and
+            ``global`` otherwise.
         merge: ``mean``, ``sum`` or ``max`` (largest magnitude) of the entries with the elected sign.
         scale: factor lambda of the merged update.
         factor_reference: what factors are measured against in factor space: ``zero`` (as PEFT does),
@@ -112,10 +114,18 @@ class TiesConfig(_TwoSpaces):
     """
 
     density: Annotated[float, Field(gt=0, le=1)] = 0.2
-    trim: Literal["global", "tensor"] = "global"
+    trim: Literal["global", "tensor"] | None = None
     merge: Literal["mean", "sum", "max"] = "mean"
     scale: Finite = 1.0
     factor_reference: Literal["zero", "init"] = "zero"
+
+    @property
+    def scope(self) -> Literal["global", "tensor"]:
+        """The trim in use."""
+        if self.trim is not None:
+            return self.trim
+        raw = self.space == "factor" and self.factor_reference == "zero"
+        return "tensor" if raw else "global"
 
     @model_validator(mode="after")
     def _reference_needs_factors(self) -> TiesConfig:

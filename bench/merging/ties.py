@@ -56,6 +56,12 @@ def merge_ties(
     yield from merge_slices(slices, rule, config.scale, config.rank, setting)
     if kept:
         setting.notes["kept"] = {part: n / total for part, (n, total) in kept.items()}
+        setting.warnings.extend(
+            f"trimming left nothing of {part}, so that the merge is no update at all; use trim=tensor, "
+            "factor_reference=init or a larger density"
+            for part, (n, _) in kept.items()
+            if not n
+        )
 
 
 class Election:
@@ -113,7 +119,7 @@ def trim_position(n: int, density: float) -> int:
 def _trim(slices: Slices, config: TiesConfig) -> Prepare:
     if config.density == 1:
         return lambda piece: piece.values
-    if config.trim == "global":
+    if config.scope == "global":
         found = _global_thresholds(slices, config.density)
         return lambda piece: _cut(piece.values, found)
     if config.space == "factor":

@@ -30,9 +30,9 @@ ALL = [
     ("weight-average", {**PRODUCT, "rank": 5}),
     ("task-arithmetic", {}),
     ("task-arithmetic", {"scale": -0.7}),
-    ("ties", FACTOR),
-    ("ties", {**FACTOR, "trim": "tensor", "density": 0.5, "merge": "sum"}),
-    ("ties", {**FACTOR, "merge": "max"}),
+    ("ties", {**FACTOR, "trim": "global"}),
+    ("ties", {**FACTOR, "density": 0.5, "merge": "sum"}),
+    ("ties", {**FACTOR, "trim": "global", "merge": "max"}),
     ("ties", PRODUCT),
     ("ties", {**PRODUCT, "trim": "tensor"}),
     ("dare", FACTOR),
@@ -121,7 +121,7 @@ def test_the_update_scales_with_alpha(case):
 
 
 # A common threshold for A and B, and distances between units, depend on how a scaling is split.
-SPLITTING = [("ties", FACTOR), ("ties", {**FACTOR, "merge": "max"})]
+SPLITTING = [case for case in ALL if case[1].get("trim") == "global"]
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_weight_zero_is_the_same_as_leaving_out(method, config):
     ("method", "config"),
     [
         ("task-arithmetic", {}),
-        ("ties", FACTOR),
-        ("ties", {**FACTOR, "trim": "tensor", "merge": "max"}),
+        ("ties", {**FACTOR, "trim": "global"}),
+        ("ties", {**FACTOR, "merge": "max"}),
         ("ties", FULL),
         ("dare", {**FACTOR, "inner": "ties"}),
         ("dare", {**FULL, "inner": "ties"}),

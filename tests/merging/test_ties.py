@@ -45,7 +45,7 @@ def adapters(n: int = 3, **options):
 def test_factor_space_is_the_algorithm_on_the_flattened_factors(density, how):
     given_ = adapters(4)
     expected = literal_ties(torch.stack([flat_factors(one) for one in given_]), density, how)
-    merged = merge(given_, "ties", {"density": density, "merge": how})
+    merged = merge(given_, "ties", {"density": density, "merge": how, "trim": "global"})
     torch.testing.assert_close(flat_factors(merged), expected, rtol=0, atol=1e-6)
 
 
@@ -98,8 +98,33 @@ def test_the_share_of_survivors_is_reported():
     whole = merge(given_, "ties", {"density": 1}).metadata["notes"]["kept"]
     assert whole == {"A": 1.0, "B": 1.0}
     # A is drawn with a smaller spread than B here, so a common threshold keeps less of it.
-    uneven = merge(given_, "ties").metadata["notes"]["kept"]
+    uneven = merge(given_, "ties", {"trim": "global"}).metadata["notes"]["kept"]
     assert uneven["A"] < 0.15 < 0.25 < uneven["B"]
+
+
+def test_a_b_much_smaller_than_a_survives_the_default_and_is_missed_where_it_does_not():
+    """So it is after a short training: A begins with a draw, B with zeros."""
+    given_ = [changed(one, lambda _, pair: (pair.a, 1e-3 * pair.b)) for one in adapters(3)]
+    found = merge(given_, "ties")
+    kept = found.metadata["notes"]["kept"]
+    assert all(0.2 <= share < 0.25 for share in kept.values())
+    assert found.metadata["warnings"] == []
+    tensor = merge(given_, "ties", {"trim": "tensor"})
+    assert torch.equal(flat_factors(found), flat_factors(tensor))
+    emptied = merge(given_, "ties", {"trim": "global"})
+    assert emptied.metadata["notes"]["kept"]["B"] == 0
+    assert not any(value.any() for value in deltas(emptied).values())
+    (warning,) = emptied.metadata["warnings"]
+    assert "trimming left nothing of B" in warning and "trim=tensor" in warning
+
+
+@pytest.mark.parametrize("config", [{"space": "product"}, {"factor_reference": "init"}])
+def test_changes_are_trimmed_over_the_whole_adapter_by_default(config):
+    given_ = adapters(3)
+    options = {"init": initialisation()} if "factor_reference" in config else {}
+    found = merge(given_, "ties", config, **options)
+    expected = merge(given_, "ties", {**config, "trim": "global"}, **options)
+    assert torch.equal(flat_factors(found), flat_factors(expected))
 
 
 def test_the_scale_acts_on_the_update_once():
@@ -146,7 +171,7 @@ def test_factors_may_be_measured_against_the_initialisation():
     moved = [
         changed(one, lambda name, pair: (pair.a - start.factors[name].a, pair.b)) for one in given_
     ]
-    expected = merge(moved, "ties", {"density": 0.4})
+    expected = merge(moved, "ties", {"density": 0.4, "trim": "global"})
     found = merge(given_, "ties", {"density": 0.4, "factor_reference": "init"}, init=start)
     for module, pair in found.factors.items():
         a = start.factors[module].a + expected.factors[module].a
