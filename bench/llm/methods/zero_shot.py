@@ -15,7 +15,7 @@ __all__ = ["ZeroShot", "ZeroShotConfig"]
 class ZeroShotConfig(LLMConfig):
     """As every LLM method; likelihoods are taken per token.
 
-    An untuned model underrates long titles, so that the sum would mostly rank titles by length.
+    The usual remedy for untuned models, which underrate long titles.
     """
 
     normalise: Literal["none", "tokens", "bytes", "prior"] = "tokens"
@@ -34,5 +34,5 @@ class ZeroShot(LLMMethod):
     family = Family.LLM
     Config = ZeroShotConfig
     known_below_popularity: ClassVar[Mapping[str, str]] = {
-        "*": "an untrained backbone knows titles but not these users; small ones rank near chance"
+        "*": "an untrained backbone knows titles, but neither these users nor what is popular among them"
     }
