@@ -19,9 +19,9 @@ from bench.data.cache import content_sha256
 from bench.errors import ConfigError, MissingExtraError, unknown_name
 from bench.io import atomic_folder, cache_root, hash_json, lock, require_free_space
 from bench.llm.gguf import CONVERSION_VERSION, convert_gguf, read_header
-from bench.llm.hub import cached, download
-from bench.llm.model_folder import check_folder, folder_hash
-from bench.llm.quiet import quiet_transformers
+from bench.pretrained.hub import cached, download
+from bench.pretrained.model_folder import check_folder, folder_hash
+from bench.pretrained.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -258,7 +258,11 @@ def _kind(name: str) -> str:
     if _HUB_ID.fullmatch(name):
         return "hub"
     if "/" in name or "\\" in name or name.startswith((".", "~")):
-        return "folder"  # which is not there: check_folder says so
+        raise ConfigError(
+            f"backbone {name!r}: there is no folder {place}. Give a folder with config.json, "
+            "safetensors weights and a tokenizer, a .gguf file, or a Hugging Face id like "
+            "Qwen/Qwen2-7B-Instruct."
+        )
     error = unknown_name("backbone", name, BUILT_IN)
     raise ConfigError(
         f"{error} A backbone is also a folder with safetensors, a .gguf file, or a Hugging Face id "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bench.errors import ConfigError
-from bench.llm.quiet import quiet_transformers
+from bench.pretrained.quiet import quiet_transformers
 
 __all__ = ["CONVERSION_VERSION", "GGUFHeader", "convert_gguf", "read_header"]
 

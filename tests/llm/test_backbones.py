@@ -14,7 +14,7 @@ import torch
 from bench.errors import ConfigError, MissingExtraError
 from bench.llm import backbones
 from bench.llm.backbones import load_model, load_tokenizer, require_backbone, resolve_backbone
-from bench.llm.quiet import quiet_transformers
+from bench.pretrained.quiet import quiet_transformers
 
 
 @pytest.fixture(autouse=True)

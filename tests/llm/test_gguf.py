@@ -16,7 +16,7 @@ from bench import assets
 from bench.errors import ConfigError
 from bench.llm.backbones import load_model, load_tokenizer, resolve_backbone
 from bench.llm.gguf import read_header
-from bench.llm.model_folder import check_folder
+from bench.pretrained.model_folder import check_folder
 
 TEXTS = ["Toy Story (1995)", "Dove Men+Care 18 oz", "a  1995", "²½ x2", "<|im_end|>\n"]
 

@@ -10,7 +10,7 @@ from bench.data.cache import content_sha256
 from bench.errors import ConfigError
 from bench.io import hash_json
 
-__all__ = ["FILE_PATTERNS", "check_folder", "folder_hash"]
+__all__ = ["FILE_PATTERNS", "POOLING_FILE", "check_folder", "folder_hash"]
 
 _INDEX = "model.safetensors.index.json"
 _CONFIGS = ("config.json", "generation_config.json")
@@ -24,17 +24,23 @@ _TOKENIZER = (
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
+    "vocab.txt",
 )
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+# How a text encoder's token vectors become one vector (sentence-transformers' file).
+POOLING_FILE = "1_Pooling/config.json"
 # Who wrote a configuration, not what it says.
 _PROVENANCE = ("_name_or_path", "transformers_version")
 
-FILE_PATTERNS = ("model.safetensors", "model-*.safetensors", _INDEX, *_CONFIGS, *_TOKENIZER)
-"""Names of the files that make up a model; nothing else is downloaded or hashed."""
+FILE_PATTERNS = (
+    *("model.safetensors", "model-*.safetensors", _INDEX, *_CONFIGS, *_TOKENIZER),
+    POOLING_FILE,
+)
+"""Names of the files that make up a model; nothing else is downloaded."""
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Refuse a folder that is no whole causal language model in safetensors.
+    """Refuse a folder that is no whole model in safetensors.
 
     Args:
         folder: what to look at.
@@ -46,29 +52,28 @@ def check_folder(folder: Path, name: str) -> None:
     """
     if not folder.is_dir():
         raise ConfigError(
-            f"backbone {name!r}: there is no folder {folder}. Give a folder with config.json, "
-            "safetensors weights and a tokenizer, a .gguf file, or a Hugging Face id like "
-            "Qwen/Qwen2-7B-Instruct."
+            f"model {name!r}: there is no folder {folder}. Give a folder with config.json, "
+            "safetensors weights and a tokenizer, or a Hugging Face id (OWNER/NAME)."
         )
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise ConfigError(
-                f"backbone {name!r}: {folder} holds a LoRA adapter, not a whole model. Name the "
-                "model it was trained on as the backbone."
+                f"model {name!r}: {folder} holds a LoRA adapter, not a whole model. Name the "
+                "model it was trained on."
             )
         raise ConfigError(
-            f"backbone {name!r}: {folder} has no config.json; expected a model as transformers' "
+            f"model {name!r}: {folder} has no config.json; expected a model as transformers' "
             "save_pretrained writes it. Name the folder that holds config.json."
         )
     for file in _weight_files(folder, name):
         if not file.is_file():
             raise ConfigError(
-                f"backbone {name!r}: {file} is missing although {_INDEX} lists it. Copy or download "
+                f"model {name!r}: {file} is missing although {_INDEX} lists it. Copy or download "
                 "the model again."
             )
     if not any((folder / file).is_file() for file in _VOCABULARIES):
         raise ConfigError(
-            f"backbone {name!r}: {folder} has no tokenizer; expected one of "
+            f"model {name!r}: {folder} has no tokenizer; expected one of "
             f"{', '.join(_VOCABULARIES)}. Save the model's tokenizer beside its weights."
         )
 
@@ -103,20 +108,20 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
         listed = set(_json(index, name).get("weight_map", {}).values())
         if not listed or any(Path(file).name != file for file in listed):
             raise ConfigError(
-                f"backbone {name!r}: {index} lists no weight files, or files outside its folder. "
+                f"model {name!r}: {index} lists no weight files, or files outside its folder. "
                 "Copy or download the model again."
             )
         return [folder / file for file in sorted(listed)]
     pickled = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
     if pickled:
         raise ConfigError(
-            f"backbone {name!r}: {folder} has its weights in {pickled[0]} only. Such files are "
+            f"model {name!r}: {folder} has its weights in {pickled[0]} only. Such files are "
             "pickles, which can run code when they are read, and are refused. Choose a version with "
-            "model.safetensors, or convert it where you trust it: "
-            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)."
+            "model.safetensors, or convert it where you trust it: transformers' "
+            "from_pretrained(...).save_pretrained(...)."
         )
     raise ConfigError(
-        f"backbone {name!r}: {folder} has no weights; expected model.safetensors or {_INDEX} "
+        f"model {name!r}: {folder} has no weights; expected model.safetensors or {_INDEX} "
         "(pickled weights are not read). Choose a version of the model that has them."
     )
 
@@ -126,11 +131,10 @@ def _json(file: Path, name: str) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(
-            f"backbone {name!r}: {file} is not valid JSON ({error}). Copy or download the model "
-            "again."
+            f"model {name!r}: {file} is not valid JSON ({error}). Copy or download the model again."
         ) from error
     if not isinstance(value, dict):
-        raise ConfigError(f"backbone {name!r}: {file} is not a JSON object. Get the model again.")
+        raise ConfigError(f"model {name!r}: {file} is not a JSON object. Get the model again.")
     return value
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, ConfigError
-from bench.llm.model_folder import FILE_PATTERNS, check_folder
+from bench.pretrained.model_folder import FILE_PATTERNS, check_folder
 
 __all__ = ["cached", "download"]
 
@@ -55,7 +55,7 @@ def download(name: str, say: Callable[[str], None]) -> Path:
     except (LocalEntryNotFoundError, ConfigError) as absent:
         if HF_HUB_OFFLINE:
             raise BenchError(
-                f"backbone {name!r} is not (wholly) in the Hugging Face cache, and HF_HUB_OFFLINE "
+                f"model {name!r} is not (wholly) in the Hugging Face cache, and HF_HUB_OFFLINE "
                 "forbids a download. Unset it, or fetch the model on a machine with network "
                 f"(hf download {wanted['repo_id']}) and copy the cache, or give its folder."
             ) from absent
@@ -83,16 +83,16 @@ def _fetch(name: str, wanted: dict[str, Any]) -> Path:
         return Path(snapshot_download(**wanted))
     except hub.GatedRepoError as error:
         raise ConfigError(
-            f"backbone {name!r} is gated: its owner grants access on the model's page. Accept the "
+            f"model {name!r} is gated: its owner grants access on the model's page. Accept the "
             "terms there and log in (hf auth login, or set HF_TOKEN)."
         ) from error
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
         raise ConfigError(
-            f"backbone {name!r}: the Hugging Face hub has no such model or revision, or it is "
+            f"model {name!r}: the Hugging Face hub has no such model or revision, or it is "
             "private. Check the spelling (OWNER/NAME@REVISION), or log in (hf auth login)."
         ) from error
     except (hub.HfHubHTTPError, hub.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise BenchError(
-            f"backbone {name!r}: the download from the Hugging Face hub failed: {error}. Check the "
+            f"model {name!r}: the download from the Hugging Face hub failed: {error}. Check the "
             "network and HF_ENDPOINT, then run the command again; what has arrived is kept."
         ) from error

@@ -1,0 +1,1 @@
+"""Pre-trained models on this machine: their folders, downloads, and silence while they load."""
