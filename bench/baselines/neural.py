@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,8 +81,10 @@ class NeuralMethod(Method):
         device = torch.device(context.device)
         target = view.target
         self._shape = {"n_users": int(target.users.max(initial=-1)) + 1, "n_items": target.n_items}
+        self._shape |= self.further_sizes(view, context)
         with isolated_randomness(context.seed):
             self.model = self.build(**self._shape).to(device)
+        stages = self.prepare(view, context)
         self.report = train(
             self.model,
             lambda rng: self.epoch(view, rng, device),
@@ -90,6 +92,22 @@ class NeuralMethod(Method):
             context=context,
             validate=lambda: context.validate(self).ndcg[5],
         )
+        self.report.stages = dict(stages)
+
+    def further_sizes(self, view: TrainView, context: Context) -> Mapping[str, int]:
+        """More arguments of :meth:`build`, kept with the model; none by default."""
+        return {}
+
+    def prepare(self, view: TrainView, context: Context) -> Mapping[str, dict[str, Any]]:
+        """What happens between building the model and its main training; nothing by default.
+
+        Earlier training stages and foreign weights go here. Runs again when a killed run resumes, so
+        that its result must depend on the view, the configuration and the seeds alone.
+
+        Returns:
+            What the training report says of it, by the name of the stage.
+        """
+        return {}
 
     def score(self, requests: Requests, context: Context) -> Scores:
         if self.model is None:
@@ -152,5 +170,8 @@ class NeuralMethod(Method):
         training = described["training"]
         if training is not None:
             self.report = TrainingReport(
-                training["history"], training["best_epoch"], training["stopped"]
+                training["history"],
+                training["best_epoch"],
+                training["stopped"],
+                training.get("stages", {}),
             )

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +71,17 @@ class TrainingReport:
 
     Attributes:
         history: one entry per epoch: ``epoch`` (1-based), ``loss`` (mean per step, nats),
-            ``ndcg@5`` (validation), ``seconds`` and ``cpu_seconds`` (training alone) and
-            ``validation_seconds``.
-        best_epoch: 1-based epoch whose weights were kept.
+            ``seconds`` and ``cpu_seconds`` (training alone) and, where there is validation,
+            ``ndcg@5`` and ``validation_seconds``.
+        best_epoch: 1-based epoch whose weights were kept; the last one without validation.
         stopped: ``patience`` or ``epochs``.
+        stages: what happened before the main training, by name, for example ``pre-training``.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     stopped: str
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -87,6 +89,7 @@ class TrainingReport:
             "epochs": len(self.history),
             "history": self.history,
             "stopped": self.stopped,
+            **({"stages": self.stages} if self.stages else {}),
         }
 
 
@@ -119,9 +122,13 @@ def train(
     *,
     config: LoopConfig,
     context: Context,
-    validate: Callable[[], float],
+    validate: Callable[[], float] | None,
+    folder: Path | None = None,
+    seed: int | None = None,
 ) -> TrainingReport:
     """Train ``model`` until validation stops improving and leave the best weights in it.
+
+    A method with several stages calls this once for each, with a folder and a seed of its own.
 
     Args:
         model: the module to train, on its device.
@@ -129,7 +136,10 @@ def train(
             returns the scalar loss of its batch.
         config: loop settings.
         context: gives seed, scratch folder, progress and log.
-        validate: returns the validation figure (higher is better) of the model as it stands.
+        validate: returns the validation figure (higher is better) of the model as it stands; None
+            trains all epochs and keeps the last weights.
+        folder: where the checkpoint is kept; None = the context's scratch folder.
+        seed: seed of the stage; None = the context's.
 
     Returns:
         The report; the model holds the best epoch's weights and is in evaluation mode.
@@ -143,9 +153,12 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    checkpoint = context.scratch / _CHECKPOINT
+    seed = context.seed if seed is None else seed
+    checkpoint = (context.scratch if folder is None else folder) / _CHECKPOINT
     history, best, best_state = _resume(checkpoint, model, optimiser, context)
-    best_epoch = max(history, key=lambda h: h["ndcg@5"], default={"epoch": 0})["epoch"]
+    best_epoch = max(history, key=lambda h: h.get("ndcg@5", h["epoch"]), default={"epoch": 0})[
+        "epoch"
+    ]
 
     stopped = "epochs"
     for epoch in range(len(history) + 1, config.epochs + 1):
@@ -153,33 +166,37 @@ def train(
             stopped = "patience"
             break
         began, cpu_began = time.perf_counter(), time.process_time()
-        with isolated_randomness(context.seed, epoch):
-            loss = _run_epoch(model, optimiser, steps, config, context, epoch)
+        with isolated_randomness(seed, epoch):
+            loss = _run_epoch(
+                model, optimiser, steps(epoch_generator(seed, epoch)), config, context, epoch
+            )
         trained, cpu = time.perf_counter(), time.process_time() - cpu_began
         model.eval()
-        figure = validate()
-        history.append(
-            {
-                "epoch": epoch,
-                "loss": loss,
-                "ndcg@5": figure,
-                "seconds": round(trained - began, 3),
-                "cpu_seconds": round(cpu, 3),
-                "validation_seconds": round(time.perf_counter() - trained, 3),
-            }
-        )
-        if figure > best:
-            best, best_epoch = figure, epoch
-            best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        # The context shows every validation figure; the rest is for the log.
-        context.log.info(
-            "epoch %d: loss %.4f, best NDCG@5 %.4f in epoch %d, %.1f s",
-            epoch,
-            loss,
-            best,
-            best_epoch,
-            trained - began,
-        )
+        entry = {
+            "epoch": epoch,
+            "loss": loss,
+            "seconds": round(trained - began, 3),
+            "cpu_seconds": round(cpu, 3),
+        }
+        if validate is None:
+            best_epoch = epoch
+            context.log.info("epoch %d: loss %.4f, %.1f s", epoch, loss, trained - began)
+        else:
+            entry["ndcg@5"] = figure = validate()
+            entry["validation_seconds"] = round(time.perf_counter() - trained, 3)
+            if figure > best:
+                best, best_epoch = figure, epoch
+                best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            # The context shows every validation figure; the rest is for the log.
+            context.log.info(
+                "epoch %d: loss %.4f, best NDCG@5 %.4f in epoch %d, %.1f s",
+                epoch,
+                loss,
+                best,
+                best_epoch,
+                trained - began,
+            )
+        history.append(entry)
         _save(checkpoint, model, optimiser, history, best, best_state)
 
     if best_state is not None:
@@ -191,7 +208,7 @@ def train(
 def _run_epoch(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    steps: Callable[[np.random.Generator], Sequence[Callable[[], Tensor]]],
+    batches: Sequence[Callable[[], Tensor]],
     config: LoopConfig,
     context: Context,
     epoch: int,
@@ -199,7 +216,6 @@ def _run_epoch(
     """One pass over the steps; returns the mean loss."""
     model.train()
     total, n_steps = 0.0, 0
-    batches = steps(epoch_generator(context.seed, epoch))
     for step in context.progress.track(
         batches, total=len(batches), description=f"epoch {epoch}/{config.epochs}"
     ):

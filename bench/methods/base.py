@@ -273,6 +273,15 @@ class Method(ABC):
         """
 
     @classmethod
+    def row_note(cls, config: Any) -> str:
+        """What a reader of a table must know of a row of this configuration; "" for nothing.
+
+        Stands in brackets behind the method's name. For substitutes of what the source used, for
+        example ``source pre-trained, MiniLM`` where its authors started from their own checkpoint.
+        """
+        return ""
+
+    @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         """Scored users and number format where the user leaves both to the method."""
         return RunDefaults()

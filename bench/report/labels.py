@@ -18,7 +18,8 @@ __all__ = ["row_labels", "row_names", "run_labels"]
 def row_labels(series: Sequence[Series]) -> dict[Series, str]:
     """Labels of the rows of a table: the method, and whatever tells two rows of one method apart.
 
-    Rows of other profiles may share a label: the table has a column for the profile.
+    What the runs note of themselves stands first (a substitute for what the source used). Rows of
+    other profiles may share a label: the table has a column for the profile.
     """
     labels = {}
     for one in series:
@@ -29,7 +30,8 @@ def row_labels(series: Sequence[Series]) -> dict[Series, str]:
             if other.first.method == run.method and other.first.profile == run.profile
         ]
         scorer = run.config.get("scorer")
-        extra = [str(scorer)] if scorer else []
+        note = run.manifest["method"].get("row_note")
+        extra = [str(part) for part in (note, scorer) if part]
         extra += [f"{key}={value}" for key, value in one.overrides if key != "scorer"]
         if run.sources and len({other.sources for other in same}) > 1:
             extra.append("sources " + "+".join(run.sources))

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
-from bench.baselines.training import LoopConfig, isolated_randomness, train  # noqa: E402
+from bench.baselines.training import LoopConfig, TrainingReport, isolated_randomness, train  # noqa: E402
 from bench.errors import MethodError  # noqa: E402
 from bench.testing import make_context  # noqa: E402
 
@@ -95,6 +95,50 @@ def test_stops_after_patience_and_restores_the_best_weights(tmp_path: Path) -> N
     assert torch.equal(model.weight, seen[1])
     assert not torch.equal(model.weight, seen[4])
     assert not model.training
+
+
+def test_a_stage_without_validation_trains_all_epochs_and_keeps_the_last_weights(
+    tmp_path: Path,
+) -> None:
+    def run(folder: Path, epochs: int) -> tuple[nn.Linear, TrainingReport]:
+        model = linear()
+        report = train(
+            model,
+            noisy_steps(model),
+            config=LoopConfig(epochs=epochs, patience=1, learning_rate=0.05),
+            context=make_context(tmp_path),
+            validate=None,
+            folder=folder,
+            seed=7,
+        )
+        return model, report
+
+    whole, report = run(tmp_path / "a", 5)
+    assert (report.best_epoch, report.stopped) == (5, "epochs")
+    assert all("ndcg@5" not in entry for entry in report.history)
+    shorter, _ = run(tmp_path / "b", 3)
+    assert not torch.equal(whole.weight, shorter.weight)
+    resumed, _ = run(tmp_path / "b", 5)
+    assert torch.equal(whole.weight, resumed.weight)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_stages_differ_by_their_seed(tmp_path: Path) -> None:
+    def weights(seed: int | None, name: str) -> Tensor:
+        model = linear()
+        train(
+            model,
+            noisy_steps(model),
+            config=LoopConfig(epochs=1),
+            context=make_context(tmp_path, seed=3),
+            validate=None,
+            folder=tmp_path / name,
+            seed=seed,
+        )
+        return model.weight.detach()
+
+    assert torch.equal(weights(3, "a"), weights(None, "b"))
+    assert not torch.equal(weights(3, "c"), weights(4, "d"))
 
 
 def test_runs_out_of_epochs(tmp_path: Path) -> None:

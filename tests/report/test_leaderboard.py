@@ -114,6 +114,19 @@ def test_only_the_default_configuration_stands_for_a_method(write_run):
     assert not any("other configurations" in line for line in every.caption)
 
 
+def test_a_row_says_what_its_runs_note_of_themselves(write_run):
+    noted = {"source pre-trained, MiniLM": {}, "no pre-training, MiniLM": {"pretrain": "none"}}
+    runs = []
+    for seed, (note, overrides) in enumerate(noted.items()):
+        run = write_run("u", random_outcomes(50, seed), config=overrides, overrides=overrides)
+        run.manifest["method"]["row_note"] = note
+        runs.append(run)
+    table = build_table([*runs, write_run("knn", random_outcomes(50, 3))], "toyland")
+    assert {"u (source pre-trained, MiniLM)", "knn"} <= set(by_label(table))
+    every = build_table(runs, "toyland", all_configs=True)
+    assert "u (no pre-training, MiniLM, pretrain=none)" in by_label(every)
+
+
 def test_an_override_equal_to_the_default_joins_the_default_row(write_run):
     runs = [
         write_run("knn", random_outcomes(50, 0), config={"k": 5}),
