@@ -72,7 +72,7 @@ class TrainingReport:
     Attributes:
         history: one entry per epoch: ``epoch`` (1-based), ``loss`` (mean per step, nats),
             ``seconds`` and ``cpu_seconds`` (training alone) and, where there is validation,
-            ``ndcg@5`` and ``validation_seconds``.
+            ``ndcg@5`` (or another figure, by its name) and ``validation_seconds``.
         best_epoch: 1-based epoch whose weights were kept; the last one without validation.
         stopped: ``patience`` or ``epochs``.
         stages: what happened before the main training, by name, for example ``pre-training``.
@@ -125,6 +125,8 @@ def train(
     validate: Callable[[], float] | None,
     folder: Path | None = None,
     seed: int | None = None,
+    optimiser: torch.optim.Optimizer | None = None,
+    figure_name: str = "ndcg@5",
 ) -> TrainingReport:
     """Train ``model`` until validation stops improving and leave the best weights in it.
 
@@ -140,6 +142,9 @@ def train(
             trains all epochs and keeps the last weights.
         folder: where the checkpoint is kept; None = the context's scratch folder.
         seed: seed of the stage; None = the context's.
+        optimiser: its own optimiser of ``model``, for example with a schedule; None = Adam as
+            configured. Its state is part of the checkpoint.
+        figure_name: what the validation figure is called in the report.
 
     Returns:
         The report; the model holds the best epoch's weights and is in evaluation mode.
@@ -147,16 +152,17 @@ def train(
     Raises:
         MethodError: the loss became NaN or infinite, or there is nothing to train on.
     """
-    optimiser = torch.optim.Adam(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    if optimiser is None:
+        optimiser = torch.optim.Adam(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
     seed = context.seed if seed is None else seed
     checkpoint = (context.scratch if folder is None else folder) / _CHECKPOINT
     history, best, best_state = _resume(checkpoint, model, optimiser, context)
-    best_epoch = max(history, key=lambda h: h.get("ndcg@5", h["epoch"]), default={"epoch": 0})[
+    best_epoch = max(history, key=lambda h: h.get(figure_name, h["epoch"]), default={"epoch": 0})[
         "epoch"
     ]
 
@@ -182,16 +188,17 @@ def train(
             best_epoch = epoch
             context.log.info("epoch %d: loss %.4f, %.1f s", epoch, loss, trained - began)
         else:
-            entry["ndcg@5"] = figure = validate()
+            entry[figure_name] = figure = validate()
             entry["validation_seconds"] = round(time.perf_counter() - trained, 3)
             if figure > best:
                 best, best_epoch = figure, epoch
                 best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
             # The context shows every validation figure; the rest is for the log.
             context.log.info(
-                "epoch %d: loss %.4f, best NDCG@5 %.4f in epoch %d, %.1f s",
+                "epoch %d: loss %.4f, best %s %.4f in epoch %d, %.1f s",
                 epoch,
                 loss,
+                figure_name,
                 best,
                 best_epoch,
                 trained - began,
