@@ -53,7 +53,7 @@ class LLMConfig(MethodConfig):
         max_prompt_tokens: longest prompt; the oldest history items are dropped until it fits.
         scorer: ``likelihood`` ranks all candidates by log P(title, terminator | prompt);
             ``generate`` reads a list of titles that the model writes (``listwise`` only);
-            ``choose`` constrains that list to distinct candidates (``listwise`` and ``vllm`` only).
+            ``choose`` constrains that list to distinct candidates (``listwise`` only).
         normalise: divide the log-likelihood by the number of ``tokens`` or UTF-8 ``bytes`` of the
             title; subtract the one that the title has without any history (``prior``); or neither.
         match: how generated titles are compared with the candidates.
@@ -92,11 +92,6 @@ class LLMConfig(MethodConfig):
             raise ValueError(
                 f"scorer {self.scorer!r} asks for a list of titles, prompt {self.prompt!r} does not; "
                 "use prompt=listwise or scorer=likelihood"
-            )
-        if self.scorer == "choose" and self.engine != "vllm":
-            raise ValueError(
-                f"scorer 'choose' needs structured decoding, which engine {self.engine!r} has not; "
-                "use engine=vllm or scorer=generate"
             )
         if self.prompt == "pointwise" and self.normalise != "none":
             raise ValueError("the yes/no score of prompt 'pointwise' cannot be normalised")

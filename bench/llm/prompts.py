@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError
+from bench.llm.engines.base import Choice
 from bench.llm.sampling import candidate_order
 from bench.llm.template import Template, load_template
 from bench.llm.titles import clean_title, neutralise
@@ -235,6 +236,11 @@ class PromptWriter:
     def listwise_answer(self, items: Items) -> Ids:
         """A whole answer: the titles in order, separators between them, and the end."""
         return np.concatenate([*self._list(self.template.answer_block, items), self._end])
+
+    def choice(self, item: int) -> Choice:
+        """One title as a list that is constrained to titles may name it."""
+        followed = self.pieces(self.template.answer_block, last=False)[item]
+        return Choice(self.titles[item], followed, self.listwise_answer([item]))
 
     def sequence(self, items: Items) -> tuple[Ids, int]:
         """A history in which every title after the first is an answer.

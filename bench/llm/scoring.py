@@ -14,7 +14,7 @@ from bench.data.domain import Sequences
 from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
-from bench.llm.engines import Chooser, Engine, Generation, make_engine
+from bench.llm.engines import Engine, Generation, make_engine
 from bench.llm.memory import kept_memory
 from bench.llm.mixtures import writer_for
 from bench.llm.prompts import PromptWriter, candidate_order
@@ -115,11 +115,11 @@ class RequestScorer:
 
     def _lists(self, requests: Requests, adapter: Path | None) -> list[Generation]:
         writer, prompts = self._writer, request_prompts(self._writer, requests)
-        if self._config.scorer == "choose" and isinstance(self._engine, Chooser):
-            shown = [[writer.titles[int(i)] for i in row] for row in requests.candidates]
+        if self._config.scorer == "choose":
+            choices = [[writer.choice(int(i)) for i in row] for row in requests.candidates]
             return self._engine.generate_list(
                 prompts,
-                shown,
+                choices,
                 n_titles=writer.n_answers,
                 separator=writer.template.separator,
                 adapter=adapter,

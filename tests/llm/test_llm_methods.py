@@ -13,7 +13,6 @@ from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
 from bench.evaluation import metric_per_user
 from bench.llm.adapters import AdapterStore
-from bench.llm.engines import Generation
 from bench.llm.scoring import request_prompts
 from bench.methods import Method, PlanSpec
 from bench.methods.config import resolve_config
@@ -215,10 +214,10 @@ def test_generate_needs_a_prompt_that_asks_for_a_list(tiny_llama):
         make("target-only", tiny_llama, scorer="generate")
 
 
-def test_choosing_needs_structured_decoding(tiny_llama):
-    with pytest.raises(ConfigError, match="engine=vllm"):
-        make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose")
-    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose", engine="vllm")
+def test_choosing_needs_a_prompt_that_asks_for_a_list(tiny_llama):
+    with pytest.raises(ConfigError, match="listwise"):
+        make("llm-zero-shot", tiny_llama, scorer="choose")
+    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose")
     assert method.config.n_answers == 5
     assert type(method).capabilities(method.config).may_leave_unranked
 
@@ -260,30 +259,19 @@ def test_a_saved_method_scores_as_before(task, tiny_llama, tmp_path, store):
     )
 
 
-def test_a_constrained_list_is_asked_for_over_the_candidates(task, tiny_llama, tmp_path, store):
-    """The default engine stands in for vLLM: it writes what it is told are the best titles."""
-    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose", engine="vllm")
-    plain = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="generate")
-    context = fitted(plain, task, tmp_path / "c", store)
-    requests, _ = task.validation(task.subset(3))
-    plain.score(requests, context)
-    scorer = plain._scorer
-    assert scorer is not None
-    writer = scorer._writer
-
-    class Choosing:
-        name, tokens_processed = "choosing", 0
-
-        def generate_list(self, prompts, titles, *, n_titles, separator, adapter):
-            assert len(prompts) == len(titles) == 3
-            assert all(len(own) == 30 for own in titles)
-            texts = [separator.join(own[:n_titles]) for own in titles]
-            ids = [np.array(writer.tokenizer.encode(text), dtype=np.int32) for text in texts]
-            return [Generation(tokens, "stop") for tokens in ids]
-
-    scorer._engine, scorer._config = Choosing(), method.config
-    scores = scorer.score(requests, None)
-    assert scores.slots.tolist() == [[0, 1, 2, 3, 4]] * 3
+def test_a_constrained_list_names_five_candidates(task, tiny_llama, tmp_path, store):
+    """A random model, which writes no title by itself, must name five whatever it would like to say."""
+    method = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="choose")
+    context = fitted(method, task, tmp_path / "c", store)
+    requests, _ = task.validation(task.subset(6))
+    scores = method.score(requests, context)
+    assert scores.slots.min() >= 0
+    assert all(len(set(row)) == 5 for row in scores.slots.tolist())
+    assert scores.diagnostics["answers_full"] == 6
+    assert scores.diagnostics["stopped_by_length"] == 0
+    free = make("llm-zero-shot", tiny_llama, prompt="listwise", scorer="generate")
+    fitted(free, task, tmp_path / "f", store)
+    assert free.score(requests, context).diagnostics["answers_full"] == 0
 
 
 @pytest.mark.parametrize("prompt", ["sequence", "listwise"])

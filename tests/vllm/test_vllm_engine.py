@@ -11,6 +11,7 @@ import pytest
 from engine_pair import HAS_VLLM, Pair, lora_folder, make_backbone, make_reference
 
 from bench.errors import ConfigError, MethodError, ResultError
+from bench.llm.engines import Choice
 
 pytestmark = [
     pytest.mark.slow,
@@ -202,10 +203,16 @@ def test_constrained_lists_are_greedy_and_distinct(pair: Pair, adapter_name: str
     titles = ["Heat (1995)", "Heat", 'A "quoted" \\ title', "Toy Story (1995)", "Hand Cream, 18 oz"]
     prompts = texts(17, [12, 40])
     adapter = pair.adapters[adapter_name]
-    answers = pair.vllm.generate_list(
-        prompts, [titles, [*titles[:2], titles[0]]], n_titles=4, separator=" || ", adapter=adapter
-    )
     tokenizer = AutoTokenizer.from_pretrained(pair.folder)
+    none = np.empty(0, dtype=np.int32)  # vLLM's grammars read the text
+    choices = [Choice(title, none, none) for title in titles]
+    answers = pair.vllm.generate_list(
+        prompts,
+        [choices, [*choices[:2], choices[0]]],
+        n_titles=4,
+        separator=" || ",
+        adapter=adapter,
+    )
     for prompt, answer, own, n_named in zip(
         prompts, answers, (titles, titles[:2]), (4, 2), strict=True
     ):

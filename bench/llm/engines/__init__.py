@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import unknown_name
-from bench.llm.engines.base import Chooser, Engine, Generation, TokenIds
+from bench.llm.engines.base import Choice, Engine, Generation, TokenIds
 
 if TYPE_CHECKING:
     from bench.llm.backbones import Backbone
 
-__all__ = ["ENGINES", "Chooser", "Engine", "Generation", "TokenIds", "make_engine"]
+__all__ = ["ENGINES", "Choice", "Engine", "Generation", "TokenIds", "make_engine"]
 
 ENGINES = ("transformers", "vllm")
 """Names that :func:`make_engine` knows."""

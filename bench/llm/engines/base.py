@@ -1,16 +1,16 @@
-"""What every engine can do: score branches after prompts, choose next tokens, generate."""
+"""What every engine can do: score branches after prompts, choose next tokens, write freely or from a list."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chooser", "Engine", "Generation", "TokenIds"]
+__all__ = ["Choice", "Engine", "Generation", "TokenIds"]
 
 TokenIds = NDArray[np.int32]
 """Token ids of one text, int32, shape ``(n_tokens,)``."""
@@ -27,6 +27,23 @@ class Generation:
 
     tokens: TokenIds
     finished: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """A title that a constrained list may name.
+
+    Engines that constrain by grammar read its text, others its tokens.
+
+    Attributes:
+        text: the title.
+        followed: it and the separator, where more titles follow.
+        last: it and what ends the list.
+    """
+
+    text: str
+    followed: TokenIds
+    last: TokenIds
 
 
 class Engine(Protocol):
@@ -107,19 +124,10 @@ class Engine(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Free the model; the engine is not used afterwards."""
-        ...
-
-
-@runtime_checkable
-class Chooser(Protocol):
-    """An engine that can constrain what it writes."""
-
     def generate_list(
         self,
         prompts: Sequence[TokenIds],
-        titles: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Choice]],
         *,
         n_titles: int,
         separator: str,
@@ -129,9 +137,16 @@ class Chooser(Protocol):
 
         Args:
             prompts: n token sequences.
-            titles: for every prompt the titles to choose from; equal ones count once.
+            choices: for every prompt the titles to choose from; equal ones count once.
             n_titles: length of the list, >= 1; shorter where there are fewer titles.
             separator: text between two titles.
-            adapter: PEFT folder, or None for the base.
+            adapter: PEFT folder, or None for the base alone.
+
+        Returns:
+            One :class:`Generation` per prompt; its tokens may hold what ends the list.
         """
+        ...
+
+    def close(self) -> None:
+        """Free the model; the engine is not used afterwards."""
         ...

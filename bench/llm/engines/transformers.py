@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError, MethodError
-from bench.llm.engines.base import Generation, TokenIds
-from bench.llm.engines.cached import greedy, tree_log_probs
+from bench.llm.engines.base import Choice, Generation, TokenIds
+from bench.llm.engines.cached import constrained, greedy, tree_log_probs
+from bench.llm.engines.choices import ListWalk
 from bench.llm.engines.decoder import ForestDecoder, is_known
 from bench.llm.engines.head import token_log_probs
 from bench.llm.engines.lora_factors import Factors, attached, read_factors, stamp
@@ -94,28 +95,44 @@ class TransformersEngine:
             if budget < 1:
                 raise ConfigError(f"max_new_tokens of prompt {user} is {budget}; expected >= 1.")
             self._check(user, prompt, budget)
-        lengths = [len(p) + b for p, b in zip(prompts, max_new_tokens, strict=True)]
-        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), -lengths[i], i))
         found: dict[int, Generation] = {}
-        with torch.inference_mode(), attached(self._model, self._factors(adapter)):
-            while order:
-                batch = [order[0]]
-                widest = lengths[order[0]]
-                for i in order[1:]:
-                    widest = max(widest, len(prompts[order[0]]) + max_new_tokens[i])
-                    if (len(batch) + 1) * widest > self._batch_tokens:
-                        break
-                    batch.append(i)
-                order = order[len(batch) :]
-                answers, n_read = greedy(
-                    self._model,
-                    [prompts[i] for i in batch],
-                    [max_new_tokens[i] for i in batch],
-                    frozenset(stop),
-                )
-                self.tokens_processed += n_read
-                found.update(zip(batch, answers, strict=True))
+
+        def write(batch: list[int]) -> int:
+            answers, n_read = greedy(
+                self._model,
+                [prompts[i] for i in batch],
+                [max_new_tokens[i] for i in batch],
+                frozenset(stop),
+            )
+            found.update(zip(batch, answers, strict=True))
+            return n_read
+
+        self._decode(prompts, dict(enumerate(max_new_tokens)), write, adapter)
         return [found[i] for i in range(len(prompts))]
+
+    def generate_list(
+        self,
+        prompts: Sequence[TokenIds],
+        choices: Sequence[Sequence[Choice]],
+        *,
+        n_titles: int,
+        separator: str,
+        adapter: Path | None,
+    ) -> list[Generation]:
+        """Greedy lists of distinct titles, by the tokens of the choices; see :class:`Engine`."""
+        walks = [ListWalk(own, n_titles) for own in choices]
+        for user, (prompt, own, walk) in enumerate(zip(prompts, choices, walks, strict=True)):
+            self._check(user, prompt, walk.longest)
+            for choice in own:
+                self._check_ids(choice.followed, f"a title of prompt {user}")
+                self._check_ids(choice.last, f"a title of prompt {user}")
+
+        def write(batch: list[int]) -> int:
+            return constrained(self._model, [prompts[i] for i in batch], [walks[i] for i in batch])
+
+        budgets = {i: walk.longest for i, walk in enumerate(walks) if not walk.complete}
+        self._decode(prompts, budgets, write, adapter)
+        return [Generation(np.array(walk.tokens, dtype=np.int32), "stop") for walk in walks]
 
     def close(self) -> None:
         """Free the model; the engine is not used afterwards."""
@@ -124,6 +141,33 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _decode(
+        self,
+        prompts: Sequence[TokenIds],
+        budgets: dict[int, int],
+        write: Callable[[list[int]], int],
+        adapter: Path | None,
+    ) -> None:
+        """Call ``write`` with batches of prompts of similar length that fit into ``batch_tokens``.
+
+        Args:
+            prompts: token sequences.
+            budgets: for every prompt that is continued its largest number of new tokens.
+            write: continues some of them; returns how many tokens the model read.
+            adapter: PEFT folder, or None for the base.
+        """
+        order = sorted(budgets, key=lambda i: (-len(prompts[i]), -budgets[i], i))
+        with torch.inference_mode(), attached(self._model, self._factors(adapter)):
+            while order:
+                longest, budget, n = len(prompts[order[0]]), budgets[order[0]], 1
+                while n < len(order):
+                    budget = max(budget, budgets[order[n]])
+                    if (n + 1) * (longest + budget) > self._batch_tokens:
+                        break
+                    n += 1
+                self.tokens_processed += write(order[:n])
+                order = order[n:]
 
     def _answers(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError, MethodError
-from bench.llm.engines.base import Generation, TokenIds
+from bench.llm.engines.base import Choice, Generation, TokenIds
 from bench.llm.engines.lora_factors import stamp
 from bench.llm.engines.vllm_options import (
     Route,
@@ -187,7 +187,7 @@ class VllmEngine:
     def generate_list(
         self,
         prompts: Sequence[TokenIds],
-        titles: Sequence[Sequence[str]],
+        choices: Sequence[Sequence[Choice]],
         *,
         n_titles: int,
         separator: str,
@@ -197,11 +197,12 @@ class VllmEngine:
 
         Every title is one structured request (``choice``) after the prompt and the titles before
         it, so that no title is named twice and none is invented. The separator belongs to the
-        choice: a title that begins another one competes with it on equal terms.
+        choice: a title that begins another one competes with it on equal terms. The grammar reads
+        text, so that titles may be written in other tokens than those of the choices.
 
         Args:
             prompts: n token sequences.
-            titles: for every prompt the titles to choose from, as text; equal ones count once.
+            choices: for every prompt the titles to choose from; equal texts count once.
             n_titles: length of the list, >= 1; shorter where there are fewer titles.
             separator: text between two titles.
             adapter: PEFT folder, or None for the base.
@@ -215,11 +216,11 @@ class VllmEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         answers: list[list[int]] = [[] for _ in prompts]
-        left = [list(dict.fromkeys(own)) for own in titles]
+        left = [list(dict.fromkeys(choice.text for choice in own)) for own in choices]
         lengths = [min(n_titles, len(own)) for own in left]
         for turn in range(max(lengths, default=0)):
             rows = [row for row, length in enumerate(lengths) if turn < length]
-            choices = {
+            texts = {
                 row: [t + separator * (turn + 1 < lengths[row]) for t in left[row]] for row in rows
             }
             outputs = self._run(
@@ -227,8 +228,8 @@ class VllmEngine:
                 [
                     {
                         # A token is at least one byte; the end token comes after them.
-                        "max_tokens": max(len(c.encode()) for c in choices[row]) + 1,
-                        "structured_outputs": StructuredOutputsParams(choice=choices[row]),
+                        "max_tokens": max(len(t.encode()) for t in texts[row]) + 1,
+                        "structured_outputs": StructuredOutputsParams(choice=texts[row]),
                     }
                     for row in rows
                 ],
@@ -236,13 +237,13 @@ class VllmEngine:
             )
             for row, output in zip(rows, outputs, strict=True):
                 ids, text = self._without_end(output.outputs[0])
-                if text not in choices[row]:
+                if text not in texts[row]:
                     raise MethodError(
                         f"vLLM answered {text!r} ({output.outputs[0].finish_reason}) to prompt {row} "
                         "where a title of the list was required. Use scorer=likelihood, or "
                         "generate without constraint."
                     )
-                left[row].pop(choices[row].index(text))
+                left[row].pop(texts[row].index(text))
                 answers[row] += ids
         return [Generation(np.array(ids, dtype=np.int32), "stop") for ids in answers]
 
