@@ -1,0 +1,1 @@
+"""FMLP-Rec: learnable filters in the frequency domain instead of attention."""
