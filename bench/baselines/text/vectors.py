@@ -1,0 +1,223 @@
+"""Texts to vectors: one pass of a frozen encoder, kept in the cache by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.baselines.text.encoders import (
+    DEFAULT_ENCODER,
+    DTYPES,
+    Encoder,
+    Pooling,
+    load_encoder_model,
+    resolve_encoder,
+)
+from bench.errors import ConfigError, ResultError, unknown_name
+from bench.io import (
+    atomic_folder,
+    cache_root,
+    hash_json,
+    lock,
+    read_json,
+    require_free_space,
+    sha256_file,
+    write_json,
+)
+from bench.methods.base import Progress, QuietProgress
+from bench.pretrained.quiet import quiet_transformers
+
+__all__ = ["encode_texts", "unit_rows"]
+
+# Raise it whenever the vectors of the same texts and encoder can change.
+_FORMAT = 1
+# Tokens of one forward pass: enough to fill the matrix products, few enough for a CPU's cache.
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ELSEWHERE = 32_768
+_FEWEST_TOKENS = 3
+
+
+def encode_texts(
+    texts: Sequence[str],
+    *,
+    encoder: str = DEFAULT_ENCODER,
+    pooling: Pooling | None = None,
+    max_tokens: int = 64,
+    device: str = "cpu",
+    dtype: str = "float32",
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Vectors of texts, from the cache or from one pass of the encoder.
+
+    The vectors are as pooled: **no norm is taken**. Whoever wants cosines, or what
+    sentence-transformers' ``encode`` gives for a model with a ``Normalize`` module, applies
+    :func:`unit_rows`. Equal texts are encoded once and have equal vectors. Batches hold texts of one
+    length in tokens, so that there is no padding, and a vector does not depend on other texts
+    beyond rounding.
+
+    Args:
+        texts: n texts; tokens beyond ``max_tokens`` are cut off, special tokens included.
+        encoder: name as for :func:`~bench.baselines.text.encoders.resolve_encoder`.
+        pooling: how token vectors become one, None = what suits the encoder.
+        max_tokens: 3 or more, at most what the encoder can read.
+        device: torch device string; no part of the cache's key.
+        dtype: ``float32``, ``bfloat16`` or ``float16``: number format of the encoder's arithmetic.
+        progress: shown while an encoder runs.
+
+    Returns:
+        float32, shape ``(n, d)``, read-only; memory-mapped from
+        ``cache_root()/text-vectors/ENCODER-KEY/vectors.npy``, where KEY is a hash of encoder
+        content, pooling, ``max_tokens``, ``dtype`` and texts. Damaged files are made again.
+
+    Raises:
+        ConfigError: an unknown encoder, pooling or dtype, or ``max_tokens`` out of range.
+        MissingExtraError: packages or the asset are absent; the message names the command.
+        BenchError: a download failed, or the disk is full.
+    """
+    shown = progress or QuietProgress()
+    found = resolve_encoder(encoder, progress=shown.status)
+    chosen = pooling or found.pooling
+    if chosen not in ("cls", "mean"):
+        raise unknown_name("pooling", chosen, ("cls", "mean"))
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    if max_tokens < _FEWEST_TOKENS:
+        raise ConfigError(f"max_tokens={max_tokens}: expected {_FEWEST_TOKENS} or more.")
+    key = {
+        "format": _FORMAT,
+        "encoder": found.content_hash,
+        "pooling": chosen,
+        "max_tokens": max_tokens,
+        "dtype": dtype,
+        "n_texts": len(texts),
+        "texts": _texts_hash(texts),
+    }
+    label = Path(encoder).name.lower()[:40] or "encoder"
+    folder = cache_root() / "text-vectors" / f"{label}-{hash_json(key)[:24]}"
+    vectors = _stored(folder)
+    if vectors is not None:
+        return vectors
+    with lock(folder):
+        vectors = _stored(folder)
+        if vectors is None:
+            model, tokenizer = load_encoder_model(found, device=device, dtype=dtype)
+            _check_length(found, max_tokens, model, tokenizer)
+            require_free_space(folder.parent, 4 * len(texts) * int(model.config.hidden_size))
+            with atomic_folder(folder, replace=True) as partial:
+                file = partial / "vectors.npy"
+                _write(file, texts, model, tokenizer, chosen, max_tokens, shown)
+                write_json(
+                    partial / "vectors.json",
+                    {**key, "name": encoder, "vectors_sha256": sha256_file(file)},
+                )
+            vectors = _stored(folder)
+    if vectors is None:
+        raise ResultError(
+            f"{folder}: what was written there cannot be read back. Check the disk, delete the "
+            "folder and try again."
+        )
+    return vectors
+
+
+def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows divided by their Euclidean norm: float32, shape as given; rows of zeros stay zeros."""
+    values = np.asarray(vectors, dtype=np.float32)
+    norms = np.sqrt(np.einsum("nd,nd->n", values, values, dtype=np.float64))
+    norms[norms == 0] = 1
+    unit: NDArray[np.float32] = values / norms[:, None].astype(np.float32)
+    return unit
+
+
+def _texts_hash(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def _stored(folder: Path) -> NDArray[np.float32] | None:
+    """The vectors in ``folder``, or None where they are absent or not what was written."""
+    file = folder / "vectors.npy"
+    try:
+        meta = read_json(folder / "vectors.json")
+        if sha256_file(file) != meta["vectors_sha256"]:
+            return None
+        # mmap cannot map zero bytes; an empty array is simply read.
+        vectors: NDArray[np.float32] = np.load(
+            file, mmap_mode="r" if meta["n_texts"] else None, allow_pickle=False
+        )
+    except (ResultError, OSError, ValueError, KeyError, TypeError):
+        return None
+    vectors = vectors.view(np.ndarray)
+    vectors.flags.writeable = False
+    return vectors
+
+
+def _check_length(encoder: Encoder, max_tokens: int, model: Any, tokenizer: Any) -> None:
+    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    longest = min(limit for limit in limits if limit is not None)
+    if max_tokens > longest:
+        raise ConfigError(
+            f"max_tokens={max_tokens}: encoder {encoder.name!r} reads at most {longest} tokens. "
+            "Choose a smaller value or another encoder."
+        )
+
+
+def _write(
+    file: Path,
+    texts: Sequence[str],
+    model: Any,
+    tokenizer: Any,
+    pooling: Pooling,
+    max_tokens: int,
+    progress: Progress,
+) -> None:
+    """Encode distinct texts and write a row for every text to a ``.npy`` file."""
+    place = {text: at for at, text in enumerate(dict.fromkeys(texts))}
+    vectors = np.zeros((len(place), int(model.config.hidden_size)), dtype=np.float32)
+    if place:
+        tokens = tokenizer(
+            list(place),
+            truncation=True,
+            max_length=max_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        batches = list(_batches(tokens, model.device.type))
+        for rows in progress.track(
+            batches, total=len(batches), description=f"encode {len(place)} texts"
+        ):
+            ids = np.array([tokens[row] for row in rows], dtype=np.int64)
+            vectors[rows] = _pooled(model, ids, pooling)
+    rows_of = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
+    np.save(file, vectors[rows_of], allow_pickle=False)
+
+
+def _batches(tokens: Sequence[Sequence[int]], device: str) -> Iterator[NDArray[np.int64]]:
+    """Rows of texts with equally many tokens, longest first; texts without tokens are left out."""
+    lengths = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
+    budget = _BATCH_TOKENS.get(device, _BATCH_TOKENS_ELSEWHERE)
+    for length in np.unique(lengths)[::-1]:
+        rows = np.flatnonzero(lengths == length)
+        step = max(1, budget // max(1, int(length)))
+        if length:
+            yield from (rows[start : start + step] for start in range(0, len(rows), step))
+
+
+def _pooled(model: Any, ids: NDArray[np.int64], pooling: Pooling) -> NDArray[np.float32]:
+    """One vector per row of token ids without padding; float32, shape ``(b, d)``."""
+    import torch
+
+    # A Longformer logs that it pads to its window.
+    with torch.inference_mode(), quiet_transformers():
+        states = model(input_ids=torch.from_numpy(ids).to(model.device)).last_hidden_state.float()
+        pooled = states[:, 0] if pooling == "cls" else states.mean(dim=1)
+    vectors: NDArray[np.float32] = pooled.cpu().numpy()
+    return vectors
