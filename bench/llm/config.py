@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,13 @@ from bench.llm.lora import LoraSpec
 from bench.llm.training import TrainingSpec
 from bench.methods import MethodConfig
 
-__all__ = ["LIST_LENGTH", "AdapterConfig", "LLMConfig", "PromptStyle"]
+__all__ = ["LIST_LENGTH", "PRIOR_SHARES", "AdapterConfig", "LLMConfig", "PromptStyle"]
 
 LIST_LENGTH = 5
 """Titles of a generated list."""
+
+PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the prior that ``prior_share=validation`` tries; the first of equals is taken."""
 
 PromptStyle = Literal["sequence", "listwise", "pointwise"]
 
@@ -25,6 +28,7 @@ _PAPER_TEXT: Mapping[str, Any] = {
     "max_history": 50,
     "title_tokens": None,
     "title_chars": 120,
+    "prior_share": 0.0,
 }
 # What its released code did: histories of any length, whole titles, five generated titles.
 _AS_RUN_TEXT: Mapping[str, Any] = {
@@ -35,6 +39,7 @@ _AS_RUN_TEXT: Mapping[str, Any] = {
     "title_chars": None,
     "scorer": "generate",
     "match": "strict",
+    "prior_share": 0.0,
 }
 
 
@@ -54,8 +59,11 @@ class LLMConfig(MethodConfig):
         scorer: ``likelihood`` ranks all candidates by log P(title, terminator | prompt);
             ``generate`` reads a list of titles that the model writes (``listwise`` only);
             ``choose`` constrains that list to distinct candidates (``listwise`` only).
-        normalise: divide the log-likelihood by the number of ``tokens`` or UTF-8 ``bytes`` of the
-            title; subtract the one that the title has without any history (``prior``); or neither.
+        prior_share: how much of the prior is subtracted from the log-likelihood of a title: w in
+            log P(title | history) - w log P(title | no history). 0 ranks by likelihood, 1 by what the
+            history adds to it; ``validation``: the one of :data:`PRIOR_SHARES` that ranks the
+            validation requests best (NDCG@5). Only a likelihood of titles has a prior.
+        normalise: divide the result by the number of ``tokens`` or UTF-8 ``bytes`` of the title.
         match: how generated titles are compared with the candidates.
         engine: ``transformers``, or ``vllm`` (an extra).
         attention: attention implementation of the backbone.
@@ -72,12 +80,13 @@ class LLMConfig(MethodConfig):
     title_chars: int | None = Field(default=None, ge=1)
     max_prompt_tokens: int | None = Field(default=None, ge=16)
     scorer: Literal["likelihood", "generate", "choose"] = "likelihood"
-    normalise: Literal["none", "tokens", "bytes", "prior"] = "none"
+    prior_share: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["validation"] = "validation"
+    normalise: Literal["none", "tokens", "bytes"] = "none"
     match: Literal["normalised", "strict", "fuzzy"] = "normalised"
     engine: Literal["transformers", "vllm"] = "transformers"
     attention: str = "sdpa"
     quantisation: Literal["8bit", "4bit"] | None = None
-    batch_tokens: int = Field(default=8192, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
     validation_users: int = Field(default=200, ge=1)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -95,7 +104,24 @@ class LLMConfig(MethodConfig):
             )
         if self.prompt == "pointwise" and self.normalise != "none":
             raise ValueError("the yes/no score of prompt 'pointwise' cannot be normalised")
+        if not self.ranks_by_likelihood and self.prior_share not in (0.0, "validation"):
+            raise ValueError(
+                f"prior_share={self.prior_share} needs the likelihood of titles, which prompt "
+                f"{self.prompt!r} with scorer {self.scorer!r} does not give; use prior_share=0"
+            )
         return self
+
+    @property
+    def ranks_by_likelihood(self) -> bool:
+        """Whether ranks come from the likelihood of the candidates' titles."""
+        return not self.writes_lists and self.prompt != "pointwise"
+
+    @property
+    def prior_shares(self) -> tuple[float, ...]:
+        """The shares of the prior that are tried: one, unless validation chooses."""
+        if not self.ranks_by_likelihood:
+            return (0.0,)
+        return PRIOR_SHARES if self.prior_share == "validation" else (self.prior_share,)
 
     @property
     def writes_lists(self) -> bool:

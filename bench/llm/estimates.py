@@ -13,7 +13,7 @@ Attention adds its products. ``benchmarks/llm_training.py`` counts alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.llm.config import AdapterConfig, LLMConfig, PromptStyle
@@ -283,6 +283,32 @@ def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candida
         predicted=n_candidates * asked,
         pairs=passes * prompt**2 / 2 + branches * (prompt + branch / 2),
     ).times(n_users)
+
+
+def prior_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candidates: int) -> Work:
+    """What the prior of the titles takes.
+
+    One pass over the vocabulary, or where the prompt lists the candidates one without history for
+    every user.
+
+    Args:
+        size: of the target.
+        config: prompt and scorer.
+        n_users: requests.
+        n_candidates: candidates of each.
+    """
+    if config.prior_shares == (0.0,):
+        return Work()
+    if config.prompt == "listwise":
+        empty = replace(size, sequences={0: 1})
+        return scoring_work(empty, config, n_users=n_users, n_candidates=n_candidates)
+    title, n_items = title_tokens(size, config), sum(size.titles.values())
+    prompt = float(_FRAME[config.prompt])
+    return Work(
+        read=prompt + n_items * (title - 1.0),
+        predicted=n_items * title,
+        pairs=n_items * title * (prompt + title / 2),
+    )
 
 
 def seconds_of(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
+from bench.io import hash_arrays
 from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
@@ -21,6 +23,19 @@ from bench.llm.prompts import PromptWriter, candidate_order
 from bench.methods import Context, Requests, Scores
 
 __all__ = ["RequestScorer", "answer_lengths", "first_of_equals", "request_prompts"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Likelihood:
+    """What the model says of one set of requests.
+
+    Attributes:
+        sums: log P(title, terminator | prompt) in nats, float64 ``(n, c)``.
+        diagnostics: counters.
+    """
+
+    sums: NDArray[np.float64]
+    diagnostics: Mapping[str, Any]
 
 
 class RequestScorer:
@@ -36,6 +51,7 @@ class RequestScorer:
         backbone = resolve_backbone(config.backbone)
         self._config = config
         self._priors: dict[Path | None, NDArray[np.float64]] = {}
+        self._remembered: dict[str, _Likelihood] | None = None
         self._device = context.device
         self._writer = writer_for(titles, config, load_tokenizer(backbone))
         self._engine: Engine = make_engine(
@@ -52,16 +68,30 @@ class RequestScorer:
         """Free the engine."""
         self._engine.close()
 
-    def score(self, requests: Requests, adapter: Path | None) -> Scores:
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep the likelihoods that are computed inside, so that several prior shares cost one pass."""
+        self._remembered = {}
+        try:
+            yield
+        finally:
+            self._remembered = None
+
+    def score(
+        self, requests: Requests, adapter: Path | None, *, prior_share: float = 0.0
+    ) -> Scores:
         """Score every candidate of every request.
 
         Args:
             requests: n requests of c candidates.
             adapter: PEFT folder, or None for the backbone as it is.
+            prior_share: w in log P(title | history) - w log P(title | no history), in [0, 1]; for
+                likelihoods of titles.
 
         Returns:
-            ``likelihood``: log-probabilities (nats), normalised as configured, or for ``pointwise``
-            the log-odds of yes; ``generate`` and ``choose``: slots, and minus the slot of each named candidate.
+            ``likelihood``: log-probabilities (nats) minus the share of the prior, normalised as
+            configured, or for ``pointwise`` the log-odds of yes; ``generate`` and ``choose``: slots,
+            and minus the slot of each named candidate.
         """
         before = self._engine.tokens_processed
         # Passes of ever new sizes leave holes in the heap; it is trimmed after every call.
@@ -69,18 +99,44 @@ class RequestScorer:
             scores = (
                 self._generated(requests, adapter)
                 if self._config.writes_lists
-                else self._likelihood(requests, adapter)
+                else self._log_odds(requests, adapter)
+                if self._config.prompt == "pointwise"
+                else self._log_likelihoods(requests, adapter, prior_share)
             )
         tokens = self._engine.tokens_processed - before
         return Scores(scores.values, scores.slots, {**scores.diagnostics, "tokens": tokens})
 
-    def _likelihood(self, requests: Requests, adapter: Path | None) -> Scores:
+    def _log_odds(self, requests: Requests, adapter: Path | None) -> Scores:
         writer, prompts = self._writer, request_prompts(self._writer, requests)
-        if self._config.prompt == "pointwise":
-            suffixes = [[writer.suffix(int(i)) for i in row] for row in requests.candidates]
-            odds = self._engine.branch_choice(prompts, suffixes, writer.yes_no, adapter=adapter)
-            values = np.stack([yes_no[:, 0] - yes_no[:, 1] for yes_no in odds])
-            return Scores(values.astype(np.float32), None, {"n_prompts": len(prompts)})
+        suffixes = [[writer.suffix(int(i)) for i in row] for row in requests.candidates]
+        odds = self._engine.branch_choice(prompts, suffixes, writer.yes_no, adapter=adapter)
+        values = np.stack([yes_no[:, 0] - yes_no[:, 1] for yes_no in odds])
+        return Scores(values.astype(np.float32), None, {"n_prompts": len(prompts)})
+
+    def _log_likelihoods(
+        self, requests: Requests, adapter: Path | None, prior_share: float
+    ) -> Scores:
+        given = self._given_history(requests, adapter)
+        values = given.sums
+        if prior_share:
+            values = values - prior_share * self._prior(requests, adapter)
+        values = values / answer_lengths(self._writer, requests, self._config.normalise)
+        return Scores(values.astype(np.float32), None, given.diagnostics)
+
+    def _given_history(self, requests: Requests, adapter: Path | None) -> _Likelihood:
+        """Log-likelihood of every candidate (nats) after its user's prompt."""
+        key = hash_arrays(
+            {
+                "users": requests.users,
+                "offsets": requests.history.offsets,
+                "history": requests.history.items,
+                "candidates": requests.candidates,
+                "adapter": np.frombuffer(str(adapter).encode(), dtype=np.uint8),
+            }
+        )
+        if self._remembered is not None and key in self._remembered:
+            return self._remembered[key]
+        writer, prompts = self._writer, request_prompts(self._writer, requests)
         answers = [[writer.answer(int(i)) for i in row] for row in requests.candidates]
         sums = np.stack(self._engine.branch_log_probs(prompts, answers, adapter=adapter))
         # Titles that look alike once cut share an answer; its probability is counted once.
@@ -91,11 +147,10 @@ class RequestScorer:
             "candidate_mass_sum": float(np.where(alone, np.exp(sums), 0.0).sum()),
             "candidates_with_equal_text": int((~alone).sum()),
         }
-        if self._config.normalise == "prior":
-            values = sums - self._prior(requests, adapter)
-        else:
-            values = sums / answer_lengths(writer, requests, self._config.normalise)
-        return Scores(values.astype(np.float32), None, diagnostics)
+        found = _Likelihood(sums, diagnostics)
+        if self._remembered is not None:
+            self._remembered[key] = found
+        return found
 
     def _prior(self, requests: Requests, adapter: Path | None) -> NDArray[np.float64]:
         """Log-likelihood of every candidate (nats) after a prompt without history, ``(n, c)``."""

@@ -35,7 +35,8 @@ class WeaveRecConfig(AdapterConfig):
         branches: one hybrid ``per-source`` (the method), or one ``joint`` hybrid of the target and
             all sources (Figure 10a).
         weights: ``uniform``: 1 / (N + 1) for each branch; ``validation``: the share of the hybrids,
-            0, 1/4, 1/2, 3/4 or 1 in all, that ranks the validation requests best (NDCG@1).
+            0, 1/4, 1/2, 3/4 or 1 in all, that ranks the validation requests best (NDCG@1), each
+            with its own share of the prior.
         alpha: share of the hybrids in all, in [0, 1], the target branch has the rest (Figure 8);
             None leaves it to ``weights``.
         space: ``factor`` averages the factors A and B (the paper's equations), ``product`` the
@@ -122,7 +123,8 @@ class WeaveRec(AdapterMethod):
             merge = self._average(len(adapters) - 1, alpha)
             candidate = self.merged(adapters, merge, context)
             self.adapter = candidate.folder
-            figure = context.validate(self).ndcg[1]
+            figures = self.choose_prior_share(context) or context.validate(self)
+            figure = figures.ndcg[1]
             context.log.info("share of the hybrids %.2f: validation NDCG@1 %.4f", alpha, figure)
             if best is None or figure > best[0]:
                 best = figure, candidate

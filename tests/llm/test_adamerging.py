@@ -422,7 +422,7 @@ def test_no_label_and_no_figure_is_asked_for(tiny_llama, tmp_path):
         tmp_path / "c", task, validation_users=20, adapters=AdapterStore(tmp_path / "adapters")
     )
     blind = replace(context, validator=None)
-    method = make(tiny_llama)
+    method = make(tiny_llama, prior_share=0.0)
     method.fit(task.train_view(with_sources=True), blind)
     with pytest.raises(MethodError, match="cannot validate"):
         blind.validate(method)
@@ -545,7 +545,7 @@ def test_the_plan_names_the_adaptation(tiny_llama):
     hashes = {"north": "0" * 64, "east": "1" * 64}
     method = make(tiny_llama)
     jobs = method.plan(PlanSpec("north", ("east",), "cpu", 0, training_hashes=hashes))
-    assert [job.kind for job in jobs] == ["adapter", "adapter", "fit", "score"]
+    assert [job.kind for job in jobs] == ["adapter", "adapter", "fit", "validate", "score"]
     wanted = "adapt the merge of 2 adapters on 12 validation requests, 4 steps of 3"
     assert jobs[2].label == wanted
     alone = method.plan(PlanSpec("north", (), "cpu", 0, training_hashes=hashes))

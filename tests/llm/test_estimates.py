@@ -184,10 +184,10 @@ def test_threads_are_restored_after_measuring():
 @pytest.mark.parametrize(
     ("name", "merges", "kinds"),
     [
-        ("llm-zero-shot", 0, ["score"]),
-        ("target-only", 0, ["adapter", "score"]),
-        ("merge-ties", 1, ["adapter"] * 3 + ["merge", "score"]),
-        ("weaverec", 1, ["adapter"] * 3 + ["merge", "score"]),
+        ("llm-zero-shot", 0, ["validate", "score"]),
+        ("target-only", 0, ["adapter", "validate", "score"]),
+        ("merge-ties", 1, ["adapter"] * 3 + ["merge", "validate", "score"]),
+        ("weaverec", 1, ["adapter"] * 3 + ["merge", "validate", "score"]),
     ],
 )
 def test_every_job_has_its_estimates(name, merges, kinds, tiny_llama):
@@ -201,11 +201,30 @@ def test_every_job_has_its_estimates(name, merges, kinds, tiny_llama):
 
 
 def test_validated_weights_plan_every_merge_and_validation(tiny_llama):
-    jobs = plan("weaverec", str(tiny_llama), weights="validation")
+    jobs = plan("weaverec", str(tiny_llama), weights="validation", prior_share=0.0)
     assert [job.kind for job in jobs].count("merge") == 5
     (validation,) = [job for job in jobs if job.kind == "validate"]
     score = jobs[-1]
     assert validation.tokens == pytest.approx(score.tokens * 200 * 5 / 100, rel=0.01)
+
+
+def test_the_prior_is_one_pass_over_the_vocabulary(tiny_llama):
+    chosen = plan("target-only", str(tiny_llama))
+    plain = plan("target-only", str(tiny_llama), prior_share=0.0)
+    fixed = plan("target-only", str(tiny_llama), prior_share=1.0)
+    assert [job.kind for job in plain] == [job.kind for job in fixed] == ["adapter", "score"]
+    prior = fixed[-1].tokens - plain[-1].tokens
+    assert prior == pytest.approx(500 * 40 / 3.1 + 900 * 70 / 3.1 + 200 * 24, rel=0.01)
+    # Where validation chooses, the prior is read there, and remembered.
+    validation, score = chosen[-2:]
+    assert score.tokens == plain[-1].tokens
+    assert validation.tokens == pytest.approx(score.tokens * 200 / 100 + prior, rel=0.01)
+    # A prompt that lists its candidates is read once more without history, for every user.
+    listed = [
+        plan("target-only", str(tiny_llama), prompt="listwise", prior_share=share)[-1].tokens
+        for share in (0.0, 1.0)
+    ]
+    assert 1.5 < listed[1] / listed[0] < 2.0
 
 
 def test_a_plan_without_the_model_tells_equal_adapters_and_promises_nothing(monkeypatch):
@@ -220,7 +239,7 @@ def test_a_plan_without_the_model_tells_equal_adapters_and_promises_nothing(monk
 
 
 def test_a_model_of_unknown_size_has_tokens_but_no_time():
-    (trained, _score) = plan("target-only", "nobody/unheard-of")
+    (trained, *_scores) = plan("target-only", "nobody/unheard-of")
     assert trained.tokens is not None
     assert trained.seconds is trained.gpu_seconds is trained.memory_mb is None
 

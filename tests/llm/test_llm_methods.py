@@ -13,6 +13,8 @@ from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
 from bench.evaluation import metric_per_user
 from bench.llm.adapters import AdapterStore
+from bench.llm.config import PRIOR_SHARES, LLMConfig
+from bench.llm.engines.transformers import TransformersEngine
 from bench.llm.scoring import request_prompts
 from bench.methods import Method, PlanSpec
 from bench.methods.config import resolve_config
@@ -277,8 +279,8 @@ def test_a_constrained_list_names_five_candidates(task, tiny_llama, tmp_path, st
 @pytest.mark.parametrize("prompt", ["sequence", "listwise"])
 def test_the_prior_is_what_a_title_has_without_history(prompt, task, tiny_llama, tmp_path, store):
     changes = {"prompt": prompt, "train_examples": 8, "training.epochs": 1}
-    plain = make("target-only", tiny_llama, **changes)
-    calibrated = make("target-only", tiny_llama, normalise="prior", **changes)
+    plain = make("target-only", tiny_llama, prior_share=0.0, **changes)
+    calibrated = make("target-only", tiny_llama, prior_share=1.0, **changes)
     context = fitted(plain, task, tmp_path / "a", store)
     fitted(calibrated, task, tmp_path / "b", store)
     requests, _ = task.validation(task.subset(4))
@@ -290,3 +292,57 @@ def test_the_prior_is_what_a_title_has_without_history(prompt, task, tiny_llama,
     assert np.ptp(found - plain.score(requests, context).values, axis=1).min() > 0.01
     # Nothing is known of a user without history: all candidates tie.
     np.testing.assert_allclose(calibrated.score(without, context).values, 0.0, atol=2e-4)
+
+
+def test_validation_chooses_the_share_of_the_prior(task, tiny_llama, tmp_path, store):
+    changes = {"train_examples": 30, "training.epochs": 2}
+    chosen = make("target-only", tiny_llama, **changes)
+    context = fitted(chosen, task, tmp_path / "a", store)
+    assert chosen.report is not None
+    ndcg = {}
+    for share in PRIOR_SHARES:
+        fixed = make("target-only", tiny_llama, prior_share=share, **changes)
+        fixed.fit(task.train_view(with_sources=False), context)
+        assert fixed.report is None
+        ndcg[share] = context.validate(fixed).ndcg[5]
+    assert len(set(ndcg.values())) > 1, "the shares must rank differently to be chosen from"
+    assert dict(chosen.report.tried) == pytest.approx(ndcg, abs=1e-6)
+    assert ndcg[chosen.prior_share] == max(ndcg.values())
+    assert len(store.used) == 1
+
+    # What is served after a restart is what was chosen.
+    chosen.prior_share = 0.25
+    chosen.save(tmp_path)
+    loaded = make("target-only", tiny_llama, **changes)
+    loaded.load(tmp_path)
+    requests, _ = task.validation(task.subset(6))
+    np.testing.assert_array_equal(
+        loaded.score(requests, context).values, chosen.score(requests, context).values
+    )
+
+
+def test_one_pass_over_the_validation_users_serves_all_shares(
+    task, tiny_llama, tmp_path, store, monkeypatch
+):
+    asked = []
+    read = TransformersEngine.branch_log_probs
+
+    def counting(self, prompts, branches, *, adapter):
+        asked.append(sum(len(own) for own in branches))
+        return read(self, prompts, branches, adapter=adapter)
+
+    monkeypatch.setattr(TransformersEngine, "branch_log_probs", counting)
+    method = make("llm-zero-shot", tiny_llama)
+    fitted(method, task, tmp_path / "c", store)
+    assert sum(asked) == 40 * 30 + task.n_items
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompt": "listwise", "scorer": "generate"}, {"prompt": "pointwise"}]
+)
+def test_only_likelihoods_of_titles_have_a_prior(changes):
+    assert LLMConfig(**changes).prior_shares == (0.0,)
+    assert LLMConfig().prior_shares == PRIOR_SHARES
+    assert LLMConfig(prior_share=0.5).prior_shares == (0.5,)
+    with pytest.raises(ValueError, match=r"prior_share=0\.5 needs the likelihood"):
+        LLMConfig(prior_share=0.5, **changes)

@@ -155,7 +155,7 @@ def test_hostile_titles_pass_through_a_whole_run(
         assert outcomes.ranked.all()
     if method == "target-only" and not changes:
         assert 0 < diagnostics["candidate_mass_sum"] <= 24
-    titles = read_json(stored.path / "model" / "titles.json")
+    titles = read_json(stored.path / "model" / "served.json")["titles"]
     assert titles == list(task.train_view(with_sources=False).target.items.titles)
     adapters = [one for one in AdapterStore().list() if one.kind == "trained"]
     assert len(adapters) == (method != "llm-zero-shot")
@@ -238,7 +238,7 @@ def test_a_run_killed_while_scoring_goes_on_at_the_last_finished_chunk(
     task, make_spec, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(LLMMethod, "score_rows", 5)
-    spec = make_spec("target-only")
+    spec = make_spec("target-only", prior_share=0.0)
     whole = run(spec, task, tmp_path / "whole")
     asked: list[int] = []
     score = TransformersEngine.branch_log_probs

@@ -61,9 +61,9 @@ class AdaMergingConfig(AdapterConfig):
         adapt_on: the requests whose answers shall become sure. ``validation``: those of target and
             sources; ``test``: the target's test requests instead of its validation requests, as
             published (transductive; a source has no test requests here). Labels are never read.
-        entropy: what is made small. ``candidate``: the entropy of the softmax over the scores of a
-            request's candidates; ``token``: that of the next token over the vocabulary, at the first
-            tokens of the greedy answer.
+        entropy: what is made small. ``candidate``: the entropy of the softmax over the likelihoods of
+            a request's candidates, normalised as configured, without a share of the prior; ``token``:
+            that of the next token over the vocabulary, at the first tokens of the greedy answer.
         first_tokens: how many tokens those are, >= 1; fewer where the title ends before.
         requests_per_domain: how many requests of each domain, >= 1, drawn by a keyed hash of the user.
         adapt: steps, batch, optimiser, and whether every layer has its own mix.
@@ -82,11 +82,6 @@ class AdaMergingConfig(AdapterConfig):
             raise ValueError(
                 "entropy=token looks at the tokens of a title, prompt 'pointwise' asks yes or no; use "
                 "entropy=candidate or another prompt"
-            )
-        if self.entropy == "candidate" and self.normalise == "prior":
-            raise ValueError(
-                "entropy=candidate has no answer to subtract: the prior changes with the coefficients; "
-                "use another normalise or entropy=token"
             )
         return self
 
@@ -264,7 +259,6 @@ def _questions(
         ]
     pointwise = config.prompt == "pointwise"
     answer = writer.suffix if pointwise else writer.answer
-    assert config.normalise != "prior"  # noqa: S101  (refused by the configuration)
     lengths = answer_lengths(writer, requests, config.normalise)
     questions = []
     for row, prompt in enumerate(prompts):

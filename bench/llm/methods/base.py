@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,13 +25,37 @@ from bench.methods import (
     RunDefaults,
     Scores,
     TrainView,
+    ValidationFigures,
 )
 
-__all__ = ["LLMMethod"]
+__all__ = ["LLMMethod", "PriorChoice"]
+
+_SERVED = "served.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PriorChoice:
+    """How validation chose the share of the prior.
+
+    Attributes:
+        share: the chosen one.
+        tried: validation NDCG@5 by share.
+    """
+
+    share: float
+    tried: Mapping[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run's manifest."""
+        tried = {f"{share:g}": round(ndcg, 6) for share, ndcg in self.tried.items()}
+        return {"prior_share": self.share, "validation_ndcg@5_by_prior_share": tried}
 
 
 class LLMMethod(Method):
-    """Scores with a backbone, and with the adapter in ``self.adapter`` where there is one."""
+    """Scores with a backbone, and with the adapter in ``self.adapter`` where there is one.
+
+    What is subtracted of a title's probability without history is ``self.prior_share`` of it.
+    """
 
     Config = LLMConfig
     config: Any
@@ -39,6 +65,8 @@ class LLMMethod(Method):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.adapter: Path | None = None
+        self.prior_share = 0.0
+        self.report: PriorChoice | None = None
         self._titles: list[str] | None = None
         self._scorer: RequestScorer | None = None
 
@@ -71,39 +99,85 @@ class LLMMethod(Method):
     def plan(self, spec: PlanSpec) -> list[Job]:
         writer = JobWriter(self.config, spec)
         label = f"score {self.name} on {spec.target}"
-        score = writer.score("score", label, spec.n_users, spec.n_candidates)
-        return [*self.plan_fit(writer, spec), score]
+        validation = self._plan_validation(writer, spec)
+        score = writer.score(
+            "score", label, spec.n_users, spec.n_candidates, n_priors=int(not validation)
+        )
+        return [*self.plan_fit(writer, spec), *validation, score]
 
     def plan_fit(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
-        """The jobs before the test users are scored, in order."""
+        """The jobs that make what is served, in order."""
         return []
+
+    @property
+    def n_validations(self) -> int:
+        """How many adapters a fit scores the validation users with."""
+        return int(len(self.config.prior_shares) > 1)
+
+    def _plan_validation(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
+        if not self.n_validations:
+            return []
+        n_users, times = self.config.validation_users, self.n_validations
+        label = f"score at most {n_users} validation users" + (f" {times} times" * (times > 1))
+        job = writer.score("validate", label, n_users * times, spec.n_candidates, n_priors=times)
+        return [job]
 
     def fit(self, view: TrainView, context: Context) -> None:
         self._release()
         self._titles = list(view.target.items.titles)
         self.adapter = self.prepare(view, context)
+        self.choose_prior_share(context)
+
+    def choose_prior_share(self, context: Context) -> ValidationFigures | None:
+        """Serve ``self.adapter`` with the configured share of the prior, or the best on validation.
+
+        Returns:
+            The validation figures with it; None where nothing was to be chosen.
+        """
+        shares = self.config.prior_shares
+        self.prior_share, self.report = shares[0], None
+        if len(shares) == 1:
+            return None
+        figures = {}
+        with self._loaded(context).remembering():
+            for share in shares:
+                self.prior_share = share
+                figures[share] = context.validate(self)
+            self.prior_share = max(shares, key=lambda share: figures[share].ndcg[5])
+            # The last validation of a run is the one that describes it.
+            served = context.validate(self)
+        self.report = PriorChoice(
+            self.prior_share, {share: found.ndcg[5] for share, found in figures.items()}
+        )
+        context.log.info("share of the prior %.2f: NDCG@5 %.4f", self.prior_share, served.ndcg[5])
+        return served
 
     def prepare(self, view: TrainView, context: Context) -> Path | None:
         """Make what is served: the PEFT folder of an adapter, or None for the backbone alone."""
         return None
 
     def score(self, requests: Requests, context: Context) -> Scores:
+        scorer = self._loaded(context)
+        return scorer.score(requests, self.adapter, prior_share=self.prior_share)
+
+    def _loaded(self, context: Context) -> RequestScorer:
         if self._titles is None:
             raise MethodError(f"{self.name} was asked for scores before it was fitted or loaded.")
         if self._scorer is None:
             self._scorer = RequestScorer(self.config, self._titles, context)
-        return self._scorer.score(requests, self.adapter)
+        return self._scorer
 
     def save(self, folder: Path) -> None:
         if self._titles is None:
             raise MethodError(f"{self.name} has nothing to save: it was not fitted.")
-        write_json(folder / "titles.json", self._titles)
+        write_json(folder / _SERVED, {"titles": self._titles, "prior_share": self.prior_share})
         if self.adapter is not None:
             shutil.copytree(self.adapter, folder / "adapter")
 
     def load(self, folder: Path) -> None:
         self._release()
-        self._titles = read_json(folder / "titles.json")
+        served = read_json(folder / _SERVED)
+        self._titles, self.prior_share = served["titles"], served["prior_share"]
         self.adapter = folder / "adapter" if (folder / "adapter").is_dir() else None
 
     def _release(self) -> None:

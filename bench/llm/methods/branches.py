@@ -91,8 +91,7 @@ class AdapterMethod(LLMMethod):
 
     @property
     def n_validations(self) -> int:
-        """How often a fit scores the validation users."""
-        return int(self.config.choose_by_validation)
+        return max(super().n_validations, int(self.config.choose_by_validation))
 
     def plan_fit(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
         jobs: dict[str, Job] = {}
@@ -110,14 +109,7 @@ class AdapterMethod(LLMMethod):
                 merged = merge_spec(parents, merge.method, merge.settings, seed=spec.seed)
                 label = f"{merge.method} of {len(parents)} adapters"
                 jobs[merged.adapter_id] = writer.merge(label, merged.adapter_id, len(parents))
-        return [*jobs.values(), *self._validation(writer, spec)]
-
-    def _validation(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
-        if not self.n_validations:
-            return []
-        n_users, times = self.config.validation_users, self.n_validations
-        label = f"score at most {n_users} validation users" + (f" {times} times" * (times > 1))
-        return [writer.score("validate", label, n_users * times, spec.n_candidates)]
+        return list(jobs.values())
 
     def prepare(self, view: TrainView, context: Context) -> Path:
         adapters = self.adapters(view, context)
@@ -158,5 +150,5 @@ class AdapterMethod(LLMMethod):
 
     def fit(self, view: TrainView, context: Context) -> None:
         super().fit(view, context)
-        if self.config.choose_by_validation:
+        if self.config.choose_by_validation and self.report is None:
             context.validate(self)

@@ -14,6 +14,7 @@ from bench.llm.estimates import (
     ModelShape,
     Work,
     merge_memory_mb,
+    prior_work,
     scoring_memory_mb,
     scoring_work,
     seconds_of,
@@ -85,11 +86,17 @@ class JobWriter:
             memory_mb=memory,
         )
 
-    def score(self, kind: str, label: str, n_users: int | None, n_candidates: int) -> Job:
-        """The scoring of ``n_users`` users of the target."""
+    def score(
+        self, kind: str, label: str, n_users: int | None, n_candidates: int, *, n_priors: int = 0
+    ) -> Job:
+        """The scoring of ``n_users`` users of the target, and of ``n_priors`` times its vocabulary."""
         size, work, memory = self._spec.sizes.get(self._spec.target), None, None
         if size is not None and n_users is not None:
-            work = scoring_work(size, self._config, n_users=n_users, n_candidates=n_candidates)
+            counts = {"n_users": n_users, "n_candidates": n_candidates}
+            work = scoring_work(size, self._config, **counts)
+            # A prompt that lists its candidates has a prior of its own.
+            times = 1 if self._config.prompt == "listwise" else n_priors
+            work += prior_work(size, self._config, **counts).times(times)
         if self.shape is not None:
             memory = scoring_memory_mb(self.shape, self._config, dtype=self._spec.dtype)
         return self._job(kind, label, "", work, memory)

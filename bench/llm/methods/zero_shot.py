@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from bench.llm.config import LLMConfig
 from bench.llm.methods.base import LLMMethod
@@ -13,15 +13,13 @@ __all__ = ["ZeroShot", "ZeroShotConfig"]
 
 
 class ZeroShotConfig(LLMConfig):
-    """As every LLM method; likelihoods are taken per token.
+    """As every LLM method; the ``paper`` profile takes likelihoods per token.
 
-    The usual remedy for untuned models, which underrate long titles.
+    The usual remedy for untuned models, which underrate long titles, where no prior is subtracted.
     """
 
-    normalise: Literal["none", "tokens", "bytes", "prior"] = "tokens"
-
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {**values, "normalise": "none"} if values.get("scorer") == "generate" else values
+        name: {**values, "normalise": "tokens"} if name == "paper" else values
         for name, values in LLMConfig.profiles.items()
     }
 
