@@ -1,0 +1,1 @@
+"""RecFormer: items and users as text, read by one encoder with item positions."""

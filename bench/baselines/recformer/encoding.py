@@ -1,0 +1,61 @@
+"""Vectors of items and of histories, in batches of like length."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.baselines.recformer.model import Recformer
+from bench.baselines.recformer.texts import SequenceWriter
+from bench.baselines.text.title_tokens import TokenTable
+from bench.data.domain import Sequences
+
+__all__ = ["encode_sequences", "item_vectors"]
+
+# Tokens of one forward pass: the states of a small encoder's widest layer then take some 50 MB.
+_TOKENS = 8192
+_TOKENS_ELSEWHERE = 65_536
+
+
+def encode_sequences(
+    model: Recformer, writer: SequenceWriter, table: TokenTable, sequences: Sequences
+) -> Tensor:
+    """Vectors of item sequences, on the model's device: float32, shape ``(b, d)``, unit length.
+
+    Rows are read in order of their length, so that batches hold little padding. Mode, gradients and
+    number format are the caller's.
+
+    Args:
+        model: the encoder.
+        writer: makes token batches.
+        table: texts of the items.
+        sequences: items of each row, newest first; rows may be empty.
+    """
+    before = np.zeros(len(sequences.items) + 1, dtype=np.int64)
+    np.cumsum(table.lengths[sequences.items], out=before[1:])
+    n_tokens = np.diff(before[sequences.offsets])
+    widths = 1 + np.minimum(n_tokens, writer.max_tokens - 1)
+    order = np.argsort(widths, kind="stable")
+    most = _TOKENS if model.item_vectors.device.type == "cpu" else _TOKENS_ELSEWHERE
+    vectors = model.item_vectors.new_empty(len(sequences), model.item_vectors.shape[1])
+    start = 0
+    while start < len(order):
+        # Rows come shortest first: the width of a batch is that of its last row.
+        cells = widths[order[start : start + most]]
+        cells = cells * np.arange(1, len(cells) + 1)
+        fits = np.flatnonzero(cells <= most)
+        end = start + (int(fits[-1]) + 1 if len(fits) else 1)
+        rows = order[start:end]
+        batch = writer.write(table, sequences.take(rows)).to(vectors.device)
+        vectors[torch.from_numpy(rows).to(vectors.device)] = model(batch)
+        start = end
+    return vectors
+
+
+def item_vectors(model: Recformer, writer: SequenceWriter, table: TokenTable) -> Tensor:
+    """Vectors of all items, each read as a sequence of one: ``(n_items, d)``; equal texts are equal."""
+    first, place = table.distinct()
+    alone = Sequences(np.arange(len(first) + 1, dtype=np.int64), first.astype(np.int32))
+    vectors = encode_sequences(model, writer, table, alone)
+    return vectors[torch.from_numpy(place).to(vectors.device)]

@@ -1,0 +1,384 @@
+"""RecFormer: pre-trained on the sources or by its authors, then fine-tuned on the target in two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.baselines.checkpoints import load_matching, read_state_dict
+from bench.baselines.domains import union_domains, union_sequences
+from bench.baselines.pretraining import Pretrained, PretrainedStore, pretrained_store
+from bench.baselines.recformer.config import RecFormerConfig
+from bench.baselines.recformer.encoding import encode_sequences, item_vectors
+from bench.baselines.recformer.loop import train_stage
+from bench.baselines.recformer.model import Recformer, from_authors, scored_rows
+from bench.baselines.recformer.stages import (
+    Pretraining,
+    fine_tuning_loss,
+    fine_tuning_rows,
+    n_batches,
+    planned,
+    pretraining_rows,
+)
+from bench.baselines.recformer.texts import SequenceWriter, item_table
+from bench.baselines.text import load_encoder_model, require_encoder, resolve_encoder
+from bench.baselines.text.backbones import describe_backbone, empty_backbone
+from bench.baselines.text.names import substitute_note
+from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
+from bench.baselines.training import TrainingReport, autocast, isolated_randomness
+from bench.data.domain import Sequences
+from bench.errors import ConfigError, MethodError
+from bench.io import read_json, write_json
+from bench.methods import (
+    Capabilities,
+    Context,
+    Family,
+    Method,
+    Requests,
+    RunDefaults,
+    Scores,
+    TrainView,
+)
+from bench.protocol.types import DomainView
+
+__all__ = ["RecFormer"]
+
+OFFICIAL_ENCODER = "allenai/longformer-base-4096"
+# Settings that pre-training does not read, or that its key holds in another form.
+_TUNING_ONLY = frozenset(
+    {
+        *("encoder", "checkpoint", "pretrain", "validation_users"),
+        *("steps", "batch_size", "epochs", "patience", "learning_rate"),
+        *("stage2_epochs", "stage2_patience"),
+    }
+)
+_Loss = Callable[[], Tensor]
+# Histories of one pass, and (history, item) pairs whose scores are held at once: 32 MB.
+_SCORE_ROWS = 1024
+_SCORE_CELLS = 2**23
+
+
+class RecFormer(Method):
+    """Items and users as text in one encoder; the nearest item to the user's history is next."""
+
+    name = "recformer"
+    version = "1"
+    family = Family.CROSS_DOMAIN
+    Config = RecFormerConfig
+    config: RecFormerConfig
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.model: Recformer | None = None
+        self.report: TrainingReport | None = None
+        self._texts: TokenTable | None = None
+        self._writer: SequenceWriter | None = None
+        self._backbone: dict[str, Any] = {}
+
+    @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        return Capabilities(
+            needs_sources=config.pretrain == "sources", needs_text=True, trainable=True
+        )
+
+    @classmethod
+    def require(cls, config: Any) -> None:
+        require_encoder(config.encoder)
+        if config.checkpoint and not Path(config.checkpoint).is_file():
+            raise ConfigError(
+                f"checkpoint {config.checkpoint}: no such file. Give the path of the authors' "
+                "weights, or pre-train on the sources (without checkpoint)."
+            )
+
+    @classmethod
+    def row_note(cls, config: Any) -> str:
+        start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
+        parts = ["" if config.checkpoint else start]
+        parts.append(substitute_note(config.encoder, OFFICIAL_ENCODER))
+        return ", ".join(part for part in parts if part)
+
+    @classmethod
+    def run_defaults(cls, profile: str) -> RunDefaults:
+        # The encoder runs about three times as fast in bfloat16, on CPUs that have it too.
+        return RunDefaults(dtype="bfloat16")
+
+    @classmethod
+    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
+        return PretrainedStore() if root is None else PretrainedStore(root)
+
+    @property
+    def recformer(self) -> Recformer:
+        """The model.
+
+        Raises:
+            MethodError: there is none yet.
+        """
+        if self.model is None:
+            raise MethodError(f"{self.name} has no model: it was neither fitted nor loaded.")
+        return self.model
+
+    def fit(self, view: TrainView, context: Context) -> None:
+        config, target = self.config, view.target
+        stages: dict[str, dict[str, Any]] = {}
+        encoder = resolve_encoder(config.encoder, progress=context.progress.status)
+        backbone, tokenizer = load_encoder_model(encoder)
+        weights: Mapping[str, Tensor] | None = None
+        if config.checkpoint:
+            weights = from_authors(read_state_dict(Path(config.checkpoint)), config.checkpoint)
+        elif config.pretrain == "sources":
+            found = self._pretrained(view, context, encoder.content_hash)
+            weights = found.tensors
+            stages["pre-training"] = dict(found.record["training"])
+        with isolated_randomness(context.init_seed):
+            self.model = model = self._wrap(backbone, target.n_items)
+        if weights is not None:
+            origin = config.checkpoint or "of pre-training"
+            load_matching(model, weights, optional=["item_vectors"], origin=origin)
+        model.to(context.device)
+        self._texts = self._item_texts(target, tokenizer)
+        self._writer = self._make_writer(model, tokenizer)
+        self.report = self._fine_tune(target.sequences, context, stages)
+
+    def _wrap(self, backbone: Any, n_items: int) -> Recformer:
+        model = Recformer(
+            backbone,
+            n_items=n_items,
+            max_history=self.config.max_history,
+            pooling=self.config.pooling,
+            attention_window=self.config.attention_window,
+        )
+        model.words.weight.requires_grad_(not self.config.freeze_words)
+        self._backbone = describe_backbone(backbone)
+        return model
+
+    def _item_texts(self, domain: DomainView, tokenizer: Any) -> TokenTable:
+        return item_table(
+            domain.items,
+            tokenizer,
+            attributes=self.config.attributes,
+            attribute_tokens=self.config.attribute_tokens,
+        )
+
+    def _make_writer(self, model: Recformer, tokenizer: Any) -> SequenceWriter:
+        # The width of a batch is rounded up, and every column needs a position.
+        longest = model.longest // model.multiple * model.multiple
+        if self.config.max_tokens > longest:
+            raise ConfigError(
+                f"max_tokens={self.config.max_tokens}: the encoder {self.config.encoder!r} reads at "
+                f"most {longest} tokens. Lower max_tokens, or choose a longer encoder."
+            )
+        first = tokenizer.cls_token_id
+        if first is None:
+            raise ConfigError(
+                f"encoder {self.config.encoder!r}: its tokenizer has no first special token ([CLS] or "
+                "<s>), which RecFormer's sequences begin with. Choose an encoder of BERT's kind."
+            )
+        return SequenceWriter(
+            first_id=int(first),
+            pad_id=model.pad_id,
+            max_tokens=self.config.max_tokens,
+            padding_item=model.padding_item,
+            multiple=model.multiple,
+        )
+
+    def _pretrained(self, view: TrainView, context: Context, encoder_hash: str) -> Pretrained:
+        domains = union_domains(view, include_target=False)
+        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+        key = {
+            "version": self.version,
+            "settings": self.config.model_dump(mode="json", exclude=set(_TUNING_ONLY)),
+            "encoder": encoder_hash,
+            "domains": {domain.name: domain.training_hash for domain in domains},
+            "seed": context.init_seed,
+            "dtype": context.dtype,
+        }
+        names = "+".join(domain.name for domain in domains)
+        with context.progress.stage(f"pre-train {self.name} on {names}"):
+            return pretrained_store(context, self.name).get(
+                self.name,
+                key,
+                f"{self.name} pre-trained on {names}",
+                lambda folder: self._pretrain(domains, sequences, context, folder),
+            )
+
+    def _pretrain(
+        self, domains: Sequence[DomainView], sequences: Sequences, context: Context, folder: Path
+    ) -> tuple[Mapping[str, Tensor], TrainingReport]:
+        config, seed = self.config, context.init_seed
+        backbone, tokenizer = load_encoder_model(resolve_encoder(config.encoder))
+        if tokenizer.mask_token_id is None and config.mlm_weight > 0:
+            raise ConfigError(
+                f"encoder {config.encoder!r}: its tokenizer has no mask token, which masked language "
+                "modelling needs. Set mlm_weight=0, or choose an encoder of BERT's kind."
+            )
+        table = stack_tables([self._item_texts(domain, tokenizer) for domain in domains])
+        with isolated_randomness(seed):
+            model = self._wrap(backbone, 0)
+            module = Pretraining(
+                model,
+                vocabulary=model.words.num_embeddings,
+                mask_id=int(tokenizer.mask_token_id or 0),
+                temperature=config.temperature,
+                mlm_weight=config.mlm_weight,
+                mlm_share=config.mlm_share,
+            ).to(context.device)
+        writer = self._make_writer(model, tokenizer)
+        size, most = config.pretrain_batch_size, config.pretrain_steps
+
+        def losses(rng: np.random.Generator) -> list[_Loss]:
+            rows = pretraining_rows(sequences, max_history=config.max_history, rng=rng)
+            return [
+                partial(module.loss, writer, table, sequences, rows, chosen, rng)
+                for chosen in planned(rows, batch_size=size, most=most, rng=rng)
+                if len(chosen) > 1
+            ]
+
+        report = train_stage(
+            module,
+            losses=losses,
+            config=config,
+            context=context,
+            batches=n_batches(int((sequences.lengths >= 2).sum()), batch_size=size, most=most),
+            epochs=config.pretrain_epochs,
+            learning_rate=config.pretrain_learning_rate,
+            validate=None,
+            folder=folder,
+            seed=seed,
+        )
+        return {k: v for k, v in model.state_dict().items() if k != "item_vectors"}, report
+
+    def _fine_tune(
+        self, sequences: Sequences, context: Context, stages: dict[str, dict[str, Any]]
+    ) -> TrainingReport:
+        config, model = self.config, self.recformer
+        texts, writer = self._fitted()
+
+        def losses(rng: np.random.Generator) -> list[_Loss]:
+            rows = fine_tuning_rows(sequences, max_history=config.max_history, rng=rng)
+            batches = planned(rows, batch_size=config.batch_size, most=config.steps, rng=rng)
+            loss = partial(fine_tuning_loss, model, writer, texts, sequences, rows)
+            return [partial(loss, chosen, temperature=config.temperature) for chosen in batches]
+
+        def with_new_items(rng: np.random.Generator) -> list[_Loss]:
+            self._encode_items(context)
+            return losses(rng)
+
+        n_rows = int((sequences.lengths >= 1).sum())
+        tune = partial(
+            train_stage,
+            model,
+            config=config,
+            context=context,
+            batches=n_batches(n_rows, batch_size=config.batch_size, most=config.steps),
+            learning_rate=config.learning_rate,
+            validate=lambda: context.validate(self).ndcg[5],
+        )
+        first = tune(
+            losses=with_new_items,
+            epochs=config.epochs,
+            patience=config.patience,
+            folder=context.scratch / "stage-1",
+            seed=_stage_seed(context.seed, 1),
+        )
+        if config.stage2_epochs == 0:
+            first.stages = stages
+            return first
+        best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        second = tune(
+            losses=losses,
+            epochs=config.stage2_epochs,
+            patience=config.stage2_patience,
+            folder=context.scratch / "stage-2",
+            seed=_stage_seed(context.seed, 2),
+        )
+        # Stage 2 replaces the best model of stage 1 only where it is better.
+        improved = _best(second) > _best(first)
+        if not improved:
+            model.load_state_dict(best)
+        second.stages = {**stages, "stage 1": {**first.as_dict(), "kept": not improved}}
+        return second
+
+    def _encode_items(self, context: Context) -> None:
+        texts, writer = self._fitted()
+        model = self.recformer.eval()
+        with (
+            context.progress.stage(f"encode {len(texts)} items"),
+            torch.no_grad(),
+            autocast(context),
+        ):
+            model.item_vectors.copy_(item_vectors(model, writer, texts))
+
+    def _fitted(self) -> tuple[TokenTable, SequenceWriter]:
+        if self._texts is None or self._writer is None:
+            raise MethodError(f"{self.name} was asked for scores before it was fitted or loaded.")
+        return self._texts, self._writer
+
+    def score(self, requests: Requests, context: Context) -> Scores:
+        texts, writer = self._fitted()
+        if len(requests.candidates) and int(requests.candidates.min()) < 0:
+            raise MethodError(f"{self.name} was given a negative candidate index.")
+        model = self.recformer.to(context.device).eval()
+        values = np.empty(requests.candidates.shape, dtype=np.float32)
+        rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // len(texts)))
+        # Histories of like length together: little of a batch is padding then.
+        order = np.argsort(requests.history.lengths, kind="stable")
+        with torch.inference_mode(), autocast(context):
+            for start in range(0, len(order), rows_at_once):
+                rows = order[start : start + rows_at_once]
+                history = newest(
+                    requests.history, rows, most=self.config.max_history, newest_first=True
+                )
+                users = encode_sequences(model, writer, texts, history)
+                scores = scored_rows(model, users, self.config.temperature)
+                columns = torch.from_numpy(requests.candidates[rows].astype(np.int64))
+                values[rows] = scores.gather(1, columns.to(scores.device)).cpu().numpy()
+        return Scores(values)
+
+    def save(self, folder: Path) -> None:
+        texts, writer = self._fitted()
+        model = self.recformer
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        save_arrays(asdict(texts), folder / "texts.safetensors")
+        described = {
+            "backbone": self._backbone,
+            "writer": asdict(writer),
+            "training": self.report.as_dict() if self.report else None,
+        }
+        write_json(folder / "model.json", described)
+
+    def load(self, folder: Path) -> None:
+        described = read_json(folder / "model.json")
+        self._texts = TokenTable(**load_arrays(folder / "texts.safetensors"))
+        with isolated_randomness(0):
+            self.model = self._wrap(empty_backbone(described["backbone"]), len(self._texts))
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.model.eval()
+        self._writer = SequenceWriter(**described["writer"])
+        training = described["training"]
+        if training is not None:
+            self.report = TrainingReport(
+                training["history"],
+                training["best_epoch"],
+                training["stopped"],
+                training.get("stages", {}),
+            )
+
+
+def _stage_seed(seed: int, stage: int) -> int:
+    """A seed for one stage of a run."""
+    return int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])
+
+
+def _best(report: TrainingReport) -> float:
+    return max(entry["ndcg@5"] for entry in report.history)

@@ -1,0 +1,159 @@
+"""What one epoch of each of RecFormer's training stages does, as steps for the shared loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.baselines.batches import Rows, plan_batches
+from bench.baselines.contrastive import info_nce
+from bench.baselines.recformer.masking import IGNORED, mask_words
+from bench.baselines.recformer.model import Recformer, WordHead, scored_rows
+from bench.baselines.recformer.texts import SequenceWriter, TextBatch
+from bench.baselines.text.title_tokens import TokenTable, windows
+from bench.data.domain import Sequences
+
+__all__ = [
+    "Pretraining",
+    "fine_tuning_loss",
+    "fine_tuning_rows",
+    "n_batches",
+    "planned",
+    "pretraining_rows",
+]
+
+
+def fine_tuning_rows(sequences: Sequences, *, max_history: int, rng: np.random.Generator) -> Rows:
+    """One target per user, uniform over the whole sequence; the history before it may be empty."""
+    row = np.flatnonzero(sequences.lengths >= 1)
+    return _rows(sequences, row, rng.integers(0, sequences.lengths[row]), max_history)
+
+
+def pretraining_rows(sequences: Sequences, *, max_history: int, rng: np.random.Generator) -> Rows:
+    """One target per user, uniform over the later half of the sequence, with a history before it.
+
+    Positions are 0-based and run from ``(n - 1) // 2`` to ``n - 1``, as in the authors' code, but never
+    0: an empty history would be pulled towards any item.
+    """
+    row = np.flatnonzero(sequences.lengths >= 2)
+    lengths = sequences.lengths[row]
+    return _rows(
+        sequences, row, rng.integers(np.maximum(1, (lengths - 1) // 2), lengths), max_history
+    )
+
+
+def _rows(
+    sequences: Sequences, row: NDArray[np.int64], target: NDArray[np.int64], max_history: int
+) -> Rows:
+    end = sequences.offsets[:-1][row] + target
+    start = np.maximum(sequences.offsets[:-1][row], end - max_history)
+    return Rows(row, start, end, np.ones(len(row), dtype=np.int64))
+
+
+def planned(
+    rows: Rows, *, batch_size: int, most: int | None, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Batches of an epoch: of all rows, or of as many random ones as ``most`` batches hold."""
+    chosen = np.arange(len(rows))
+    if most is not None and most * batch_size < len(rows):
+        chosen = np.sort(rng.choice(len(rows), size=most * batch_size, replace=False))
+    part = Rows(rows.sequence[chosen], rows.start[chosen], rows.end[chosen], rows.n_targets[chosen])
+    return [chosen[b] for b in plan_batches(part, batch_size=batch_size, rng=rng)]
+
+
+def n_batches(n_rows: int, *, batch_size: int, most: int | None) -> int:
+    """About how many batches :func:`planned` makes: what a schedule of learning rates counts on."""
+    every = max(1, -(-n_rows // batch_size))
+    return every if most is None else min(most, every)
+
+
+def fine_tuning_loss(
+    model: Recformer,
+    writer: SequenceWriter,
+    table: TokenTable,
+    sequences: Sequences,
+    rows: Rows,
+    chosen: NDArray[np.int64],
+    *,
+    temperature: float,
+) -> Tensor:
+    """Softmax cross-entropy of the next item over the matrix of item vectors, which gets no gradient."""
+    device = model.item_vectors.device
+    history = windows(sequences, rows.start[chosen], rows.end[chosen], newest_first=True)
+    users = model(writer.write(table, history).to(device))
+    targets = torch.from_numpy(sequences.items[rows.end[chosen]].astype(np.int64)).to(device)
+    return functional.cross_entropy(scored_rows(model, users, temperature), targets)
+
+
+class Pretraining(nn.Module):
+    """RecFormer and a head for words: contrast of user and next item, and masked words in both.
+
+    Args:
+        model: the encoder.
+        vocabulary: number of token ids.
+        mask_id: id of the mask token.
+        temperature: of the contrast.
+        mlm_weight: weight of either masked-word loss.
+        mlm_share: share of the tokens that are masked.
+    """
+
+    def __init__(
+        self,
+        model: Recformer,
+        *,
+        vocabulary: int,
+        mask_id: int,
+        temperature: float,
+        mlm_weight: float,
+        mlm_share: float,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.head = WordHead(model.words.embedding_dim, vocabulary)
+        self.mask_id = mask_id
+        self.temperature = temperature
+        self.mlm_weight = mlm_weight
+        self.mlm_share = mlm_share
+
+    def loss(
+        self,
+        writer: SequenceWriter,
+        table: TokenTable,
+        sequences: Sequences,
+        rows: Rows,
+        chosen: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> Tensor:
+        """Loss of a batch: in-batch contrast + ``mlm_weight`` x (words of users + words of items)."""
+        device = self.model.item_vectors.device
+        start, end = rows.start[chosen], rows.end[chosen]
+        users = writer.write(table, windows(sequences, start, end, newest_first=True)).to(device)
+        items = writer.write(table, windows(sequences, end, end + 1)).to(device)
+        # As published, equal positives of a batch are negatives of each other.
+        loss = info_nce(self.model(users), self.model(items), temperature=self.temperature)
+        if self.mlm_weight > 0:
+            words = self.word_loss(users, rng) + self.word_loss(items, rng)
+            loss = loss + self.mlm_weight * words
+        return loss
+
+    def word_loss(self, batch: TextBatch, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of hidden words, in a forward pass of its own; 0 where a batch has no words."""
+        real = batch.mask.bool().cpu().numpy()
+        real[:, 0] = False
+        masked, labels = mask_words(
+            batch.ids.cpu().numpy(),
+            batch.starts.bool().cpu().numpy(),
+            real,
+            share=self.mlm_share,
+            mask_id=self.mask_id,
+            vocabulary=len(self.head.bias),
+            rng=rng,
+        )
+        device = batch.ids.device
+        if not (labels != IGNORED).any():
+            return torch.zeros((), device=device)
+        states = self.model.states(batch, torch.from_numpy(masked).to(device))
+        return self.head.loss(states, torch.from_numpy(labels).to(device), self.model.words)
