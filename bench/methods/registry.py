@@ -64,6 +64,7 @@ BUILT_INS: Mapping[str, str] = {
     "sasrec": f"{_RECBOLE}:SASRec",
     "bert4rec": f"{_RECBOLE}:BERT4Rec",
     "fmlp-rec": "bench.baselines.fmlp.method:FMLPRec",
+    "recformer": "bench.baselines.recformer.method:RecFormer",
     "llm-zero-shot": "bench.llm.methods.zero_shot:ZeroShot",
     "tallrec": "bench.llm.methods.tallrec:TALLRec",
     "target-only": "bench.llm.methods.single:TargetOnly",
