@@ -549,7 +549,7 @@ def test_the_plan_names_the_adaptation(tiny_llama):
     wanted = "adapt the merge of 2 adapters on 12 validation requests, 4 steps of 3"
     assert jobs[2].label == wanted
     alone = method.plan(PlanSpec("north", (), "cpu", 0, training_hashes=hashes))
-    assert [job.kind for job in alone] == ["adapter", "score"]
+    assert [job.kind for job in alone] == ["adapter", "validate", "score"]
 
 
 def test_token_entropy_of_yes_no_questions_is_refused(tiny_llama):
