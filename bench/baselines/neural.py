@@ -91,6 +91,7 @@ class NeuralMethod(Method):
             config=self.config,
             context=context,
             validate=lambda: context.validate(self).ndcg[5],
+            optimiser=self.optimiser(),
         )
         self.report.stages = dict(stages)
 
@@ -108,6 +109,10 @@ class NeuralMethod(Method):
             What the training report says of it, by the name of the stage.
         """
         return {}
+
+    def optimiser(self) -> torch.optim.Optimizer | None:
+        """A fresh optimiser of the model for the main training; None = Adam as configured."""
+        return None
 
     def score(self, requests: Requests, context: Context) -> Scores:
         if self.model is None:

@@ -17,10 +17,10 @@ from bench.baselines.fmlp.method import (
     FMLPRecConfig,
     bce_loss,
     prefix_rows,
-    shift_right,
 )
 from bench.baselines.fmlp.model import FilterLayer, FMLPNetwork
 from bench.baselines.negatives import NegativeSampler
+from bench.baselines.padding import shift_right
 from bench.baselines.training import isolated_randomness
 from bench.data.domain import Sequences
 from bench.errors import MethodError

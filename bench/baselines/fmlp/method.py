@@ -22,11 +22,12 @@ from bench.baselines.batches import Rows, make_batch, plan_batches
 from bench.baselines.fmlp.model import FMLPNetwork
 from bench.baselines.negatives import NegativeSampler
 from bench.baselines.neural import NeuralMethod
+from bench.baselines.padding import shift_right
 from bench.baselines.training import LoopConfig
 from bench.data.domain import Sequences
 from bench.methods import Family, TrainView
 
-__all__ = ["FMLPRec", "FMLPRecConfig", "bce_loss", "prefix_rows", "shift_right"]
+__all__ = ["FMLPRec", "FMLPRecConfig", "bce_loss", "prefix_rows"]
 
 # Keeps the logarithms of the loss finite; the authors' value.
 _GUARD = 1e-24
@@ -68,18 +69,6 @@ def prefix_rows(sequences: Sequences, *, max_length: int) -> Rows:
     inside = event >= start
     ones = np.ones(int(inside.sum()), dtype=np.int64)
     return Rows(sequence[inside], start[inside], event[inside], ones)
-
-
-def shift_right(items: Tensor, lengths: Tensor) -> Tensor:
-    """Turn right-padded rows into left-padded ones of the same width.
-
-    Args:
-        items: int64, shape ``(b, l)``; zeros from ``lengths`` on.
-        lengths: int64, shape ``(b,)``, in ``[0, l]``.
-    """
-    width = items.shape[1]
-    source = torch.arange(width, device=items.device) - (width - lengths[:, None])
-    return items.gather(1, source.clamp(min=0)).masked_fill(source < 0, 0)
 
 
 def bce_loss(positive: Tensor, negative: Tensor) -> Tensor:
