@@ -60,6 +60,8 @@ BUILT_INS: Mapping[str, str] = {
     "markov": "bench.baselines.reference.markov:Markov",
     "item-knn": "bench.baselines.reference.item_knn:ItemKNN",
     "ease": "bench.baselines.reference.ease:Ease",
+    "title-knn": "bench.baselines.reference.title_knn:TitleKNN",
+    "hybrid-knn": "bench.baselines.reference.hybrid_knn:HybridKNN",
     "gru4rec": f"{_RECBOLE}:GRU4Rec",
     "sasrec": f"{_RECBOLE}:SASRec",
     "bert4rec": f"{_RECBOLE}:BERT4Rec",
