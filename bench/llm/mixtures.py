@@ -197,6 +197,8 @@ class AdapterRecipe:
                 checkpoints=checkpoints,
                 device=context.device,
                 dtype=self.dtype,
+                attention=config.attention,
+                quantisation=config.quantisation,
                 progress=context.progress,
                 log=context.log,
             )
@@ -212,12 +214,6 @@ def _text_settings(config: LLMConfig) -> dict[str, Any]:
 
 
 def _training_settings(config: AdapterConfig) -> dict[str, Any]:
-    """What of the training decides the adapter: all but the settings that only trade time for memory.
-
-    They change a gradient by rounding at most. With dropout the masks are drawn per micro-batch, so
-    that its size decides them.
-    """
-    memory_only = {"gradient_checkpointing"}
-    if not config.lora.dropout:
-        memory_only.add("micro_batch_tokens")
-    return config.training.model_dump(mode="json", exclude=memory_only)
+    """What of the training decides the adapter; a quantised base is another one."""
+    settings = config.training.decisive(config.lora)
+    return {**settings, "quantisation": config.quantisation} if config.quantisation else settings

@@ -12,7 +12,6 @@ as one that was not, on the same machine with the same number of threads.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -28,8 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from bench.errors import MethodError
-from bench.io import hash_arrays, hash_json, write_bytes
+from bench.io import hash_arrays, hash_json
 from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
+from bench.llm.checkpoint import read_checkpoint, write_checkpoint
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
 from bench.llm.memory import kept_memory
 
@@ -75,6 +75,17 @@ class TrainingSpec(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     gradient_checkpointing: bool = False
     micro_batch_tokens: int = Field(default=2048, ge=1)
+
+    def decisive(self, lora: LoraSpec) -> dict[str, Any]:
+        """The settings that decide the adapter: all but those that only trade time for memory.
+
+        The others change a gradient by rounding at most. With dropout the masks are drawn per
+        micro-batch, so that its size decides them.
+        """
+        memory_only = {"gradient_checkpointing"}
+        if not lora.dropout:
+            memory_only.add("micro_batch_tokens")
+        return self.model_dump(mode="json", exclude=memory_only)
 
 
 @dataclass(slots=True)
@@ -131,6 +142,8 @@ def train_adapter(
     checkpoints: Path,
     device: str,
     dtype: str,
+    attention: str = "sdpa",
+    quantisation: str | None = None,
     progress: Progress,
     log: logging.Logger,
     checkpoint_seconds: float = 120.0,
@@ -151,6 +164,10 @@ def train_adapter(
         checkpoints: folder for the checkpoint; a fitting one in it is continued, another is replaced.
         device: ``cpu``, ``cuda``, ``cuda:1``; under ``accelerate launch`` each process takes its own.
         dtype: ``float32`` or ``bfloat16``, of the base and of the products.
+        attention: attention implementation of the base, where its own forward pass is trained; the
+            fused layers have their own.
+        quantisation: ``8bit``, ``4bit`` or None: how the frozen base is held (QLoRA; CUDA only). Such
+            a base is trained by its own forward pass.
         progress: shows steps and the current loss.
         log: receives one line at start, at a resumption and at the end.
         checkpoint_seconds: least time between two checkpoints; 0 writes one after every step.
@@ -171,7 +188,15 @@ def train_adapter(
     state = PartialState(cpu=torch.device(device).type == "cpu")
     if state.num_processes > 1 and state.device.type != "cpu":
         device = str(state.device)
-    model: Any = load_model(backbone, device=device, dtype=dtype)
+    model: Any = load_model(
+        backbone, device=device, dtype=dtype, attention=attention, quantisation=quantisation
+    )
+    if quantisation:
+        from peft import prepare_model_for_kbit_training
+
+        # Norms, embeddings and the vocabulary projection in float32, as PEFT recommends.
+        # Checkpointing is set up with the loss.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     text_config = model.config.get_text_config()
     check_examples(
         examples,
@@ -189,8 +214,15 @@ def train_adapter(
         fused=vector.values.device.type in ("cpu", "cuda"),
     )
     path = checkpoints / _CHECKPOINT
-    identity = _identity(backbone, examples, lora, training, factors, order_seed, dtype)
-    report = _resume(path, identity, vector, optimiser, log)
+    identity = _identity(
+        backbone, examples, lora, training, factors, order_seed, dtype, quantisation
+    )
+    report = TrainingReport()
+    found = read_checkpoint(path, identity, vector.values, optimiser, log)
+    if found is not None:
+        report = TrainingReport(**found)
+        report.resumed += 1
+        log.info("resuming after step %d", report.steps)
     plan = list(step_rows(len(examples), training.batch_sequences, training.epochs, order_seed))
     log.info(
         "training %d numbers of %d layers: %d examples, %d steps, %s, %d process(es)",
@@ -224,7 +256,7 @@ def train_adapter(
             progress.status(f"loss {loss:.4f}")
             due = time.monotonic() - saved >= checkpoint_seconds
             if state.is_main_process and due and report.steps < len(plan):
-                _save(path, identity, vector, optimiser, report)
+                write_checkpoint(path, identity, vector.values, optimiser, report.as_dict())
                 saved = time.monotonic()
 
     if state.is_main_process:
@@ -247,6 +279,7 @@ def _identity(
     factors: Mapping[str, np.ndarray],
     order_seed: int,
     dtype: str,
+    quantisation: str | None,
 ) -> str:
     """SHA-256 of all that a checkpoint depends on."""
     arrays = {name: getattr(examples, name) for name in ("labelled", "offsets", "tokens")}
@@ -259,7 +292,9 @@ def _identity(
             "lora": lora.model_dump(mode="json"),
             "order_seed": order_seed,
             "trainer": TRAINER_VERSION,
-            "training": training.model_dump(mode="json"),
+            # What was begun can go on with less memory.
+            "training": training.decisive(lora),
+            **({"quantisation": quantisation} if quantisation else {}),
         }
     )
 
@@ -330,59 +365,3 @@ def _randomness(order_seed: int, step: int, process: int) -> Iterator[None]:
         seed = np.random.SeedSequence([order_seed, step, process]).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(seed))
         yield
-
-
-def _save(
-    path: Path,
-    identity: str,
-    vector: _Vector,
-    optimiser: torch.optim.Optimizer,
-    report: TrainingReport,
-) -> None:
-    """Write the checkpoint atomically, as one safetensors file."""
-    from safetensors.torch import save
-
-    moments = optimiser.state[vector.values]
-    tensors = {
-        "values": vector.values.detach(),
-        "exp_avg": moments["exp_avg"],
-        "exp_avg_sq": moments["exp_avg_sq"],
-        "step": moments["step"],
-    }
-    metadata = {"identity": identity, "report": json.dumps(report.as_dict())}
-    write_bytes(path, save({n: t.cpu().contiguous() for n, t in tensors.items()}, metadata))
-
-
-def _resume(
-    path: Path,
-    identity: str,
-    vector: _Vector,
-    optimiser: torch.optim.Optimizer,
-    log: logging.Logger,
-) -> TrainingReport:
-    """Continue from a checkpoint of this very training, if one is there."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return TrainingReport()
-    try:
-        with safe_open(path, framework="pt", device=str(vector.values.device)) as stream:
-            metadata = stream.metadata() or {}
-            tensors: dict[str, Tensor] = {n: stream.get_tensor(n) for n in stream.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        log.warning("ignoring %s: %s; training starts anew", path, error)
-        return TrainingReport()
-    if metadata.get("identity") != identity:
-        log.warning("ignoring %s: it belongs to another training", path)
-        return TrainingReport()
-    with torch.no_grad():
-        vector.values.copy_(tensors["values"])
-    optimiser.state[vector.values] = {
-        "step": tensors["step"],
-        "exp_avg": tensors["exp_avg"],
-        "exp_avg_sq": tensors["exp_avg_sq"],
-    }
-    report = TrainingReport(**json.loads(metadata["report"]))
-    report.resumed += 1
-    log.info("resuming after step %d", report.steps)
-    return report

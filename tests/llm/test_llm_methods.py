@@ -15,6 +15,7 @@ from bench.evaluation import metric_per_user
 from bench.llm.adapters import AdapterStore
 from bench.llm.config import PRIOR_SHARES, LLMConfig
 from bench.llm.engines.transformers import TransformersEngine
+from bench.llm.mixtures import AdapterRecipe
 from bench.llm.scoring import request_prompts
 from bench.methods import Method, PlanSpec
 from bench.methods.config import resolve_config
@@ -189,6 +190,20 @@ def test_a_plan_names_the_adapter_that_is_then_made(name, task, tiny_llama, tmp_
     planned = {job.key for job in method.plan(spec) if job.kind == "adapter"}
     fitted(method, task, tmp_path / "c", store)
     assert planned == {use.adapter_id for use in store.used if use.kind == "trained"}
+
+
+def test_what_decides_an_adapter_is_in_its_identity(tiny_llama):
+    """A quantised base gives another adapter; memory settings and attention kernels do not."""
+
+    def identity(**changes: Any) -> str:
+        config = make("target-only", tiny_llama, **changes).config
+        return AdapterRecipe(config, 0, 0, "bfloat16").spec([("a", "0" * 64)]).adapter_id
+
+    memory = {"training.gradient_checkpointing": True, "training.micro_batch_tokens": 512}
+    assert identity() == identity(attention="eager") == identity(**memory)
+    assert len({identity(), identity(quantisation="4bit"), identity(quantisation="8bit")}) == 3
+    dropped = {"lora.dropout": 0.1}
+    assert identity(**dropped) != identity(**dropped, **memory)
 
 
 def test_tallrec_scores_candidates_one_by_one(task, tiny_llama, tmp_path, store):

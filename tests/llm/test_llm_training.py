@@ -74,6 +74,7 @@ def train(
     dtype: str = "float32",
     progress: QuietProgress | None = None,
     checkpoint_seconds: float = 1e9,
+    **base: object,
 ) -> TrainingReport:
     if not (folder / "init").exists():
         write_init(backbone, lora, 0, folder / "init")
@@ -91,6 +92,7 @@ def train(
         progress=progress or QuietProgress(),
         log=LOG,
         checkpoint_seconds=checkpoint_seconds,
+        **base,
     )
 
 
@@ -187,6 +189,46 @@ def test_another_family_is_trained_by_its_own_forward(tmp_path: Path, tiny_llama
     assert report.losses[-1] < 0.9 * report.losses[0]
 
 
+def test_the_base_is_loaded_as_it_is_asked_for(backbone: Backbone, tmp_path: Path, monkeypatch):
+    """A quantised base (here one that only says so) is prepared and trained by its own forward."""
+    from bench.llm import backbones
+
+    class Packed(torch.nn.Linear):
+        """Like bitsandbytes' layers: a linear layer by type, but no plain one."""
+
+    asked = []
+
+    def load(which: Backbone, **settings: object):
+        asked.append(settings)
+        model = load_model(which, dtype=str(settings["dtype"]))
+        if settings["quantisation"]:
+            model.is_loaded_in_4bit = True
+            for module in list(model.modules()):
+                if type(module) is torch.nn.Linear and module is not model.lm_head:
+                    module.__class__ = Packed
+        return model
+
+    monkeypatch.setattr(backbones, "load_model", load)
+    examples = random_examples(8, 20)
+    plain = train(backbone, examples, tmp_path, name="plain", dtype="bfloat16")
+    quantised = train(
+        backbone,
+        examples,
+        tmp_path,
+        name="packed",
+        dtype="bfloat16",
+        attention="eager",
+        quantisation="4bit",
+    )
+    assert [(s["attention"], s["quantisation"]) for s in asked] == [
+        ("sdpa", None),
+        ("eager", "4bit"),
+    ]
+    assert quantised.losses == pytest.approx(plain.losses, rel=0.05)
+    assert quantised.losses != plain.losses
+    assert read_adapter(tmp_path / "packed").keys() == read_adapter(tmp_path / "plain").keys()
+
+
 def test_a_planted_pattern_is_learnt(backbone: Backbone, tmp_path: Path):
     training = TrainingSpec(epochs=50, learning_rate=0.01, batch_sequences=8)
     lora = LoraSpec(r=16, alpha=32)
@@ -280,6 +322,40 @@ def test_a_killed_training_resumes_to_the_same_bytes(
     assert sha256_file(weights(tmp_path / "whole")) == sha256_file(weights(tmp_path / "cut"))
     assert cut.losses == whole.losses
     assert (cut.steps, cut.tokens, cut.resumed) == (whole.steps, whole.tokens, 1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_training_that_was_begun_goes_on_with_less_memory(
+    backbone: Backbone, tmp_path: Path, dropout: float, caplog
+):
+    """Settings that change no result do not cost the steps that were done; others do."""
+    lora = LoraSpec(r=4, alpha=8, dropout=dropout)
+    examples = random_examples(14, 40)
+    whole = train(backbone, examples, tmp_path, lora=lora, name="whole")
+
+    def resumed(folder: Path, **changes: object) -> TrainingReport:
+        with pytest.raises(Killed):
+            train(
+                backbone,
+                examples,
+                folder,
+                lora=lora,
+                progress=KillAfter(3),
+                checkpoint_seconds=0.0,
+            )
+        return train(backbone, examples, folder, FAST.model_copy(update=changes), lora=lora)
+
+    less = resumed(tmp_path / "less", gradient_checkpointing=True)
+    assert less.resumed == 1
+    assert less.losses == pytest.approx(whole.losses, rel=1e-4)
+    smaller = resumed(tmp_path / "smaller", micro_batch_tokens=60)
+    if dropout:  # its masks are drawn per micro-batch
+        assert smaller.resumed == 0
+        assert "belongs to another training" in caplog.text
+        assert smaller.losses != pytest.approx(whole.losses, rel=1e-4)
+    else:
+        assert smaller.resumed == 1
+        assert smaller.losses == pytest.approx(whole.losses, rel=1e-4)
 
 
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_continued(
