@@ -267,7 +267,7 @@ def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candida
     )
     listed = n_candidates * title if config.prompt == "listwise" else 0.0
     prompt = _text(config, _FRAME[config.prompt] + history * title + listed)
-    if config.scorer == "generate":
+    if config.writes_lists:
         answer = config.n_answers * title
         pairs = prompt**2 / 2 + answer * prompt
         return Work(prompt, 0.0, pairs, generated=answer).times(n_users)
@@ -352,15 +352,21 @@ def training_memory_mb(shape: ModelShape, config: AdapterConfig, *, dtype: str) 
     # Values, gradient and two moments in float32, and the copy that products use.
     adapter = shape.lora_weights(config.lora) * (16 + item)
     logits = 2 * 4 * min(tokens, _LOGIT_ROWS) * shape.vocabulary
-    return _RUNTIME_MB + (shape.parameters * item + adapter + tokens * kept * item + logits) / 1e6
+    weights = _weight_bytes(shape, config, item)
+    return _RUNTIME_MB + (weights + adapter + tokens * kept * item + logits) / 1e6
+
+
+def _weight_bytes(shape: ModelShape, config: LLMConfig, item: int) -> float:
+    """Bytes of the frozen weights."""
+    return shape.parameters * (_PACKED[config.quantisation] if config.quantisation else item)
 
 
 def scoring_memory_mb(shape: ModelShape, config: LLMConfig, *, dtype: str) -> float:
     """Peak memory of a scoring process in MB: weights and what one forward pass holds."""
     item = _ITEM[dtype]
-    weights = shape.parameters * (_PACKED[config.quantisation] if config.quantisation else item)
+    weights = _weight_bytes(shape, config, item)
     held = config.batch_tokens * (shape.activations // shape.layers) * item
-    if config.scorer == "generate":
+    if config.writes_lists:
         cache = 2 * shape.layers * shape.kv_heads * shape.head_size * item
         held += config.batch_tokens * cache
     logits = 2 * 4 * min(config.batch_tokens, _LOGIT_ROWS) * shape.vocabulary

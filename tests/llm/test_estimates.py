@@ -305,3 +305,23 @@ def test_a_method_of_one_source_says_so():
     method = resolve("source-only")
     assert method.capabilities(method.Config()).single_source
     assert Job("score", "x").known
+
+
+def test_constrained_lists_are_counted_as_written(tiny_llama):
+    lists = {"backbone": str(tiny_llama), "prompt": "listwise"}
+    found = [
+        resolve_config(resolve("llm-zero-shot"), overrides={**lists, "scorer": scorer})
+        for scorer in ("generate", "choose")
+    ]
+    work = [scoring_work(BEAUTY, config, n_users=10, n_candidates=30) for config in found]
+    assert work[0] == work[1] and work[0].generated > 0
+    memory = [scoring_memory_mb(SMALL, config, dtype="bfloat16") for config in found]
+    assert memory[0] == memory[1]
+
+
+def test_a_quantised_base_takes_less_memory_in_training_too():
+    whole, packed = paper(), paper(quantisation="4bit")
+    saved = training_memory_mb(QWEN, whole, dtype="bfloat16") - training_memory_mb(
+        QWEN, packed, dtype="bfloat16"
+    )
+    assert saved == pytest.approx(QWEN.parameters * 1.5 / 1e6)

@@ -17,6 +17,7 @@ from bench.llm.adapters import AdapterStore
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.engines import make_engine
 from bench.llm.methods.branches import AdapterMethod
+from bench.llm.mixtures import writer_for
 from bench.merging import read_adapter
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve
@@ -79,6 +80,64 @@ def log_probs(model: Any, prompt: np.ndarray, branches: list[np.ndarray]) -> lis
             logits = model(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
         found.append(float(logits[torch.arange(len(branch)), ids[0, len(prompt) :]].sum()))
     return found
+
+
+def test_a_long_history_is_cut_at_its_old_end_and_candidates_stay(tiny_qwen2):
+    method_cls = resolve("target-only")
+    config = resolve_config(
+        method_cls, profile="paper", overrides={"backbone": str(tiny_qwen2), "max_history": 300}
+    )
+    tokenizer = load_tokenizer(resolve_backbone(str(tiny_qwen2)))
+    titles = [f"Film number {i} (19{i % 90 + 10})" for i in range(400)]
+    free = writer_for(titles, config.model_copy(update={"max_prompt_tokens": None}), tokenizer)
+    writer = writer_for(titles, config, tokenizer)
+    history, shown = np.arange(330), np.arange(330, 360)
+    whole, cut = free.prompt(history, shown), writer.prompt(history, shown)
+    limit = 2048 - writer.answer_room(shown)
+    assert len(whole) > 2 * limit
+    assert limit - 40 < len(cut) <= limit
+    past, _, listed = tokenizer.decode(cut).partition("Which of the following")
+    assert all(titles[i] in listed for i in shown)
+    kept = [i for i in history.tolist() if titles[i] in past]
+    assert kept == list(range(kept[0], 330))
+    assert 20 < len(kept) < 300
+
+
+def test_the_profiles_say_how_long_a_prompt_may_be():
+    for name in ("llm-zero-shot", "target-only", "weaverec", "adamerging", "tallrec"):
+        config = resolve_config(resolve(name), profile="paper")
+        assert (config.max_prompt_tokens, config.max_history) == (
+            2048,
+            10 if name == "tallrec" else 50,
+        )
+        as_run = resolve_config(resolve(name), profile="paper-as-run")
+        # Llama-2 reads 4,096 tokens, the reference study's model 32,768.
+        assert as_run.max_prompt_tokens == (3072 if name == "tallrec" else None)
+        assert as_run.max_history == 100_000
+
+
+def test_tallrec_is_one_thing_in_each_profile():
+    """As published: yes/no questions. As the reference study ran it: its own lists."""
+    published = resolve_config(resolve("tallrec"), profile="paper")
+    assert (published.variant, published.prompt, published.scorer) == (
+        "pointwise",
+        "pointwise",
+        "likelihood",
+    )
+    assert (published.lora.r, published.lora.targets) == (8, ("q_proj", "v_proj"))
+    assert published.training.learning_rate == 1e-4
+    lists = resolve_config(resolve("tallrec"), profile="paper", overrides={"variant": "listwise"})
+    assert (lists.prompt, lists.label, lists.scorer) == ("listwise", "title", "likelihood")
+    as_run = resolve_config(resolve("tallrec"), profile="paper-as-run")
+    other = resolve_config(resolve("all-data"), profile="paper-as-run")
+    own = {"backbone", "variant", "title_chars", "max_prompt_tokens"}
+    differing = {
+        key
+        for key, value in as_run.model_dump().items()
+        if other.model_dump().get(key, "missing") != value
+    }
+    assert differing == own
+    assert (as_run.label, as_run.scorer, as_run.match) == ("top5", "generate", "strict")
 
 
 @pytest.mark.parametrize(("space", "rank"), [("factor", 4), ("product", 12)])

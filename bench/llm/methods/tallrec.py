@@ -16,6 +16,14 @@ __all__ = ["TALLRec", "TALLRecConfig"]
 
 _PROMPTS: Mapping[str, PromptStyle] = {"pointwise": "pointwise", "listwise": "listwise"}
 
+_BACKBONE = "meta-llama/Llama-2-7b-chat-hf"
+# What is published for the method itself stands in the class; the prompt follows the variant.
+_OWN = ("prompt", "max_history", "lora.dropout")
+
+
+def _without(names: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
 
 class TALLRecLora(LoraSpec):
     """Published shape: rank 8, alpha 16, dropout .05, query and value projections."""
@@ -32,7 +40,7 @@ class TALLRecConfig(AdapterConfig):
     Attributes:
         variant: ``pointwise`` asks yes or no for every candidate, as published; ``listwise`` shows
             all candidates, which the figures of the reference study imply (Hou et al. 2025 do not
-            say it).
+            say it); so does profile ``paper-as-run``.
     """
 
     variant: Literal["pointwise", "listwise"] = "pointwise"
@@ -41,12 +49,24 @@ class TALLRecConfig(AdapterConfig):
     lora: TALLRecLora = TALLRecLora()
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {
-            key: value
-            for key, value in {**values, "backbone": "meta-llama/Llama-2-7b-chat-hf"}.items()
-            if name != "cpu" and key not in ("prompt", "max_history", "lora.dropout", "scorer")
-        }
-        for name, values in AdapterConfig.profiles.items()
+        "cpu": {},
+        "paper": {
+            **_without(_OWN, AdapterConfig.profiles["paper"]),
+            "backbone": _BACKBONE,
+            "training.learning_rate": 1e-4,
+        },
+        # The row of the reference study: its lists and its adapter under another backbone, which
+        # reads 4,096 tokens with the answer.
+        "paper-as-run": {
+            **_without(("prompt",), AdapterConfig.profiles["paper-as-run"]),
+            "backbone": _BACKBONE,
+            "variant": "listwise",
+            "title_chars": 120,
+            "max_prompt_tokens": 3072,
+            "lora.r": 16,
+            "lora.alpha": 32.0,
+            "lora.targets": "all-linear",
+        },
     }
 
     @model_validator(mode="before")
