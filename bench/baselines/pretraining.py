@@ -1,0 +1,190 @@
+"""Pre-trained models, made once and shared by all runs whose first stage is the same.
+
+A first stage depends on the source domains, the settings, the text encoder and the seed of the study,
+never on the target, so targets with equal sources share it. In the cache:
+
+    <cache>/pretraining/
+      unisrec-<key>/          model.safetensors, pretraining.json (what it is, what it cost)
+      unisrec-<key>.work/     checkpoint of a stage that was interrupted, or runs now
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.baselines.training import TrainingReport
+from bench.errors import BenchError, MethodError
+from bench.io import (
+    atomic_folder,
+    cache_root,
+    hash_json,
+    lock,
+    read_json,
+    sha256_file,
+    write_json,
+)
+from bench.methods import AdapterUse, Context
+
+__all__ = ["Pretrained", "PretrainedStore", "pretrained_store"]
+
+_WEIGHTS = "model.safetensors"
+_RECORD = "pretraining.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pretrained:
+    """A finished first stage.
+
+    Attributes:
+        tensors: what it made, by name, on the CPU.
+        record: what it is and what it cost; JSON.
+    """
+
+    tensors: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class PretrainedStore:
+    """A folder of first stages; several processes may use one.
+
+    Runs record the use of a first stage, and its cost, as they do for adapters.
+
+    Attributes:
+        root: the folder, made when something is stored.
+    """
+
+    root: Path = field(default_factory=lambda: cache_root() / "pretraining")
+    _watchers: list[Callable[[tuple[AdapterUse, ...], float, float], None]] = field(
+        default_factory=list
+    )
+
+    def has(self, adapter_id: str) -> bool:
+        """Whether a first stage of this id is stored."""
+        return any(self.root.glob(f"*-{adapter_id}/{_RECORD}"))
+
+    def watch(self, on_use: Callable[[tuple[AdapterUse, ...], float, float], None]) -> None:
+        """Have ``on_use`` called after every first stage asked for, see :class:`AdapterStore`."""
+        self._watchers.append(on_use)
+
+    def get(
+        self,
+        owner: str,
+        key: Mapping[str, Any],
+        label: str,
+        make: Callable[[Path], tuple[Mapping[str, Tensor], TrainingReport]],
+    ) -> Pretrained:
+        """The stored result for ``key``, or what ``make`` returns, stored.
+
+        Args:
+            owner: method that pre-trains.
+            key: all that the result depends on; JSON.
+            label: one line for people.
+            make: trains; is given a folder for its checkpoint, which survives a kill.
+
+        Raises:
+            BenchError: training failed, or the disk is full.
+        """
+        identity = hash_json({"owner": owner, **key})[:16]
+        folder = self.root / f"{owner}-{identity}"
+        began, cpu_began = time.perf_counter(), time.process_time()
+        made_now = False
+        use: tuple[AdapterUse, ...] = ()
+        try:
+            found = _read(folder)
+            if found is None:
+                with lock(folder):
+                    found = _read(folder)
+                    if found is None:
+                        made_now = True
+                        found = _made(folder, {"owner": owner, **key}, label, make)
+            use = (
+                AdapterUse(
+                    adapter_id=identity,
+                    kind="pre-trained",
+                    label=label,
+                    seconds=float(found.record["seconds"]),
+                    cpu_seconds=float(found.record["cpu_seconds"]),
+                    tokens=0,
+                    trained_now=made_now,
+                ),
+            )
+        finally:
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+            for on_use in self._watchers:
+                on_use(use, seconds, cpu)
+        return found
+
+
+def pretrained_store(context: Context, owner: str) -> PretrainedStore:
+    """The store of a context, which the method's ``adapter_store`` made.
+
+    Raises:
+        MethodError: the context holds none.
+    """
+    if not isinstance(context.adapters, PretrainedStore):
+        raise MethodError(
+            f"{owner}: the context holds {type(context.adapters).__name__} for adapters, expected a "
+            f"PretrainedStore. Make it with {owner}'s adapter_store()."
+        )
+    return context.adapters
+
+
+def _made(
+    folder: Path,
+    key: Mapping[str, Any],
+    label: str,
+    make: Callable[[Path], tuple[Mapping[str, Tensor], TrainingReport]],
+) -> Pretrained:
+    work = folder.with_name(folder.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    began, cpu_began = time.perf_counter(), time.process_time()
+    earlier = read_json(work / "cost.json") if (work / "cost.json").is_file() else {}
+    try:
+        tensors, report = make(work)
+    finally:
+        cost = {
+            "seconds": round(earlier.get("seconds", 0) + time.perf_counter() - began, 3),
+            "cpu_seconds": round(
+                earlier.get("cpu_seconds", 0) + time.process_time() - cpu_began, 3
+            ),
+        }
+        write_json(work / "cost.json", cost)
+    with atomic_folder(folder, replace=True) as partial:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / _WEIGHTS
+        )
+        write_json(
+            partial / _RECORD,
+            {
+                "key": dict(key),
+                "label": label,
+                **cost,
+                "training": report.as_dict(),
+                "sha256": sha256_file(partial / _WEIGHTS),
+            },
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    found = _read(folder)
+    if found is None:
+        raise BenchError(f"{folder}: what was written cannot be read back. Check the disk.")
+    return found
+
+
+def _read(folder: Path) -> Pretrained | None:
+    """What is stored, or None where nothing is, or not what was written."""
+    if not (folder / _RECORD).is_file():
+        return None
+    record = read_json(folder / _RECORD)
+    weights = folder / _WEIGHTS
+    if not weights.is_file() or sha256_file(weights) != record.get("sha256"):
+        return None
+    return Pretrained(load_file(weights), record)

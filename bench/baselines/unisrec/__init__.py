@@ -1,0 +1,1 @@
+"""UniSRec: sequence representations from item texts, carried over from other domains."""
