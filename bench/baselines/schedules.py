@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-__all__ = ["adamw", "linear_rate", "scheduled"]
+__all__ = ["adamw", "linear_rate", "scheduled", "steps_taken"]
 
 
 def adamw(
@@ -79,12 +79,12 @@ def _step(
     warmup: int,
     total: int,
 ) -> Tensor:
-    share = linear_rate(_taken(optimiser), warmup=warmup, total=total)
+    share = linear_rate(steps_taken(optimiser), warmup=warmup, total=total)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate * share
     return step()
 
 
-def _taken(optimiser: torch.optim.Optimizer) -> int:
+def steps_taken(optimiser: torch.optim.Optimizer) -> int:
     """Steps that an optimiser has taken; parameters that had no gradient yet know of none."""
     return max((int(state["step"]) for state in optimiser.state.values()), default=0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.baselines.recformer.model import Recformer
 from bench.baselines.recformer.texts import SequenceWriter
-from bench.baselines.text.title_tokens import TokenTable
+from bench.baselines.text.title_tokens import TokenTable, like_widths, n_tokens
 from bench.data.domain import Sequences
 
 __all__ = ["encode_sequences", "item_vectors"]
@@ -32,24 +32,13 @@ def encode_sequences(
         table: texts of the items.
         sequences: items of each row, newest first; rows may be empty.
     """
-    before = np.zeros(len(sequences.items) + 1, dtype=np.int64)
-    np.cumsum(table.lengths[sequences.items], out=before[1:])
-    n_tokens = np.diff(before[sequences.offsets])
-    widths = 1 + np.minimum(n_tokens, writer.max_tokens - 1)
-    order = np.argsort(widths, kind="stable")
-    most = _TOKENS if model.item_vectors.device.type == "cpu" else _TOKENS_ELSEWHERE
+    device = model.item_vectors.device
     vectors = model.item_vectors.new_empty(len(sequences), model.item_vectors.shape[1])
-    start = 0
-    while start < len(order):
-        # Rows come shortest first: the width of a batch is that of its last row.
-        cells = widths[order[start : start + most]]
-        cells = cells * np.arange(1, len(cells) + 1)
-        fits = np.flatnonzero(cells <= most)
-        end = start + (int(fits[-1]) + 1 if len(fits) else 1)
-        rows = order[start:end]
-        batch = writer.write(table, sequences.take(rows)).to(vectors.device)
-        vectors[torch.from_numpy(rows).to(vectors.device)] = model(batch)
-        start = end
+    widths = 1 + n_tokens(table, sequences, most=writer.max_tokens - 1)
+    cells = _TOKENS if device.type == "cpu" else _TOKENS_ELSEWHERE
+    for rows in like_widths(widths, cells=cells):
+        batch = writer.write(table, sequences.take(rows)).to(device)
+        vectors[torch.from_numpy(rows).to(device)] = model(batch)
     return vectors
 
 

@@ -21,6 +21,8 @@ __all__ = [
     "TokenTable",
     "join_tables",
     "lay_out",
+    "like_widths",
+    "n_tokens",
     "newest",
     "stack_tables",
     "tokenise",
@@ -208,6 +210,34 @@ def lay_out(table: TokenTable, sequences: Sequences, *, most: int) -> TokenRows:
         item=of_token - sequences.offsets[row],
         lengths=np.bincount(row, minlength=len(sequences)),
     )
+
+
+def n_tokens(table: TokenTable, sequences: Sequences, *, most: int) -> NDArray[np.int64]:
+    """Tokens of each row that :func:`lay_out` would write, int64, shape ``(b,)``."""
+    before = np.zeros(len(sequences.items) + 1, dtype=np.int64)
+    np.cumsum(table.lengths[sequences.items], out=before[1:])
+    return np.minimum(np.diff(before[sequences.offsets]), most)
+
+
+def like_widths(widths: NDArray[np.integer], *, cells: int) -> list[NDArray[np.int64]]:
+    """Groups of rows of like width, narrowest first, that hold little padding.
+
+    Args:
+        widths: shape ``(n,)``, columns that each row needs.
+        cells: most cells (rows times the widest row) of a group; a single row may have more.
+
+    Returns:
+        Row numbers of each group; every row occurs once.
+    """
+    order = np.argsort(widths, kind="stable")
+    groups, start = [], 0
+    while start < len(order):
+        ahead = widths[order[start : start + cells]].astype(np.int64)
+        fits = np.flatnonzero(ahead * np.arange(1, len(ahead) + 1) <= cells)
+        end = start + (int(fits[-1]) + 1 if len(fits) else 1)
+        groups.append(order[start:end])
+        start = end
+    return groups
 
 
 def windows(
