@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import assets
 from bench.data.load import load_domain
 from bench.evaluation import metric_per_user
 from bench.methods import resolve, resolve_config
@@ -24,6 +25,10 @@ TRIAL = {
     ("amazon-beauty", "item-knn"): (0.257, 0.390),
     ("amazon-sports", "popularity"): (0.141, 0.268),
     ("amazon-sports", "item-knn"): (0.219, 0.358),
+    ("amazon-beauty", "title-knn"): (0.236, 0.358),
+    ("amazon-toys", "title-knn"): (0.261, 0.370),
+    ("amazon-beauty", "hybrid-knn"): (0.322, 0.450),  # weights set by hand
+    ("amazon-toys", "hybrid-knn"): (0.314, 0.434),
 }
 
 
@@ -66,3 +71,20 @@ def test_textbook_item_knn_matches_the_trial_and_the_default_is_as_strong(figure
 @pytest.mark.parametrize("name", ["markov", "item-knn", "ease"])
 def test_personalised_rows_beat_popularity(figures, domain, name):
     assert figures(domain, name)[1] > figures(domain, "popularity")[1]
+
+
+needs_encoder = pytest.mark.skipif(
+    not assets.is_present("all-minilm-l6-v2"),
+    reason="all-MiniLM-L6-v2 is absent: run `bench assets pull all-minilm-l6-v2`",
+)
+
+
+@needs_encoder
+@pytest.mark.parametrize("domain", ["amazon-beauty", "amazon-toys"])
+def test_title_rows_reach_the_trial(figures, domain):
+    title, trial = figures(domain, "title-knn"), TRIAL[domain, "title-knn"]
+    assert title == pytest.approx(trial, abs=0.015)
+    hybrid, trial = figures(domain, "hybrid-knn"), TRIAL[domain, "hybrid-knn"]
+    assert hybrid[0] > trial[0] - 0.015
+    assert hybrid[1] > trial[1] - 0.015
+    assert hybrid[1] > max(title[1], figures(domain, "item-knn")[1])
