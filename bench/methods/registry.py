@@ -70,6 +70,7 @@ BUILT_INS: Mapping[str, str] = {
     "unisrec": "bench.baselines.unisrec.method:UniSRec",
     "vq-rec": "bench.baselines.vq_rec.method:VQRec",
     "recformer": "bench.baselines.recformer.method:RecFormer",
+    "llm-rec": "bench.baselines.llm_rec.method:LLMRec",
     "llm-zero-shot": "bench.llm.methods.zero_shot:ZeroShot",
     "tallrec": "bench.llm.methods.tallrec:TALLRec",
     "target-only": "bench.llm.methods.single:TargetOnly",
