@@ -381,7 +381,7 @@ class TestStages:
         )
         logits = torch.stack([parts.vector(1, 0), parts.vector(2)]) @ before.T / 0.05
         expected = functional.cross_entropy(logits, torch.tensor([3, 4]))
-        assert float(loss) == pytest.approx(float(expected), abs=1e-4)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
         assert logits.abs().max() <= 20 + 1e-4
         optimiser = torch.optim.SGD(parts.model.parameters(), lr=0.1)
         weight = parts.model.backbone.encoder.layer[0].attention.self.query.weight
@@ -401,7 +401,7 @@ class TestStages:
             return torch.ones(len(batch.ids), 8)
 
         monkeypatch.setattr(module.model, "forward", constant)
-        assert float(self.loss(parts, module)) == pytest.approx(math.log(3), abs=1e-5)
+        assert self.loss(parts, module).item() == pytest.approx(math.log(3), abs=1e-5)
 
     def pretraining(self, parts: Parts, *, mlm_weight: float) -> Pretraining:
         with isolated_randomness(0):
@@ -455,7 +455,7 @@ class TestStages:
         found = steps[0]()
         found.backward()
         mean = torch.stack([losses[0](), losses[1]()]).mean()
-        assert float(found) == pytest.approx(float(mean))
+        assert found.item() == pytest.approx(mean.item())
         (expected,) = torch.autograd.grad(mean, weight)
         torch.testing.assert_close(weight.grad, expected)
 

@@ -129,6 +129,11 @@ class RecFormer(Method):
 
     def fit(self, view: TrainView, context: Context) -> None:
         config, target = self.config, view.target
+        if config.pretrain == "sources" and not view.sources:
+            raise ConfigError(
+                f"pretrain=sources, but {target.name} was given no source domain. Name some with "
+                "--sources, or start from the encoder as it is with --set pretrain=none."
+            )
         stages: dict[str, dict[str, Any]] = {}
         encoder = resolve_encoder(config.encoder, progress=context.progress.status)
         backbone, tokenizer = load_encoder_model(encoder)
