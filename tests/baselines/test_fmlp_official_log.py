@@ -59,6 +59,7 @@ class LoggingContext:
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
 @pytest.mark.skipif(not os.environ.get("BENCH_DATA_ROOT"), reason="BENCH_DATA_ROOT is not set")
 def test_the_authors_log_on_beauty_is_reproduced(tmp_path: Path) -> None:
     # The authors know no leak guard between domains.
