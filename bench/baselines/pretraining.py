@@ -33,7 +33,7 @@ from bench.io import (
 )
 from bench.methods import AdapterUse, Context
 
-__all__ = ["Pretrained", "PretrainedStore", "pretrained_store"]
+__all__ = ["Pretrained", "PretrainedStore", "identity", "pretrained_store"]
 
 _WEIGHTS = "model.safetensors"
 _RECORD = "pretraining.json"
@@ -93,8 +93,8 @@ class PretrainedStore:
         Raises:
             BenchError: training failed, or the disk is full.
         """
-        identity = hash_json({"owner": owner, **key})[:16]
-        folder = self.root / f"{owner}-{identity}"
+        name = identity(owner, key)
+        folder = self.root / f"{owner}-{name}"
         began, cpu_began = time.perf_counter(), time.process_time()
         made_now = False
         use: tuple[AdapterUse, ...] = ()
@@ -108,7 +108,7 @@ class PretrainedStore:
                         found = _made(folder, {"owner": owner, **key}, label, make)
             use = (
                 AdapterUse(
-                    adapter_id=identity,
+                    adapter_id=name,
                     kind="pre-trained",
                     label=label,
                     seconds=float(found.record["seconds"]),
@@ -122,6 +122,11 @@ class PretrainedStore:
             for on_use in self._watchers:
                 on_use(use, seconds, cpu)
         return found
+
+
+def identity(owner: str, key: Mapping[str, Any]) -> str:
+    """Name of what ``owner`` trains for ``key``: 16 hex digits."""
+    return hash_json({"owner": owner, **key})[:16]
 
 
 def pretrained_store(context: Context, owner: str) -> PretrainedStore:

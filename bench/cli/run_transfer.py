@@ -107,12 +107,13 @@ def _command(missing: Missing) -> str:
 def _uses_adapters(method: str) -> bool:
     """Whether a method trains what target-only and source-only train."""
     from bench.errors import BenchError
+    from bench.llm.adapters import AdapterStore
     from bench.methods.registry import resolve
     from bench.runs.prints import prints_aside
 
     try:
         with prints_aside():
-            return resolve(method).adapter_store() is not None
+            return isinstance(resolve(method).adapter_store(), AdapterStore)
     except BenchError:
         return False
 

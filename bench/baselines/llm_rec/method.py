@@ -23,8 +23,13 @@ from bench.baselines.llm_rec.training import (
     train_shared,
     weights_of,
 )
-from bench.baselines.pretraining import Pretrained, PretrainedStore, pretrained_store
-from bench.baselines.text import load_encoder_model, require_encoder, resolve_encoder
+from bench.baselines.pretraining import (
+    Pretrained,
+    PretrainedStore,
+    identity,
+    pretrained_store,
+)
+from bench.baselines.text import BUILT_IN, load_encoder_model, require_encoder, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
@@ -35,7 +40,9 @@ from bench.methods import (
     Capabilities,
     Context,
     Family,
+    Job,
     Method,
+    PlanSpec,
     Requests,
     RunDefaults,
     Scores,
@@ -88,6 +95,19 @@ class LLMRec(Method):
     @classmethod
     def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
         return PretrainedStore() if root is None else PretrainedStore(root)
+
+    def plan(self, spec: PlanSpec) -> list[Job]:
+        names = (spec.target, *spec.sources)
+        # What is not on this machine has no content yet; asking for it would download it.
+        here = self.config.encoder in BUILT_IN or Path(self.config.encoder).expanduser().is_dir()
+        encoder = resolve_encoder(self.config.encoder).content_hash if here else ""
+        hashes = {name: spec.training_hashes.get(name, "") for name in names}
+        key = training_key(
+            self.version, self.config, encoder, hashes, seed=spec.seed, dtype=spec.dtype
+        )
+        known = bool(encoder) and all(hashes.values())
+        shared = Job("adapter", training_label(names), identity(self.name, key), known=known)
+        return [shared, *super().plan(spec)]
 
     def fit(self, view: TrainView, context: Context) -> None:
         encoder = resolve_encoder(self.config.encoder, progress=context.progress.status)

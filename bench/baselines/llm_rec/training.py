@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -169,7 +170,9 @@ def add_lora(model: TextEncoder, config: LLMRecConfig, seed: int) -> None:
     lora = LoraConfig(
         r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout
     )
-    with isolated_randomness(seed):
+    with isolated_randomness(seed), warnings.catch_warnings():
+        # peft asks transformers 5 by the name that transformers 4 had for it.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         adapted: nn.Module = get_peft_model(model.backbone, lora)
     model.backbone = adapted
 
