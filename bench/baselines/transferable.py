@@ -68,7 +68,7 @@ class TextConfig(EncoderConfig):
     checkpoint: str | None = None
     freeze: bool = True
     pretrain_epochs: int = Field(default=10, ge=1)
-    pretrain_rows: int | None = Field(default=65_536, ge=1)
+    pretrain_rows: int | None = Field(default=32_768, ge=1)
     pretrain_batch_size: int = Field(default=1024, ge=2)
     pretrain_learning_rate: float = Field(default=1e-3, gt=0)
     equal_positives: EqualPositives = "exclude"
@@ -228,6 +228,11 @@ class TransferableMethod(NeuralMethod):
         return stages
 
     def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
+        if not view.sources:
+            raise ConfigError(
+                f"{self.name} pre-trains on source domains, and {view.target.name} was given none. "
+                "Name some with --sources, or start from random weights: --set pretrain=none."
+            )
         domains = union_domains(view, include_target=False)
         sequences, _ = union_sequences(view, include_target=False, include_sources=True)
         settings = self.config.model_dump(mode="json", exclude=set(self.tuning_only))

@@ -145,7 +145,7 @@ class AdapterUse:
 
     Attributes:
         adapter_id: identity, 16 hex digits.
-        kind: ``trained`` or ``merged``.
+        kind: ``trained``, ``merged``, or ``pre-trained`` for the shared first stage of a baseline.
         label: one line for people.
         seconds: wall seconds of making it, over all attempts.
         cpu_seconds: CPU seconds, likewise.
