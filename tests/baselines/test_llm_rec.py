@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -494,3 +495,14 @@ def test_conforms(folder: Path) -> None:
     checks = [check for check in CHECKS if check != "learns-planted-pattern"]
     failed = [r for r in check_method(LLMRec, config, checks=checks) if r.status == "fail"]
     assert not failed, failed
+
+
+def test_other_candidates_of_the_same_users_need_no_encoding(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, task, context = fitted(folder, tmp_path / "run")
+    requests, _ = task.validation(task.subset(None))
+    first = method.score(requests, context).values
+    monkeypatch.setattr(method.model, "forward", lambda ids, mask: 1 / 0)
+    swapped = replace(requests, candidates=requests.candidates[:, ::-1].copy())
+    np.testing.assert_array_equal(method.score(swapped, context).values, first[:, ::-1])

@@ -662,3 +662,14 @@ def test_tables_survive_saving(folders: dict[str, Path], tmp_path: Path) -> None
     np.testing.assert_allclose(
         again.score(requests, context).values, method.score(requests, context).values, atol=1e-5
     )
+
+
+def test_other_candidates_of_the_same_users_need_no_encoding(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, task, context = fitted(folders["bert"], tmp_path)
+    requests, _ = task.validation(task.subset(None))
+    first = method.score(requests, context).values
+    monkeypatch.setattr(method.recformer, "forward", lambda batch: 1 / 0)
+    swapped = replace(requests, candidates=requests.candidates[:, ::-1].copy())
+    np.testing.assert_array_equal(method.score(swapped, context).values, first[:, ::-1])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoder import tiny_wordpiece
 
+from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.title_tokens import (
     TokenTable,
     join_tables,
@@ -133,3 +134,32 @@ def test_windows_in_either_order(reverse: bool) -> None:
     assert rows == ([row[::-1] for row in expected] if reverse else expected)
     cut = windows(history, np.array([1, 2]), np.array([3, 2]), newest_first=reverse)
     assert [cut[row].tolist() for row in range(2)] == [[3, 2] if reverse else [2, 3], []]
+
+
+class TestHistoryVectors:
+    def encode(self, rows: Sequences) -> np.ndarray:
+        self.asked.append(len(rows))
+        return np.stack([[len(row), row.sum()] for row in map(rows.__getitem__, range(len(rows)))])
+
+    def test_a_history_is_encoded_once(self) -> None:
+        self.asked: list[int] = []
+        known = HistoryVectors()
+        first = known.get(sequences([[1, 2], [3], [1, 2], []]), "cpu", self.encode)
+        assert first.tolist() == [[2, 3], [1, 3], [2, 3], [0, 0]]
+        again = known.get(sequences([[], [2, 1], [3]]), "cpu", self.encode)
+        assert again.tolist() == [[0, 0], [2, 3], [1, 3]]
+        assert self.asked == [3, 1]
+
+    def test_another_situation_is_another_vector(self) -> None:
+        self.asked = []
+        known = HistoryVectors()
+        for situation in ("cpu float32", "cpu bfloat16", "cpu float32"):
+            known.get(sequences([[1]]), situation, self.encode)
+        assert self.asked == [1, 1]
+
+    def test_it_forgets_beyond_its_size(self) -> None:
+        self.asked = []
+        known = HistoryVectors(most=1)
+        for _ in range(3):
+            known.get(sequences([[1], [2]]), "", self.encode)
+        assert self.asked == [2, 2, 2]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,9 +32,11 @@ from bench.baselines.pretraining import (
 )
 from bench.baselines.text import BUILT_IN, load_encoder_model, require_encoder, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
+from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
+from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
 from bench.io import read_json, write_json
 from bench.methods import (
@@ -74,6 +77,7 @@ class LLMRec(Method):
         self._texts: TokenTable | None = None
         self._writer: TextWriter | None = None
         self._items: Tensor | None = None
+        self._histories = HistoryVectors()
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
@@ -119,6 +123,7 @@ class LLMRec(Method):
         self._writer = self._make_writer(backbone, tokenizer)
         self._texts = self._titles(view.target, tokenizer)
         self._items = self._encode_items(context)
+        self._histories = HistoryVectors()
         # For the record only: the model was made without a look at any target.
         context.validate(self)
 
@@ -222,13 +227,19 @@ class LLMRec(Method):
         items = self._items.to(context.device)
         values = np.empty(requests.candidates.shape, dtype=np.float32)
         rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // len(texts)))
+
+        def encode(histories: Sequences) -> NDArray[np.float32]:
+            vectors: NDArray[np.float32] = model.encode(writer, texts, histories).cpu().numpy()
+            return vectors
+
         # Histories of like length together: little of a batch is padding then.
         order = np.argsort(requests.history.lengths, kind="stable")
         with torch.inference_mode(), autocast(context):
             for start in range(0, len(order), rows_at_once):
                 rows = order[start : start + rows_at_once]
                 history = newest(requests.history, rows, most=self.config.max_history)
-                scores = model.scores(model.encode(writer, texts, history), items)
+                users = self._histories.get(history, f"{context.device} {context.dtype}", encode)
+                scores = model.scores(torch.from_numpy(users).to(items.device), items)
                 columns = torch.from_numpy(requests.candidates[rows].astype(np.int64))
                 values[rows] = scores.gather(1, columns.to(scores.device)).cpu().numpy()
         return Scores(values)
@@ -256,4 +267,5 @@ class LLMRec(Method):
         self._items = arrays.pop("vectors")
         self._texts = TokenTable(**{name: value.numpy() for name, value in arrays.items()})
         self._writer = TextWriter(**described["writer"])
+        self._histories = HistoryVectors()
         self.report = described["training"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.model import Recformer
 from bench.baselines.recformer.texts import SequenceWriter
 from bench.baselines.text.title_tokens import TokenTable, like_widths, n_tokens
 from bench.data.domain import Sequences
+from bench.errors import ConfigError
 
-__all__ = ["encode_sequences", "item_vectors"]
+__all__ = ["encode_sequences", "item_vectors", "make_writer"]
 
 # Tokens of one forward pass: the states of a small encoder's widest layer then take some 50 MB.
 _TOKENS = 8192
@@ -48,3 +52,31 @@ def item_vectors(model: Recformer, writer: SequenceWriter, table: TokenTable) ->
     alone = Sequences(np.arange(len(first) + 1, dtype=np.int64), first.astype(np.int32))
     vectors = encode_sequences(model, writer, table, alone)
     return vectors[torch.from_numpy(place).to(vectors.device)]
+
+
+def make_writer(model: Recformer, tokenizer: Any, config: RecFormerConfig) -> SequenceWriter:
+    """The writer for a model, and whether the settings fit it.
+
+    Raises:
+        ConfigError: the encoder cannot read so many tokens, or has no first special token.
+    """
+    # The width of a batch is rounded up, and every column needs a position.
+    longest = model.longest // model.multiple * model.multiple
+    if config.max_tokens > longest:
+        raise ConfigError(
+            f"max_tokens={config.max_tokens}: the encoder {config.encoder!r} reads at "
+            f"most {longest} tokens. Lower max_tokens, or choose a longer encoder."
+        )
+    first = tokenizer.cls_token_id
+    if first is None:
+        raise ConfigError(
+            f"encoder {config.encoder!r}: its tokenizer has no first special token ([CLS] or "
+            "<s>), which RecFormer's sequences begin with. Choose an encoder of BERT's kind."
+        )
+    return SequenceWriter(
+        first_id=int(first),
+        pad_id=model.pad_id,
+        max_tokens=config.max_tokens,
+        padding_item=model.padding_item,
+        multiple=model.multiple,
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,7 @@ from bench.baselines.checkpoints import load_matching, read_state_dict
 from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.pretraining import Pretrained, PretrainedStore, pretrained_store
 from bench.baselines.recformer.config import RecFormerConfig
-from bench.baselines.recformer.encoding import encode_sequences, item_vectors
+from bench.baselines.recformer.encoding import encode_sequences, item_vectors, make_writer
 from bench.baselines.recformer.loop import train_stage
 from bench.baselines.recformer.model import Recformer, from_authors, scored_rows
 from bench.baselines.recformer.stages import (
@@ -33,6 +34,7 @@ from bench.baselines.recformer.stages import (
 from bench.baselines.recformer.texts import SequenceWriter, item_table
 from bench.baselines.text import load_encoder_model, require_encoder, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
+from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
@@ -84,6 +86,8 @@ class RecFormer(Method):
         self._texts: TokenTable | None = None
         self._writer: SequenceWriter | None = None
         self._backbone: dict[str, Any] = {}
+        # None while the model is still being trained.
+        self._histories: HistoryVectors | None = None
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
@@ -134,6 +138,7 @@ class RecFormer(Method):
                 f"pretrain=sources, but {target.name} was given no source domain. Name some with "
                 "--sources, or start from the encoder as it is with --set pretrain=none."
             )
+        self._histories = None
         stages: dict[str, dict[str, Any]] = {}
         encoder = resolve_encoder(config.encoder, progress=context.progress.status)
         backbone, tokenizer = load_encoder_model(encoder)
@@ -151,8 +156,9 @@ class RecFormer(Method):
             load_matching(model, weights, optional=["item_vectors"], origin=origin)
         model.to(context.device)
         self._texts = self._item_texts(target, tokenizer)
-        self._writer = self._make_writer(model, tokenizer)
+        self._writer = make_writer(model, tokenizer, config)
         self.report = self._fine_tune(target.sequences, context, stages)
+        self._histories = HistoryVectors()
 
     def _wrap(self, backbone: Any, n_items: int) -> Recformer:
         model = Recformer(
@@ -172,28 +178,6 @@ class RecFormer(Method):
             tokenizer,
             attributes=self.config.attributes,
             attribute_tokens=self.config.attribute_tokens,
-        )
-
-    def _make_writer(self, model: Recformer, tokenizer: Any) -> SequenceWriter:
-        # The width of a batch is rounded up, and every column needs a position.
-        longest = model.longest // model.multiple * model.multiple
-        if self.config.max_tokens > longest:
-            raise ConfigError(
-                f"max_tokens={self.config.max_tokens}: the encoder {self.config.encoder!r} reads at "
-                f"most {longest} tokens. Lower max_tokens, or choose a longer encoder."
-            )
-        first = tokenizer.cls_token_id
-        if first is None:
-            raise ConfigError(
-                f"encoder {self.config.encoder!r}: its tokenizer has no first special token ([CLS] or "
-                "<s>), which RecFormer's sequences begin with. Choose an encoder of BERT's kind."
-            )
-        return SequenceWriter(
-            first_id=int(first),
-            pad_id=model.pad_id,
-            max_tokens=self.config.max_tokens,
-            padding_item=model.padding_item,
-            multiple=model.multiple,
         )
 
     def _pretrained(self, view: TrainView, context: Context, encoder_hash: str) -> Pretrained:
@@ -237,7 +221,7 @@ class RecFormer(Method):
                 mlm_weight=config.mlm_weight,
                 mlm_share=config.mlm_share,
             ).to(context.device)
-        writer = self._make_writer(model, tokenizer)
+        writer = make_writer(model, tokenizer, config)
         size, most = config.pretrain_batch_size, config.pretrain_steps
 
         def losses(rng: np.random.Generator) -> list[_Loss]:
@@ -335,6 +319,14 @@ class RecFormer(Method):
         model = self.recformer.to(context.device).eval()
         values = np.empty(requests.candidates.shape, dtype=np.float32)
         rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // len(texts)))
+        known = self._histories or HistoryVectors()
+
+        def encode(histories: Sequences) -> NDArray[np.float32]:
+            vectors: NDArray[np.float32] = (
+                encode_sequences(model, writer, texts, histories).cpu().numpy()
+            )
+            return vectors
+
         # Histories of like length together: little of a batch is padding then.
         order = np.argsort(requests.history.lengths, kind="stable")
         with torch.inference_mode(), autocast(context):
@@ -343,8 +335,10 @@ class RecFormer(Method):
                 history = newest(
                     requests.history, rows, most=self.config.max_history, newest_first=True
                 )
-                users = encode_sequences(model, writer, texts, history)
-                scores = scored_rows(model, users, self.config.temperature)
+                users = known.get(history, f"{context.device} {context.dtype}", encode)
+                scores = scored_rows(
+                    model, torch.from_numpy(users).to(context.device), self.config.temperature
+                )
                 columns = torch.from_numpy(requests.candidates[rows].astype(np.int64))
                 values[rows] = scores.gather(1, columns.to(scores.device)).cpu().numpy()
         return Scores(values)
@@ -370,6 +364,7 @@ class RecFormer(Method):
         self.model.load_state_dict(load_file(folder / "model.safetensors"))
         self.model.eval()
         self._writer = SequenceWriter(**described["writer"])
+        self._histories = HistoryVectors()
         training = described["training"]
         if training is not None:
             self.report = TrainingReport(
