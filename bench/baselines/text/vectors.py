@@ -32,7 +32,7 @@ from bench.io import (
 from bench.methods.base import Progress, QuietProgress
 from bench.pretrained.quiet import quiet_transformers
 
-__all__ = ["encode_texts", "unit_rows"]
+__all__ = ["encode_texts", "encode_with", "unit_rows"]
 
 # Raise it whenever the vectors of the same texts and encoder can change.
 _FORMAT = 1
@@ -110,7 +110,15 @@ def encode_texts(
             require_free_space(folder.parent, 4 * len(texts) * int(model.config.hidden_size))
             with atomic_folder(folder, replace=True) as partial:
                 file = partial / "vectors.npy"
-                _write(file, texts, model, tokenizer, chosen, max_tokens, shown)
+                made = encode_with(
+                    model,
+                    tokenizer,
+                    texts,
+                    pooling=chosen,
+                    max_tokens=max_tokens,
+                    progress=shown,
+                )
+                np.save(file, made, allow_pickle=False)
                 write_json(
                     partial / "vectors.json",
                     {**key, "name": encoder, "vectors_sha256": sha256_file(file)},
@@ -170,16 +178,28 @@ def _check_length(encoder: Encoder, max_tokens: int, model: Any, tokenizer: Any)
         )
 
 
-def _write(
-    file: Path,
-    texts: Sequence[str],
+def encode_with(
     model: Any,
     tokenizer: Any,
+    texts: Sequence[str],
+    *,
     pooling: Pooling,
     max_tokens: int,
-    progress: Progress,
-) -> None:
-    """Encode distinct texts and write a row for every text to a ``.npy`` file."""
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """One pass of a loaded encoder, without the cache; see :func:`encode_texts`.
+
+    Args:
+        model: as :func:`~bench.baselines.text.encoders.load_encoder_model` gives it.
+        tokenizer: likewise.
+        texts: n texts; equal ones are encoded once.
+        pooling: how token vectors become one.
+        max_tokens: tokens that are read, special tokens included.
+        progress: shown while the encoder runs.
+
+    Returns:
+        float32, shape ``(n, d)``; zeros for a text without tokens.
+    """
     place = {text: at for at, text in enumerate(dict.fromkeys(texts))}
     vectors = np.zeros((len(place), int(model.config.hidden_size)), dtype=np.float32)
     if place:
@@ -191,13 +211,13 @@ def _write(
             return_token_type_ids=False,
         )["input_ids"]
         batches = list(_batches(tokens, model.device.type))
-        for rows in progress.track(
+        for rows in (progress or QuietProgress()).track(
             batches, total=len(batches), description=f"encode {len(place)} texts"
         ):
             ids = np.array([tokens[row] for row in rows], dtype=np.int64)
             vectors[rows] = _pooled(model, ids, pooling)
     rows_of = np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts))
-    np.save(file, vectors[rows_of], allow_pickle=False)
+    return vectors[rows_of]
 
 
 def _batches(tokens: Sequence[Sequence[int]], device: str) -> Iterator[NDArray[np.int64]]:
