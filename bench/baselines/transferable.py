@@ -74,9 +74,10 @@ class TextConfig(EncoderConfig):
     equal_positives: EqualPositives = "exclude"
     hidden_size: int = Field(default=64, ge=1)
     rows: Literal["prefixes", "all-positions"] = "all-positions"
-    epochs: int = Field(default=60, ge=1)
+    epochs: int = Field(default=30, ge=1)
     patience: int = Field(default=5, ge=1)
-    batch_size: int = Field(default=1024, ge=1)
+    batch_size: int = Field(default=2048, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
@@ -88,7 +89,7 @@ class TextConfig(EncoderConfig):
             "rows": "prefixes",
             "epochs": 300,
             "patience": 10,
-            "batch_size": 2048,
+            "learning_rate": 1e-3,
             "pretrain_epochs": 300,
             "pretrain_rows": None,
             "pretrain_batch_size": 8192,
