@@ -76,12 +76,14 @@ class _LoraLinear(torch.autograd.Function):
         rank = len(factors[0])
         places = _places(sizes, adapted, rank)
         a = torch.cat([factor.detach() for factor in factors[::2]]).to(x.dtype)
-        b = x.new_zeros(sum(sizes), len(a))
-        for (rows, columns), factor in zip(places, factors[1::2], strict=True):
-            torch.mul(factor.detach(), scaling, out=b[rows, columns])
+        # Thin products are up to three times faster with the rank as the rows of B and the columns of
+        # A in memory.
+        b = x.new_zeros(len(a), sum(sizes))
+        for (columns, rows), factor in zip(places, factors[1::2], strict=True):
+            torch.mul(factor.detach().t(), scaling, out=b[rows, columns])
         y = F.linear(x, weight, bias)
-        low = F.linear(dropped, a)
-        y.addmm_(low, b.t())
+        low = dropped @ a.t().contiguous()
+        y.addmm_(low, b)
         ctx.save_for_backward(dropped, low, weight, a, b)
         ctx.scaling, ctx.places, ctx.same = scaling, places, dropped is x
         return y
@@ -90,10 +92,10 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
         (g,) = outputs
         dropped, low, weight, a, b = ctx.saved_tensors
-        g_low = g @ b
+        g_low = g @ b.t()
         d_a = (g_low.t() @ dropped).float()
-        d_b = (g.t() @ low).float() * ctx.scaling
-        gradients = [d for rows, columns in ctx.places for d in (d_a[columns], d_b[rows, columns])]
+        d_b = (low.t() @ g).float().mul_(ctx.scaling)
+        gradients = [d for columns, rows in ctx.places for d in (d_a[rows], d_b[rows, columns].t())]
         d_x = d_dropped = None
         if ctx.needs_input_grad[0]:
             d_x = g @ weight
@@ -107,13 +109,13 @@ class _LoraLinear(torch.autograd.Function):
 def _places(
     sizes: tuple[int, ...], adapted: tuple[bool, ...], rank: int
 ) -> list[tuple[slice, slice]]:
-    """Rows and columns of each adapted layer's ``B`` in the block-diagonal matrix."""
-    places, row, column = [], 0, 0
+    """Outputs and ranks of each adapted layer's ``B`` in the block-diagonal matrix."""
+    places, output, row = [], 0, 0
     for size, has_factors in zip(sizes, adapted, strict=True):
         if has_factors:
-            places.append((slice(row, row + size), slice(column, column + rank)))
-            column += rank
-        row += size
+            places.append((slice(output, output + size), slice(row, row + rank)))
+            row += rank
+        output += size
     return places
 
 
