@@ -19,6 +19,7 @@ import os
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # of the tokenizers, read when they are imported
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     try:
-        import sentence_transformers
+        package: Any = importlib.import_module("sentence_transformers")
     except ImportError:
         raise SystemExit(__doc__) from None
     torch.set_num_threads(1)
@@ -52,7 +53,7 @@ def main() -> None:
     texts = [titles[item] for item in sorted(drawn.tolist())]
     encoder = resolve_encoder(options.encoder)
     model, tokenizer = load_encoder_model(encoder)
-    peer: Any = sentence_transformers.SentenceTransformer(str(encoder.folder), device="cpu")
+    peer: Any = package.SentenceTransformer(str(encoder.folder), device="cpu")
     peer.max_seq_length = options.max_tokens
 
     def ours() -> np.ndarray:
@@ -78,7 +79,7 @@ def main() -> None:
     print(
         f"{options.domain}: {len(texts)} titles ({len(set(texts))} distinct), at most "
         f"{options.max_tokens} tokens, {encoder.name}, one thread, "
-        f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}"
+        f"sentence-transformers {package.__version__}, torch {torch.__version__}"
     )
     medians = {
         name: tuple(statistics.median(column) for column in zip(*rounds, strict=True))
