@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from bench.llm.engines.attention import causal, join, with_normaliser
 from bench.llm.engines.lora_factors import Factors
+from bench.llm.engines.sizes import padded
 from bench.llm.engines.tree import Forest
 
 __all__ = ["ForestDecoder", "is_known"]
@@ -73,8 +74,8 @@ class ForestDecoder:
             Shape ``(n_read, hidden)``.
         """
         device = self._model.embed_tokens.weight.device
-        hidden = self._model.embed_tokens(torch.from_numpy(forest.tokens).to(device))
-        positions = torch.from_numpy(forest.positions).to(device)
+        hidden = self._model.embed_tokens(padded(torch.from_numpy(forest.tokens).to(device)))
+        positions = padded(torch.from_numpy(forest.positions).to(device))
         cosine, sine = self._model.rotary_emb(hidden[None], positions[None])
         plan = _Plan.of(forest, cosine[0], sine[0], self._layers[0], device)
         for i, layer in enumerate(self._layers):
@@ -178,9 +179,10 @@ class _Layer:
         rotated = _rotate(by_head[:, : n_q + n_k], plan)
         q, k, v = rotated[:, :n_q], rotated[:, n_q:], by_head[:, n_q + n_k :]
         out = torch.empty_like(q)
-        cut = plan.forest.n_prompt
-        to_prompt = out[cut:]
-        normaliser = q.new_empty((len(q) - cut, n_q), dtype=torch.float32)
+        cut, end = plan.forest.n_prompt, len(plan.forest.tokens)
+        out[end:] = 0  # rows that nobody asked for
+        to_prompt = out[cut:end]
+        normaliser = q.new_empty((end - cut, n_q), dtype=torch.float32)
         for (start, stop), (first, last) in zip(
             plan.forest.prompts, plan.forest.nodes, strict=True
         ):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.llm.engines.sizes import padded
+
 __all__ = ["token_log_probs"]
 
 _BLOCK_BYTES = 1 << 20
@@ -30,7 +32,8 @@ def token_log_probs(hidden: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor
     Returns:
         float32, shape ``(k,)``.
     """
-    normalisers = torch.cat([_log_sums(part, weight) for part in torch.split(hidden, _ROWS)])
+    parts = torch.split(hidden, _ROWS)
+    normalisers = torch.cat([_log_sums(padded(part), weight)[: len(part)] for part in parts])
     logits = torch.cat(
         [
             torch.linalg.vecdot(hidden[r].float(), weight[t].float())
