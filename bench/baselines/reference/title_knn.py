@@ -63,6 +63,10 @@ class TitleKNN(Method):
     version: ClassVar[str] = "1"
     family: ClassVar[Family] = Family.REFERENCE
     Config: ClassVar[type[BaseModel]] = TitleKNNConfig
+    known_below_popularity: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("ml-1m", "ml100k-action", "ml100k-comedy", "ml100k-drama"),
+        "a film's title says little of who watches it",
+    )
 
     titles: TitleVectors
 
