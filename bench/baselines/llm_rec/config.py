@@ -55,7 +55,7 @@ class LLMRecConfig(LoopConfig):
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: float = Field(default=16.0, gt=0)
     lora_dropout: float = Field(default=0.1, ge=0, lt=1)
-    steps: int | None = Field(default=600, ge=1)
+    steps: int | None = Field(default=500, ge=1)
     epochs: int = Field(default=1, ge=1)
     check_steps: int = Field(default=100, ge=1)
     holdout_share: float = Field(default=0.0, ge=0, lt=1)
