@@ -27,17 +27,17 @@ from bench.baselines.sequence_encoder import (
     cosine_softmax,
     predictions,
 )
+from bench.baselines.starts import one_start, require_checkpoint, require_sources, start_note
 from bench.baselines.text import DEFAULT_ENCODER, encode_texts, require_encoder, resolve_encoder
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
-from bench.errors import ConfigError, MethodError
+from bench.errors import MethodError
 from bench.methods import Capabilities, Context, Requests, Scores, TrainView
 from bench.protocol.types import DomainView
 
 __all__ = ["OFFICIAL_ENCODER", "TextConfig", "TransferableMethod"]
 
 OFFICIAL_ENCODER = "google-bert/bert-base-uncased"
-_SHORT_NAMES: Mapping[str, str] = {"all-minilm-l6-v2": "MiniLM", OFFICIAL_ENCODER: ""}
 _CONTENT = "content.npy"
 
 
@@ -99,11 +99,7 @@ class TextConfig(EncoderConfig):
     @model_validator(mode="before")
     @classmethod
     def _one_start(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("checkpoint"):
-            if values.get("pretrain") == "sources":
-                raise ValueError("checkpoint and pretrain=sources are two starts; give one of them")
-            return {**values, "pretrain": "none"}
-        return values
+        return one_start(values)
 
 
 class TransferableMethod(NeuralMethod):
@@ -135,18 +131,11 @@ class TransferableMethod(NeuralMethod):
     @classmethod
     def require(cls, config: Any) -> None:
         require_encoder(config.text_encoder)
-        if config.checkpoint and not Path(config.checkpoint).is_file():
-            raise ConfigError(
-                f"checkpoint {config.checkpoint}: no such file. Give the path of the authors' "
-                "weights, or pre-train on the sources (without checkpoint)."
-            )
+        require_checkpoint(config.checkpoint)
 
     @classmethod
     def row_note(cls, config: Any) -> str:
-        start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
-        encoder = _SHORT_NAMES.get(config.text_encoder, Path(config.text_encoder).name)
-        parts = ["" if config.checkpoint else start, encoder]
-        return ", ".join(part for part in parts if part)
+        return start_note(config, config.text_encoder, OFFICIAL_ENCODER)
 
     @classmethod
     def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
@@ -229,11 +218,7 @@ class TransferableMethod(NeuralMethod):
         return stages
 
     def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
-        if not view.sources:
-            raise ConfigError(
-                f"{self.name} pre-trains on source domains, and {view.target.name} was given none. "
-                "Name some with --sources, or start from random weights: --set pretrain=none."
-            )
+        require_sources(self.name, view.target, view.sources)
         domains = union_domains(view, include_target=False)
         sequences, _ = union_sequences(view, include_target=False, include_sources=True)
         settings = self.config.model_dump(mode="json", exclude=set(self.tuning_only))

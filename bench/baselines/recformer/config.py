@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bench.baselines.starts import one_start
 from bench.baselines.text import DEFAULT_ENCODER, Pooling
 from bench.baselines.training import LoopConfig
 
@@ -107,11 +108,7 @@ class RecFormerConfig(LoopConfig):
     @model_validator(mode="before")
     @classmethod
     def _one_start(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("checkpoint"):
-            if values.get("pretrain") == "sources":
-                raise ValueError("checkpoint and pretrain=sources are two starts; give one of them")
-            return {**values, "pretrain": "none"}
-        return values
+        return one_start(values)
 
     @model_validator(mode="after")
     def _distinct(self) -> RecFormerConfig:

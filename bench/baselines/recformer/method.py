@@ -32,10 +32,10 @@ from bench.baselines.recformer.stages import (
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
+from bench.baselines.starts import require_checkpoint, require_sources, start_note
 from bench.baselines.text import load_encoder_model, require_encoder, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
-from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
@@ -98,18 +98,11 @@ class RecFormer(Method):
     @classmethod
     def require(cls, config: Any) -> None:
         require_encoder(config.encoder)
-        if config.checkpoint and not Path(config.checkpoint).is_file():
-            raise ConfigError(
-                f"checkpoint {config.checkpoint}: no such file. Give the path of the authors' "
-                "weights, or pre-train on the sources (without checkpoint)."
-            )
+        require_checkpoint(config.checkpoint)
 
     @classmethod
     def row_note(cls, config: Any) -> str:
-        start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
-        parts = ["" if config.checkpoint else start]
-        parts.append(substitute_note(config.encoder, OFFICIAL_ENCODER))
-        return ", ".join(part for part in parts if part)
+        return start_note(config, config.encoder, OFFICIAL_ENCODER)
 
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
@@ -133,11 +126,8 @@ class RecFormer(Method):
 
     def fit(self, view: TrainView, context: Context) -> None:
         config, target = self.config, view.target
-        if config.pretrain == "sources" and not view.sources:
-            raise ConfigError(
-                f"pretrain=sources, but {target.name} was given no source domain. Name some with "
-                "--sources, or start from the encoder as it is with --set pretrain=none."
-            )
+        if config.pretrain == "sources":
+            require_sources(self.name, target, view.sources)
         self._histories = None
         stages: dict[str, dict[str, Any]] = {}
         encoder = resolve_encoder(config.encoder, progress=context.progress.status)
