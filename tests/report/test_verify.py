@@ -267,6 +267,15 @@ def test_a_copied_result_under_another_name_or_seed_is_caught(tmp_path, method, 
     assert [p.check for p in found] == ["duplicate"]
 
 
+@pytest.mark.parametrize(("said", "checks"), [("knn", []), ("popularity", ["duplicate"])])
+def test_a_sum_that_one_method_is_left_of_is_no_copy(tmp_path, said, checks):
+    outcomes = random_outcomes(300, 8)
+    write_result(tmp_path, "knn", outcomes=outcomes)
+    folder = write_result(tmp_path, "sum", outcomes=outcomes)
+    change(folder, lambda manifest: manifest.update(diagnostics={"equals": said}))
+    assert [p.check for p in verify_folder(tmp_path).problems] == checks
+
+
 def test_nothing_to_verify_is_an_error(tmp_path):
     with pytest.raises(ResultError, match="no result below"):
         verify_folder(tmp_path)

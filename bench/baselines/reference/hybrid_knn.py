@@ -30,6 +30,9 @@ __all__ = ["HybridKNN", "HybridKNNConfig", "weight_grid"]
 PARTS = ("title-knn", "item-knn", "log popularity")
 """What is summed, in the order of the weights."""
 
+_ALONE = dict(zip(PARTS, ("title-knn", "item-knn", "popularity"), strict=True))
+"""The method that each part is when it is alone."""
+
 # Spread is measured on so many validation requests, which hold 30,000 candidates.
 _SPREAD_ROWS = 1000
 _SELECTED_BY = 5
@@ -115,7 +118,7 @@ class HybridKNN(Method):
             self._parts(requests, context), self.weights / self.spreads, strict=True
         ):
             total += factor * part
-        return Scores(total, diagnostics={"weights": self._described()})
+        return Scores(total, diagnostics=self._diagnostics())
 
     def _parts(self, requests: Requests, context: Context) -> tuple[NDArray[np.float32], ...]:
         """Scores of the three parts, each of the shape of the candidates."""
@@ -138,9 +141,12 @@ class HybridKNN(Method):
         )
         return chosen
 
-    def _described(self) -> str:
-        pairs = zip(PARTS, self.weights.tolist(), strict=True)
-        return ", ".join(f"{name} {weight:.4g}" for name, weight in pairs)
+    def _diagnostics(self) -> dict[str, str]:
+        pairs = list(zip(PARTS, self.weights.tolist(), strict=True))
+        said = {"weights": ", ".join(f"{name} {weight:.4g}" for name, weight in pairs)}
+        left = [name for name, weight in pairs if weight]
+        # Told to those who look for copied results.
+        return {**said, "equals": _ALONE[left[0]]} if len(left) == 1 else said
 
     def save(self, folder: Path) -> None:
         self.title.save(folder)

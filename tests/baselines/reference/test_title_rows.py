@@ -244,6 +244,9 @@ def test_the_chosen_weights_are_in_the_diagnostics(fitted, requests) -> None:
     method, context = fitted("hybrid-knn", weights=[0.25, 0.5, 0.25])
     diagnostics = method.score(requests, context).diagnostics
     assert diagnostics == {"weights": "title-knn 0.25, item-knn 0.5, log popularity 0.25"}
+    for weights, name in (([0, 2, 0], "item-knn"), ([0, 0, 1], "popularity")):
+        method, context = fitted("hybrid-knn", weights=weights)
+        assert method.score(requests, context).diagnostics["equals"] == name
 
 
 @pytest.mark.parametrize("weights", [[0, 0, 0], [1, -1, 1], [1, 2], [1, float("nan"), 1]])
