@@ -5,7 +5,7 @@ Settings that these functions read: ``pretrain`` (``sources`` or ``none``) and `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from bench.baselines.text.names import substitute_note
 from bench.errors import ConfigError
 from bench.methods import DomainView
 
-__all__ = ["one_start", "require_checkpoint", "require_sources", "start_note"]
+__all__ = ["ALONE", "one_start", "require_checkpoint", "require_sources", "start_note"]
+
+ALONE: Mapping[str, Any] = {"pretrain": "none"}
+"""The settings without a first stage: the method learns from its target alone."""
 
 
 def one_start(values: Any) -> Any:

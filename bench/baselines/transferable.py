@@ -27,7 +27,13 @@ from bench.baselines.sequence_encoder import (
     cosine_softmax,
     predictions,
 )
-from bench.baselines.starts import one_start, require_checkpoint, require_sources, start_note
+from bench.baselines.starts import (
+    ALONE,
+    one_start,
+    require_checkpoint,
+    require_sources,
+    start_note,
+)
 from bench.baselines.text import DEFAULT_ENCODER, encode_texts, require_encoder, resolve_encoder
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
@@ -110,6 +116,7 @@ class TransferableMethod(NeuralMethod):
     """
 
     config: TextConfig
+    alone = ALONE
     # Settings that the first stage does not read: they are no part of its identity.
     tuning_only: ClassVar[frozenset[str]] = frozenset(
         {

@@ -15,6 +15,7 @@ from bench.cli.output import print_table
 from bench.cli.rivals import PRIMARY, committed_folder
 
 if TYPE_CHECKING:
+    from bench.methods import Method
     from bench.report.transfer import Gain, Missing
     from bench.runs.store import Damage, RunStore
     from bench.runs.stored import StoredRun
@@ -63,7 +64,8 @@ def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
             ],
         )
     for one in missing:
-        typer.echo(f"No {one.against} run to compare {one.method} with: {_command(one)}")
+        command = _command(one)
+        typer.echo(f"No {one.against} run to compare {one.method} with{command and f': {command}'}")
 
 
 def _stored(store: RunStore, task_hash: str) -> list[StoredRun]:
@@ -76,7 +78,10 @@ def _stored(store: RunStore, task_hash: str) -> list[StoredRun]:
 
 
 def _command(missing: Missing) -> str:
-    """The command that makes the missing baseline on the same task, users, seeds and settings."""
+    """The command that makes the missing baseline on the same task, users, seeds and settings.
+
+    "" where there is none: a method that cannot do without sources.
+    """
     from bench.report.transfer import SINGLE_SOURCE, TARGET_ONLY
 
     run = missing.runs[0]
@@ -84,18 +89,19 @@ def _command(missing: Missing) -> str:
     general = TARGET_ONLY if alone else SINGLE_SOURCE
     method = str(run.manifest.get("spec", {}).get("method", run.method))
     like_general = _uses_adapters(method)
-    if like_general:
-        words = ["--method", general, "--target", run.target]
-        words += [] if alone else ["--sources", ",".join(run.sources)]
-    else:
-        words = ["--method", method, "--target", run.target]
-        words += ["--sources", "none" if alone else run.sources[0]]
+    without_sources = {} if like_general or not alone else _settings_alone(method)
+    if alone and not like_general and not without_sources:
+        return ""
+    words = ["--method", general if like_general else method, "--target", run.target]
+    if not alone:
+        words += ["--sources", ",".join(run.sources if like_general else run.sources[:1])]
     if run.profile != "cpu":
         words += ["--profile", run.profile]
     seeds = [one.seed for one in missing.runs]
     if seeds != [0]:
         words += ["--seed", ",".join(map(str, seeds))]
-    for key, value in (run.manifest.get("spec", {}).get("overrides") or {}).items():
+    overrides = run.manifest.get("spec", {}).get("overrides") or {}
+    for key, value in {**overrides, **without_sources}.items():
         if not like_general or key.partition(".")[0] in _settings_of(general):
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     if run.n_users < run.manifest["task"]["n_users"]:
@@ -106,16 +112,29 @@ def _command(missing: Missing) -> str:
 
 def _uses_adapters(method: str) -> bool:
     """Whether a method trains what target-only and source-only train."""
-    from bench.errors import BenchError
     from bench.llm.adapters import AdapterStore
+
+    found = _class_of(method)
+    return found is not None and isinstance(found.adapter_store(), AdapterStore)
+
+
+def _settings_alone(method: str) -> Mapping[str, Any]:
+    """Settings with which a method learns from its target alone; {} where it cannot."""
+    found = _class_of(method)
+    return {} if found is None else found.alone
+
+
+def _class_of(method: str) -> type[Method] | None:
+    """The class of a method, or None where it is not registered here."""
+    from bench.errors import BenchError
     from bench.methods.registry import resolve
     from bench.runs.prints import prints_aside
 
     try:
         with prints_aside():
-            return isinstance(resolve(method).adapter_store(), AdapterStore)
+            return resolve(method)
     except BenchError:
-        return False
+        return None
 
 
 def _settings_of(method: str) -> Collection[str]:

@@ -254,6 +254,8 @@ class Method(ABC):
     """Domain (or ``*``) -> why the method is known to rank below popularity there."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Check of ``bench check`` -> why it cannot apply to this method."""
+    alone: ClassVar[Mapping[str, Any]] = {}
+    """Settings with which a method with sources learns from its target alone; {} where it cannot."""
     score_rows: ClassVar[int | None] = None
     """Users per call of ``score`` in a run, for slow scorers: what a kill may cost. None = thousands."""
 

@@ -130,9 +130,9 @@ def transfer(
 ) -> TransferReport:
     """Compare every method that uses sources with target-only and with the best single source.
 
-    The baseline of a method is its own configuration without sources (or with one source) where such
-    a run is stored, else the method ``target-only`` (or ``source-only``) of the same profile and
-    backbone, in the configuration nearest to the method's. The best
+    The baseline of a method is its own run without sources (or, in the same configuration, with one
+    source) where such a run is stored, else the method ``target-only`` (or ``source-only``) of the same
+    profile and backbone; of several, those in the configuration nearest to the method's. The best
     single source is chosen by validation figures; where a candidate has none, by the test figures,
     which favours the baseline.
 
@@ -269,7 +269,8 @@ def _row_gains(
 def _baselines(row: Contender, rows: Sequence[Contender], n_sources: int) -> list[Contender]:
     """Rows to compare with: the method's own, else the general baseline of profile and backbone.
 
-    Of several configurations of the general baseline those count that are nearest to the row's.
+    A method's own run without sources has other settings, such as no pre-training: of several, as of
+    several configurations of the general baseline, those count that are nearest to the row's.
     """
     run = row.runs[0]
     general = (TARGET_ONLY, SINGLE_SOURCE)[n_sources]
@@ -281,10 +282,15 @@ def _baselines(row: Contender, rows: Sequence[Contender], n_sources: int) -> lis
         and len(other.runs[0].sources) == n_sources
         and other.runs[0].config.get("backbone") == run.config.get("backbone")
     ]
-    own = [one for one in fitting if one.method == row.method and one.runs[0].config == run.config]
-    if own:
-        return own
-    found = [(_n_differences(one.runs[0], run), one) for one in fitting if one.method == general]
+    own = [one for one in fitting if one.method == row.method]
+    if n_sources:
+        own = [one for one in own if one.runs[0].config == run.config]
+    return _nearest(own or [one for one in fitting if one.method == general], run)
+
+
+def _nearest(rows: Sequence[Contender], run: StoredRun) -> list[Contender]:
+    """Those of the rows whose settings differ least from the run's."""
+    found = [(_n_differences(one.runs[0], run), one) for one in rows]
     least = min((n for n, _ in found), default=0)
     return [one for n, one in found if n == least]
 

@@ -216,3 +216,47 @@ def test_a_run_ends_with_its_gain_or_the_command_of_the_missing_baseline(
     assert "bench run" not in shown
     print_transfer_of([few_users(write_run, "popularity", 5)], store)
     assert capsys.readouterr().out == ""
+
+
+PRETRAINED = {"pretrain": "sources", "epochs": 30}
+
+
+def pretrained(write_run, method, draw, **more):
+    more = {"config": PRETRAINED, "family": "cross-domain", "sources": ("a", "b"), **more}
+    return write_run(method, random_outcomes(40, draw), **more)
+
+
+def test_a_pretrained_method_is_compared_with_its_own_run_without_sources(write_run):
+    mine = pretrained(write_run, "unisrec", 0)
+    alone = [
+        pretrained(
+            write_run, "unisrec", 1 + number, sources=(), config={"pretrain": "none", "epochs": epochs},
+            overrides={"pretrain": "none", "epochs": epochs},
+        )
+        for number, epochs in enumerate((30, 5))
+    ]  # fmt: skip
+    other = pretrained(write_run, "vq-rec", 3, sources=(), config={**PRETRAINED, "pretrain": "none"})
+    (gain,) = transfer_of([mine], [mine, *alone, other])[0].gains
+    values = [metric_per_user(run.outcomes(), "ndcg@5")[None] for run in (mine, alone[0])]
+    assert gain.against == "target-only"
+    assert gain.test == compare_seeds(*values)
+
+
+def test_what_a_run_alone_needs_is_in_the_command_and_no_command_is_made_up(
+    write_run, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.cli.run_transfer.committed_folder", lambda: None)
+    runs = [
+        pretrained(write_run, "unisrec", 0, overrides={"mode": "inductive"}),
+        pretrained(write_run, "mcrpl", 1),
+    ]
+    print_transfer_of(runs, RunStore(write_run.root))
+    shown = capsys.readouterr().out.splitlines()
+    unisrec, mcrpl = ([line for line in shown if name in line] for name in ("unisrec", "mcrpl"))
+    assert unisrec[0].endswith(
+        "bench run --method unisrec --target toyland --set mode=inductive --set pretrain=none"
+    )
+    assert unisrec[1].endswith("--sources a --set mode=inductive")
+    assert mcrpl[0] == "No target-only run to compare mcrpl with"
+    assert mcrpl[1].endswith("bench run --method mcrpl --target toyland --sources a")

@@ -32,7 +32,7 @@ from bench.baselines.recformer.stages import (
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
-from bench.baselines.starts import require_checkpoint, require_sources, start_note
+from bench.baselines.starts import ALONE, require_checkpoint, require_sources, start_note
 from bench.baselines.text import load_encoder_model, require_encoder, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
@@ -78,6 +78,7 @@ class RecFormer(Method):
     family = Family.CROSS_DOMAIN
     Config = RecFormerConfig
     config: RecFormerConfig
+    alone = ALONE
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
