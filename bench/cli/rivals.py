@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,14 @@ def committed_folder() -> Path | None:
 
 
 def against_best(
-    runs: Iterable[StoredRun], store: RunStore
+    runs: Iterable[StoredRun], store: RunStore, *, without: Collection[str] = ()
 ) -> tuple[list[Comparison], list[StoredRun]]:
     """Compare every run with its best rival, over the same users.
+
+    Args:
+        runs: what is compared.
+        store: where rivals are looked for, beside the committed results.
+        without: ids of runs that are no rivals here.
 
     Returns:
         The comparisons, and the runs that have no rival, or none that ranks anything.
@@ -46,6 +51,7 @@ def against_best(
     found, lonely = [], []
     for run in runs:
         rivals = find_rivals(run, store, committed=committed)
+        rivals = [rival for rival in rivals if rival.run_id not in without]
         if rivals:
             found.append(compare(run, rivals[0], PRIMARY))
         if not rivals or ranks_nothing(rivals[0]):

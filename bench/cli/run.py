@@ -14,6 +14,7 @@ from bench.cli import run_options, run_plan, run_report
 from bench.cli.output import print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import REFERENCES, against_best
+from bench.cli.run_baseline import missing_baselines
 from bench.cli.run_transfer import print_transfer_of
 from bench.cli.runs import open_store
 from bench.errors import ConfigError, MissingDataError
@@ -194,6 +195,16 @@ def run(
         _note_unused_sources(specs, common["sources"])
     opened = open_store(store)
     tasks = TaskCache()
+    baselines: list[RunSpec] = []
+    if not as_json:
+        baselines = missing_baselines(specs, opened, tasks)
+        if baselines and not quiet:
+            typer.echo(
+                "No stored target-only run to tell the gain from the sources: it is run as well, with "
+                "the adapter that weaverec trains for itself.",
+                err=True,
+            )
+        specs = [*specs, *baselines]
     if plan:
         run_plan.print_plan(plan_runs(specs, opened, tasks=tasks, force=force), as_json=as_json)
         return
@@ -203,7 +214,7 @@ def run(
         )
     results = _run_all(specs, opened, tasks, force=force, as_json=as_json, quiet=quiet)
     if not as_json:
-        results += _beside(results, opened, tasks, common, quiet=quiet)
+        results += _beside(results, baselines, opened, tasks, common, quiet=quiet)
         _report(results, opened)
     run_report.print_failures(results)
     if any(result.status == "failed" for result in results):
@@ -275,6 +286,7 @@ def _run_all(
 
 def _beside(
     results: Sequence[RunResult],
+    baselines: Sequence[RunSpec],
     store: RunStore,
     tasks: TaskCache,
     common: dict[str, Any],
@@ -284,11 +296,15 @@ def _beside(
     """Run the reference methods where a run has no rival but chance, stored or committed.
 
     They are scored on the very users of the lonely run, or they could not be compared with it.
+    ``baselines`` that nobody asked for are no company.
     """
     from bench.runs.matrix import expand
 
-    limits = {result.run.run_id: result.spec.limit_users for result in results if result.run}
-    _, lonely = against_best([result.run for result in results if result.run is not None], store)
+    done = [result for result in results if result.run is not None]
+    limits = {result.run.run_id: result.spec.limit_users for result in done if result.run}
+    added = {result.run.run_id for result in done if result.run and result.spec in baselines}
+    asked = [result.run for result in done if result.run and result.run.run_id not in added]
+    _, lonely = against_best(asked, store, without=added)
     missing = [name for name in REFERENCES if name not in {run.method for run in lonely}]
     places = dict.fromkeys((run.target, limits[run.run_id]) for run in lonely)
     if not places or not missing:

@@ -114,12 +114,18 @@ class ModelShape:
 
     def lora_weights(self, lora: LoraSpec) -> int:
         """Numbers in an adapter of this shape."""
-        chosen = [
+        return self.layers * lora.r * sum(out + inputs for out, inputs in self._adapted(lora))
+
+    def adapted_weights(self, lora: LoraSpec) -> int:
+        """Numbers in the products B A of an adapter of this shape."""
+        return self.layers * sum(out * inputs for out, inputs in self._adapted(lora))
+
+    def _adapted(self, lora: LoraSpec) -> list[tuple[int, int]]:
+        return [
             shape
             for name, shape in self.projections.items()
             if lora.targets == "all-linear" or name in lora.targets
         ]
-        return self.layers * lora.r * sum(out + inputs for out, inputs in chosen)
 
 
 PUBLISHED_SHAPES: Mapping[str, ModelShape] = {

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import ConfigError
 from bench.llm.adapters import AdapterSpec, AdapterStore, MergedSpec, StoredAdapter
-from bench.merging import Adapter, make_config, merge, read_adapter, write_files
+from bench.merging import Adapter, MergeConfig, make_config, merge, read_adapter, write_files
 from bench.methods import Progress
 
-__all__ = ["MERGER_VERSION", "check_settings", "merge_spec", "obtain_merge"]
+__all__ = ["MERGER_VERSION", "Merge", "check_settings", "found_out", "merge_spec", "obtain_merge"]
 
 # Part of a merged adapter's identity: raised whenever the same inputs give another adapter.
 MERGER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How adapters become one.
+
+    Attributes:
+        method: name of a merging method, see :mod:`bench.merging`.
+        settings: its options.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+
+    @property
+    def options(self) -> MergeConfig:
+        """The settings, checked.
+
+        Raises:
+            ConfigError: unknown method or option, or a value out of range.
+        """
+        return make_config(self.method, self.settings)
+
+    def label(self, n_adapters: int) -> str:
+        """One line for people."""
+        weights = self.settings.get("weights")
+        given = f" with weights {', '.join(f'{w:.3g}' for w in weights)}" if weights else ""
+        return f"{self.method} of {n_adapters} adapters{given}"
 
 
 def check_settings(method: str, settings: Mapping[str, Any]) -> None:
@@ -29,9 +58,7 @@ def check_settings(method: str, settings: Mapping[str, Any]) -> None:
         raise ValueError(str(error)) from error
 
 
-def merge_spec(
-    parents: Sequence[str], method: str, settings: Mapping[str, Any], *, seed: int
-) -> MergedSpec:
+def merge_spec(parents: Sequence[str], how: Merge, *, seed: int) -> MergedSpec:
     """Recipe of a merge.
 
     Parents are put into one order where theirs decides nothing, with their weights, so that targets
@@ -39,21 +66,20 @@ def merge_spec(
 
     Args:
         parents: ids of the merged adapters, in the order that per-adapter options refer to.
-        method: name of a merging method, see :mod:`bench.merging`.
-        settings: its options.
+        how: the merge.
         seed: of its random draws.
 
     Raises:
         ConfigError: wrong options.
     """
-    parameters = {**make_config(method, settings).model_dump(mode="json"), "seed": seed}
-    order = _order(parents, method, parameters)
+    parameters = {**how.options.model_dump(mode="json"), "seed": seed}
+    order = _order(parents, how.method, parameters)
     weights = parameters.get("weights")
     # Another number of weights is for the merger to refuse, with its own words.
     if weights is not None and len(weights) == len(parents):
         parameters["weights"] = [weights[i] for i in order]
     return MergedSpec(
-        method=method,
+        method=how.method,
         parents=tuple(parents[i] for i in order),
         parameters=parameters,
         merger_version=MERGER_VERSION,
@@ -72,8 +98,7 @@ def _order(parents: Sequence[str], method: str, parameters: Mapping[str, Any]) -
 def obtain_merge(
     store: AdapterStore,
     adapters: Sequence[StoredAdapter],
-    method: str,
-    settings: Mapping[str, Any],
+    how: Merge,
     *,
     seed: int,
     progress: Progress,
@@ -83,15 +108,14 @@ def obtain_merge(
     Args:
         store: where the merge is kept.
         adapters: what is merged, in the order that per-adapter options refer to.
-        method: name of a merging method, see :mod:`bench.merging`.
-        settings: its options.
+        how: the merge.
         seed: of its random draws.
         progress: reporter.
 
     Raises:
         ConfigError: wrong options, or adapters that cannot be merged.
     """
-    spec = merge_spec([one.adapter_id for one in adapters], method, settings, seed=seed)
+    spec = merge_spec([one.adapter_id for one in adapters], how, seed=seed)
     by_id = {adapter.adapter_id: adapter for adapter in adapters}
 
     def make(out: Path, _checkpoints: Path) -> Mapping[str, Any]:
@@ -99,7 +123,7 @@ def obtain_merge(
         wants_init = options.get("factor_reference") == "init"
         merged = merge(
             [read_adapter(by_id[parent].folder) for parent in spec.parents],
-            method,
+            how.method,
             options,
             seed=seed,
             init=_initialisation(store, adapters[0]) if wants_init else None,
@@ -108,6 +132,17 @@ def obtain_merge(
         return dict(merged.metadata)
 
     return store.obtain(spec, make, progress=progress)
+
+
+def found_out(merged: StoredAdapter) -> dict[str, Any]:
+    """What a merge tells whoever serves it: ``warnings``, and the relative ``error`` of truncation."""
+    report = merged.metadata.get("report", {})
+    told: dict[str, Any] = {}
+    if report.get("warnings"):
+        told["warnings"] = list(report["warnings"])
+    if report.get("truncation"):
+        told["error"] = report["truncation"]["relative_error"]
+    return told
 
 
 def _initialisation(store: AdapterStore, stored: StoredAdapter) -> Adapter:

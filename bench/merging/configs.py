@@ -7,9 +7,12 @@ follow the order in which the adapters are given.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from bench.errors import ConfigError
 
 __all__ = [
     "DareConfig",
@@ -20,6 +23,7 @@ __all__ = [
     "TaskArithmeticConfig",
     "TiesConfig",
     "WeightAverageConfig",
+    "check_weights",
 ]
 
 Space = Literal["factor", "product"]
@@ -40,10 +44,34 @@ def _sums_to_one(weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
 Shares = Annotated[tuple[Finite, ...] | None, AfterValidator(_sums_to_one)]
 
 
+def check_weights(
+    weights: Sequence[float] | None, n: int, uniform: float, what: str = "adapters"
+) -> tuple[float, ...]:
+    """One weight per adapter; None stands for ``uniform`` everywhere.
+
+    Raises:
+        ConfigError: another number of weights than ``n``.
+    """
+    if weights is None:
+        return (uniform,) * n
+    if len(weights) != n:
+        raise ConfigError(
+            f"{len(weights)} weights for {n} {what}; give one per adapter, in their order."
+        )
+    return tuple(weights)
+
+
 class MergeConfig(BaseModel):
     """Base of all options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def check_inputs(self, ranks: Sequence[int]) -> None:
+        """Check that the options fit so many adapters of these ranks; known before any is trained.
+
+        Raises:
+            ConfigError: they do not.
+        """
 
 
 class _TwoSpaces(MergeConfig):
@@ -78,6 +106,14 @@ class WeightAverageConfig(_TwoSpaces):
 
     weights: Shares = None
 
+    def check_inputs(self, ranks: Sequence[int]) -> None:
+        """Check that there is one weight per adapter.
+
+        Raises:
+            ConfigError: there is not.
+        """
+        check_weights(self.weights, len(ranks), 0.0)
+
 
 class TaskArithmeticConfig(MergeConfig):
     """Task arithmetic: the sum of coefficient times update (Ilharco et al., 2023).
@@ -94,6 +130,23 @@ class TaskArithmeticConfig(MergeConfig):
     weights: tuple[Finite, ...] | None = None
     reference: Annotated[int, Field(ge=0)] | None = None
     rank: Rank | None = None
+
+    def check_inputs(self, ranks: Sequence[int]) -> None:
+        """Check that the reference is one of the adapters, and that each other one has a weight.
+
+        Raises:
+            ConfigError: it is not, or they have not.
+        """
+        n, reference = len(ranks), self.reference
+        if reference is None:
+            check_weights(self.weights, n, 0.0)
+            return
+        if reference >= n:
+            raise ConfigError(
+                f"reference={reference} with {n} adapters; it is the position of one of them, counted "
+                f"from 0, so at most {n - 1}."
+            )
+        check_weights(self.weights, n - 1, 0.0, "adapters beside the reference")
 
 
 class TiesConfig(_TwoSpaces):
@@ -146,6 +199,7 @@ class DareConfig(_TwoSpaces):
         scale: factor of the merged update.
         factor_reference: what factors are measured against in factor space: ``zero`` (as PEFT does),
             or ``init``, the common initialisation, which must then be given.
+        draw: number of the random masks, >= 0: others for the same seed, from the same adapters.
         rank: rank of a merge in product space; None takes the sum of the ranks.
     """
 
@@ -154,6 +208,7 @@ class DareConfig(_TwoSpaces):
     weights: Shares = None
     scale: Finite = 1.0
     factor_reference: Literal["zero", "init"] = "zero"
+    draw: Annotated[int, Field(ge=0)] = 0
 
     @property
     def p(self) -> float:
@@ -168,6 +223,14 @@ class DareConfig(_TwoSpaces):
         if self.inner == "ties" and self.weights is not None:
             raise ValueError("no weights with inner=ties, which counts agreeing adapters alike")
         return self
+
+    def check_inputs(self, ranks: Sequence[int]) -> None:
+        """Check that there is one weight per adapter.
+
+        Raises:
+            ConfigError: there is not.
+        """
+        check_weights(self.weights, len(ranks), 0.0)
 
 
 class ExtSubConfig(MergeConfig):
@@ -186,6 +249,17 @@ class ExtSubConfig(MergeConfig):
     alpha: Finite = 1.0
     mode: Literal["subtract", "add_common"] = "subtract"
     rank: Rank | None = None
+
+    def check_inputs(self, ranks: Sequence[int]) -> None:
+        """Check that there is an expert and another adapter.
+
+        Raises:
+            ConfigError: there is not.
+        """
+        if len(ranks) < 2:
+            raise ConfigError(
+                f"ext-sub got {len(ranks)} adapter; give the expert first, then at least one other."
+            )
 
 
 class LoraLegoConfig(MergeConfig):
@@ -209,6 +283,18 @@ class LoraLegoConfig(MergeConfig):
     max_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     n_init: Annotated[int, Field(ge=1)] = 10
     max_iter: Annotated[int, Field(ge=1)] = 300
+
+    def check_inputs(self, ranks: Sequence[int]) -> None:
+        """Check that there are enough units to cluster.
+
+        Raises:
+            ConfigError: there are fewer than k.
+        """
+        total = sum(ranks)
+        if self.k is not None and self.k > total:
+            raise ConfigError(
+                f"k={self.k} clusters of {total} units (ranks {list(ranks)}); choose k of at most {total}."
+            )
 
 
 def _check_reference(space: Space, reference: str) -> None:

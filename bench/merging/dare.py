@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bench.merging.adapter import Adapter
-from bench.merging.configs import DareConfig, WeightAverageConfig
-from bench.merging.linear import check_weights
+from bench.merging.configs import DareConfig, WeightAverageConfig, check_weights
 from bench.merging.merged import Part, Setting, canonical, key_bits
 from bench.merging.slices import Slice, Slices, merge_slices
 from bench.merging.ties import Election
@@ -27,11 +26,7 @@ __all__ = ["drop", "mask_keys", "merge_dare"]
 def merge_dare(
     adapters: Sequence[Adapter], config: DareConfig, setting: Setting
 ) -> Iterator[tuple[str, Part]]:
-    """Merge by DARE in factor or product space, linearly or with the election of TIES.
-
-    Raises:
-        ConfigError: another number of weights than adapters.
-    """
+    """Merge by DARE in factor or product space, linearly or with the election of TIES."""
     weights = check_weights(config.weights, len(adapters), 1 / len(adapters))
     setting.notes["drop_rate"] = config.p
     if config.p == 0 and config.inner == "linear" and config.scale == 1:
@@ -40,9 +35,10 @@ def merge_dare(
     ordered, row = canonical(adapters, weights)
     slices = Slices(ordered, config.space, setting.init)
     keys = mask_keys(ordered)
+    seed = [setting.seed, config.draw] if config.draw else setting.seed
 
     def dropped(piece: Slice) -> torch.Tensor:
-        return drop(piece, config.p, setting.seed, keys)
+        return drop(piece, config.p, seed, keys)
 
     if config.inner == "ties":
         election = Election(slices, dropped, "mean")
@@ -73,13 +69,15 @@ def mask_keys(adapters: Sequence[Adapter]) -> list[tuple[str, int]]:
     return keys
 
 
-def drop(piece: Slice, p: float, seed: int, keys: Sequence[tuple[str, int]]) -> torch.Tensor:
+def drop(
+    piece: Slice, p: float, seed: int | Sequence[int], keys: Sequence[tuple[str, int]]
+) -> torch.Tensor:
     """Set a share ``p`` of each adapter's entries to zero and divide the others by ``1 - p``.
 
     Args:
         piece: the entries, changed in place.
         p: drop rate in [0, 1).
-        seed: seed of the merge.
+        seed: seed of the merge, and the number of the draw where it is not 0.
         keys: from :func:`mask_keys`, in the order of the slice.
 
     Returns:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bench.errors import ConfigError
 from bench.merging.adapter import Adapter, Factors
 from bench.merging.configs import ExtSubConfig
 from bench.merging.linear import relative_scaling, scaled_factors, stack
@@ -42,14 +41,7 @@ def merge_ext_sub(
 
     Source: Hu et al., "Separate the wheat from the chaff", AAAI 2024. With N > 1 anti-experts (not in
     the original) each enters with alpha / N.
-
-    Raises:
-        ConfigError: fewer than two adapters.
     """
-    if len(adapters) < 2:
-        raise ConfigError(
-            f"ext-sub got {len(adapters)} adapter; give the expert first, then at least one other."
-        )
     others, _ = canonical(adapters[1:], adapters[1:])
     return _rows([adapters[0], *others], config)
 

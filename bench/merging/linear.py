@@ -13,14 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from bench.errors import ConfigError
 from bench.merging.adapter import Adapter, Factors
 from bench.merging.merged import Part
 from bench.merging.truncation import truncate_factors
 
 __all__ = [
     "average_factors",
-    "check_weights",
     "common_scaling",
     "relative_scaling",
     "scaled_factors",
@@ -44,23 +42,6 @@ def scaled_factors(adapter: Adapter, module: str, share: float) -> Factors:
     """Float32 factors of a module, B multiplied by ``share``."""
     a, b = adapter.factors[module]
     return Factors(a.float(), b.float() if share == 1.0 else b.float() * share)
-
-
-def check_weights(
-    weights: Sequence[float] | None, n: int, uniform: float, what: str = "adapters"
-) -> tuple[float, ...]:
-    """One weight per adapter; None stands for ``uniform`` everywhere.
-
-    Raises:
-        ConfigError: another number of weights than ``n``.
-    """
-    if weights is None:
-        return (uniform,) * n
-    if len(weights) != n:
-        raise ConfigError(
-            f"{len(weights)} weights for {n} {what}; give one per adapter, in their order."
-        )
-    return tuple(weights)
 
 
 def stack(

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.errors import ConfigError
 from bench.merging.adapter import Adapter, Factors
 from bench.merging.configs import LoraLegoConfig
 from bench.merging.linear import relative_scaling
@@ -31,17 +30,9 @@ __all__ = ["centroids", "cluster_units", "merge_lora_lego", "pool_units"]
 def merge_lora_lego(
     adapters: Sequence[Adapter], config: LoraLegoConfig, setting: Setting
 ) -> Iterator[tuple[str, Part]]:
-    """Cluster the units of all adapters into k ranks, module by module.
-
-    Raises:
-        ConfigError: k larger than the number of units.
-    """
+    """Cluster the units of all adapters into k ranks, module by module."""
     ranks = [adapter.config.r for adapter in adapters]
     k = config.k or max(ranks)
-    if k > sum(ranks):
-        raise ConfigError(
-            f"k={k} clusters of {sum(ranks)} units (ranks {ranks}); choose k of at most {sum(ranks)}."
-        )
     ordered, _ = canonical(adapters, adapters)
     return _modules(ordered, config, k, sum(ranks) / len(ranks), setting)
 

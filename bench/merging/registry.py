@@ -21,6 +21,7 @@ from bench.merging.configs import (
     TaskArithmeticConfig,
     TiesConfig,
     WeightAverageConfig,
+    check_weights,
 )
 from bench.merging.merged import Part, Setting
 
@@ -142,6 +143,7 @@ def merge(
     options = make_config(method, config)
     merger = MERGERS[method]
     setting = Setting(seed, init, warnings=check_compatible(adapters))
+    options.check_inputs([adapter.config.r for adapter in adapters])
     factors = merger.acts_on_factors(options)
     if factors:
         check_same_init(adapters, same_rank=method != "lora-lego", assume=assume_shared_init)
@@ -174,7 +176,7 @@ def fold_weights(adapters: Sequence[Adapter], weights: Mapping[str, Sequence[flo
         ConfigError: adapters that cannot be merged, or weights for other modules or another number of
             adapters.
     """
-    from bench.merging.linear import check_weights, sum_of_products
+    from bench.merging.linear import sum_of_products
 
     setting = Setting(warnings=check_compatible(adapters))
     if set(weights) != set(adapters[0].modules):

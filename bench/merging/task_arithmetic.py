@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.errors import ConfigError
 from bench.merging.adapter import Adapter
-from bench.merging.configs import TaskArithmeticConfig
-from bench.merging.linear import check_weights, sum_of_products
+from bench.merging.configs import TaskArithmeticConfig, check_weights
+from bench.merging.linear import sum_of_products
 from bench.merging.merged import Part, Setting, canonical
 
 __all__ = ["coefficients", "merge_task_arithmetic"]
@@ -17,19 +16,11 @@ def coefficients(config: TaskArithmeticConfig, n: int) -> list[float]:
     """Coefficient of each of ``n`` adapters in the sum of updates.
 
     With a reference R, ``R + sum lambda_i (D_i - R)`` gives R the coefficient 1 - sum lambda_i.
-
-    Raises:
-        ConfigError: a reference that is not among the adapters, or a wrong number of weights.
     """
     reference = config.reference
     if reference is None:
         return [config.scale * weight for weight in check_weights(config.weights, n, 1.0)]
-    if reference >= n:
-        raise ConfigError(
-            f"reference={reference} with {n} adapters; it is the position of one of them, counted "
-            f"from 0, so at most {n - 1}."
-        )
-    weights = check_weights(config.weights, n - 1, 1.0, "adapters beside the reference")
+    weights = check_weights(config.weights, n - 1, 1.0)
     values = [config.scale * weight for weight in weights]
     return [*values[:reference], 1.0 - sum(values), *values[reference:]]
 
@@ -41,9 +32,6 @@ def merge_task_arithmetic(
 
     Source: Ilharco et al., "Editing models with task arithmetic", ICLR 2023. The form on factors, which
     PEFT calls ``linear``, holds cross terms and is not offered.
-
-    Raises:
-        ConfigError: see :func:`coefficients`.
     """
     ordered, row = canonical(adapters, coefficients(config, len(adapters)))
     return sum_of_products(ordered, row, config.rank)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.merging.adapter import Adapter
-from bench.merging.configs import WeightAverageConfig
-from bench.merging.linear import average_factors, check_weights, sum_of_products
+from bench.merging.configs import WeightAverageConfig, check_weights
+from bench.merging.linear import average_factors, sum_of_products
 from bench.merging.merged import Part, Setting, canonical
 
 __all__ = ["merge_weight_average"]
@@ -20,9 +20,6 @@ def merge_weight_average(
     In factor space A' = sum w_i A_i and B' = sum w_i B_i (WeaveRec, Eq. 5-7); in product space
     D' = sum w_i D_i, exactly (the authors' code, but not in bfloat16 into the base weights). The two
     are equal where all A_i are.
-
-    Raises:
-        ConfigError: another number of weights than adapters.
     """
     weights = check_weights(config.weights, len(adapters), 1 / len(adapters))
     ordered, row = canonical(adapters, weights)

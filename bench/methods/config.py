@@ -302,11 +302,16 @@ def _reject_unknown(
 def _explain(owner: str, config_cls: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"]) or "(whole configuration)"
+        field = ".".join(str(part) for part in item["loc"])
+        expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        expected, value = expected.removesuffix("."), item["input"]
         if item["type"] == "missing":
             lines.append(f"{field}: missing, it has no default; give it with --set {field}=...")
-            continue
-        expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        found = f"found {item['input']!r} ({type(item['input']).__name__}), " if item["loc"] else ""
-        lines.append(f"{field}: {found}expected {expected}")
+        elif not field:
+            # Of settings that do not go together a validator says all there is to say.
+            lines.append(expected)
+        else:
+            if item["type"] in ("list_type", "tuple_type") and isinstance(value, str):
+                expected += f", written as [{value}]"
+            lines.append(f"{field}: found {value!r} ({type(value).__name__}), expected {expected}")
     return f"method {owner!r}: configuration not accepted. " + "; ".join(lines) + "."

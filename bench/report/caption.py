@@ -113,6 +113,12 @@ def caption_lines(
     if any("transductive" in row.flags for row in rows):
         lines.append(f"{FLAGS['transductive']} saw the unlabelled test requests while training.")
     lines += [
+        f"{FLAGS['transductive']} {row.label} adapted on the requests of {row.n_adapted_on:,} of these users; "
+        f"over the others its {primary.upper()} is {row.unseen:.4f}."
+        for row in rows
+        if row.unseen is not None
+    ]
+    lines += [
         f"{FLAGS['ties']} {row.label}: {100 * row.share_tied:.1f} % of its users have a tied positive; "
         f"the order of ties could move its {row.tie_metric.upper()} by {row.tie_gap:.4f}."
         for row in rows

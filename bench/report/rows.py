@@ -74,6 +74,8 @@ def measured(
     flags += ["invalid"] if valid is not None and valid < ENOUGH_VALID else []
     gap, tie_metric = _largest_gap(ties)
     fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))
+    values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
+    n_seen, unseen = _without_adapted(runs, users, values)
     row = Row(
         method=one.first.method,
         label=label,
@@ -90,10 +92,11 @@ def measured(
         tie_gap=gap,
         tie_metric=tie_metric,
         share_valid=valid,
+        n_adapted_on=n_seen,
+        unseen=unseen,
         seconds_fit=fit,
         cost=_cost(runs),
     )
-    values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
     return Measured(row, values, bool(record["method"].get("trainable", True)))
 
 
@@ -110,6 +113,18 @@ def _share_valid(runs: Sequence[StoredRun]) -> float | None:
             return None
         shares.append(named / asked)
     return round(math.fsum(shares) / len(shares), _DECIMALS)
+
+
+def _without_adapted(
+    runs: Sequence[StoredRun], users: NDArray[np.int32], values: NDArray[np.float64]
+) -> tuple[int, float | None]:
+    """Users whose test request was adapted on, most of any seed, and the mean over the others."""
+    named = [(run.manifest.get("training") or {}).get("adapted_on_users", []) for run in runs]
+    seen = np.stack([np.isin(users, ids) for ids in named])
+    if not seen.any() or seen.all(axis=1).any():
+        return int(seen.sum(axis=1).max()), None
+    means = [one[~out].mean() for one, out in zip(values, seen, strict=True)]
+    return int(seen.sum(axis=1).max()), round(float(np.mean(means)), _DECIMALS)
 
 
 def _largest_gap(ties: Sequence[TieReport]) -> tuple[float, str]:

@@ -108,6 +108,9 @@ class Row:
         tie_metric: that metric.
         share_valid: share of generated answers that name a candidate, the mean over seeds; None where
             nothing was generated.
+        n_adapted_on: users of the table whose unlabelled test request a transductive method adapted on,
+            the largest number of any seed.
+        unseen: mean of the primary metric over the other users, or None where there are none such.
         seconds_fit: mean wall seconds of training, or None.
         marks: best and second best, by metric.
         signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
@@ -132,6 +135,8 @@ class Row:
     tie_gap: float = 0.0
     tie_metric: str = ""
     share_valid: float | None = None
+    n_adapted_on: int = 0
+    unseen: float | None = None
     seconds_fit: float | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
     signs: tuple[str, ...] = ()

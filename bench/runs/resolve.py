@@ -148,9 +148,17 @@ def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
         raise ConfigError(
             f"{spec.method} learns from source domains, and {spec.target} has none: it was given "
             f"{'none' if spec.sources is not None else 'no --sources and is in no study group'}. "
-            "Name some, for example --sources amazon-sports,amazon-clothing."
+            f"Name some, for example --sources {_example(spec)}; a method without sources, such as "
+            "target-only or sasrec, learns from the target alone."
         )
     return tuple(sources)
+
+
+def _example(spec: RunSpec) -> str:
+    """Names for ``--sources``: the target's group, or else any that are known."""
+    group = study_sources(spec.target, spec.data_root)
+    others = [name for name in known_names(spec.data_root) if name != spec.target]
+    return ",".join(group or others[:2])
 
 
 def require_available(specs: Iterable[RunSpec]) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bench.llm.config import AdapterConfig
-from bench.llm.methods.branches import AdapterMethod, Branch, Merge
+from bench.llm.merge import Merge
+from bench.llm.methods.branches import AdapterMethod, Branch
 from bench.methods import Family
 
 __all__ = ["AveragedConfig", "HybridOnly", "MoLoRec", "SeedAverage"]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+_GENERAL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the adapter on all domains that ``general=validation`` tries; the first of equals is taken."""
 
 
 class HybridOnly(AdapterMethod):
@@ -64,10 +70,11 @@ class MoLoRecConfig(AveragedConfig):
     """As every averaged pair.
 
     Attributes:
-        general: share of the adapter on all domains, in [0, 1].
+        general: share of the adapter on all domains, in [0, 1], or ``validation``: that of 0, 1/4, 1/2,
+            3/4 and 1 which ranks the validation requests best (NDCG@1).
     """
 
-    general: float = Field(default=0.5, ge=0.0, le=1.0)
+    general: Share | Literal["validation"] = 0.5
 
 
 class MoLoRec(AdapterMethod):
@@ -82,8 +89,16 @@ class MoLoRec(AdapterMethod):
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
         return (Branch((target,)), Branch((target, *sources)))
 
-    def merge(self, n_branches: int) -> Merge:
+    def merges(self, n_branches: int) -> Mapping[str, Merge]:
         general = self.config.general
-        return Merge(
-            "weight-average", {"space": self.config.space, "weights": [1.0 - general, general]}
-        )
+        if general == "validation":
+            return {f"general share {share:g}": self._average(share) for share in _GENERAL_SHARES}
+        return {"": self._average(general)}
+
+    def _average(self, general: float) -> Merge:
+        weights = [1.0 - general, general]
+        return Merge("weight-average", {"space": self.config.space, "weights": weights})
+
+    @property
+    def n_tried(self) -> int:
+        return len(_GENERAL_SHARES) if self.config.general == "validation" else 0

@@ -9,16 +9,14 @@ one adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from bench.llm.adapters import StoredAdapter
 from bench.llm.config import AdapterConfig
-from bench.llm.merge import check_settings
-from bench.llm.methods.branches import AdapterMethod, Branch, Merge, woven_branches
-from bench.methods import Context, Family, TrainView
+from bench.llm.merge import Merge, check_settings
+from bench.llm.methods.branches import AdapterMethod, Branch, woven_branches
+from bench.methods import Family
 
 __all__ = ["WeaveRec", "WeaveRecConfig"]
 
@@ -57,6 +55,16 @@ class WeaveRecConfig(AdapterConfig):
         name: {**values, "space": "product"} if name == "paper-as-run" else values
         for name, values in AdapterConfig.profiles.items()
     }
+
+    @field_validator("merger", mode="before")
+    @classmethod
+    def _adamerging_is_a_method(cls, merger: Any) -> Any:
+        if merger == "adamerging":
+            raise ValueError(
+                "a merger that learns nothing; AdaMerging of these branches is a method of its own: "
+                "--method adamerging --set adapters=woven"
+            )
+        return merger
 
     @model_validator(mode="after")
     def _options_fit(self) -> WeaveRecConfig:
@@ -100,33 +108,14 @@ class WeaveRec(AdapterMethod):
         weights = (1.0 - alpha, *[alpha / n_hybrids] * n_hybrids)
         return Merge("weight-average", {"space": self.config.space, "weights": list(weights)})
 
-    def merges(self, n_branches: int) -> tuple[Merge, ...]:
-        if self.config.weights == "uniform":
+    def merges(self, n_branches: int) -> Mapping[str, Merge]:
+        if self.config.weights == "uniform" or n_branches == 1:
             return super().merges(n_branches)
-        return tuple(self._average(n_branches - 1, alpha) for alpha in _HYBRID_SHARES)
+        return {
+            f"hybrid share {alpha:g}": self._average(n_branches - 1, alpha)
+            for alpha in _HYBRID_SHARES
+        }
 
     @property
-    def n_validations(self) -> int:
-        tried = 0 if self.config.weights == "uniform" else len(_HYBRID_SHARES)
-        return tried + super().n_validations
-
-    def prepare(self, view: TrainView, context: Context) -> Path:
-        if self.config.weights == "uniform":
-            return super().prepare(view, context)
-        return self._best_by_validation(self.adapters(view, context), context).folder
-
-    def _best_by_validation(
-        self, adapters: Sequence[StoredAdapter], context: Context
-    ) -> StoredAdapter:
-        best: tuple[float, StoredAdapter] | None = None
-        for alpha in _HYBRID_SHARES:
-            merge = self._average(len(adapters) - 1, alpha)
-            candidate = self.merged(adapters, merge, context)
-            self.adapter = candidate.folder
-            figures = self.choose_prior_share(context) or context.validate(self)
-            figure = figures.ndcg[1]
-            context.log.info("share of the hybrids %.2f: validation NDCG@1 %.4f", alpha, figure)
-            if best is None or figure > best[0]:
-                best = figure, candidate
-        assert best is not None  # noqa: S101  (tells the type checker that shares are listed above)
-        return best[1]
+    def n_tried(self) -> int:
+        return 0 if self.config.weights == "uniform" else len(_HYBRID_SHARES)

@@ -123,11 +123,15 @@ def test_another_source_trains_only_its_own_hybrid(tiny_llama, tmp_path, root):
 def test_without_sources_it_is_target_only(tiny_llama, tmp_path, root):
     task = task_of("north", ())
     served = []
-    for name in ("weaverec", "target-only"):
-        method = make(name, tiny_llama)
+    for name, changes in (
+        ("weaverec", {}),
+        ("weaverec", {"weights": "validation"}),
+        ("target-only", {}),
+    ):
+        method = make(name, tiny_llama, **changes)
         run(method, task, tmp_path / name, AdapterStore(root))
         served.append(method.adapter)
-    assert served[0] == served[1]
+    assert len(set(served)) == 1
 
 
 @pytest.mark.parametrize("space", ["factor", "product"])
@@ -143,6 +147,65 @@ def test_all_weight_on_the_target_scores_as_target_only(space, tiny_llama, tmp_p
         assert np.array_equal(*values)
     else:  # the same update, written with a larger rank: other sums, other rounding
         np.testing.assert_allclose(*values, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "option"), [("weaverec", "weights"), ("molorec", "general")])
+def test_what_validation_chose_is_told_and_described_last(
+    name, option, tiny_llama, tmp_path, root, monkeypatch
+):
+    task = task_of("north", ("east",))
+    method = make(name, tiny_llama, **{option: "validation", "prior_share": 0.0})
+    figures = []
+    context = make_context(tmp_path, task, validation_users=20, adapters=AdapterStore(root))
+    validate = type(context).validate
+
+    def noting(self, one):
+        found = validate(self, one)
+        figures.append(found.ndcg[1])
+        return found
+
+    monkeypatch.setattr(type(context), "validate", noting)
+    method.fit(task.train_view(with_sources=True), context)
+    assert method.report is not None
+    tried = method.report["validation_ndcg@1_by_merge"]
+    assert len(tried) == 5 == len(figures) - 1
+    assert list(tried.values()) == pytest.approx(figures[:-1], abs=1e-6)
+    assert tried[method.report["chosen_by_validation"]] == max(tried.values())
+    assert figures[-1] == pytest.approx(max(tried.values()), abs=1e-6)
+
+
+def test_options_that_do_not_fit_the_branches_are_refused_before_training(
+    tiny_llama, tmp_path, root
+):
+    task = task_of("north", ("east", "south"))
+    for number, (name, changes, message) in enumerate(
+        (
+            ("merge-average", {"merge.weights": [0.5, 0.5]}, "2 weights for 3 adapters"),
+            ("merge-task-arithmetic", {"merge.reference": 7}, "at most 2"),
+            ("merge-lora-lego", {"merge.k": 100}, "choose k of at most 12"),
+            ("weaverec", {"merger": "dare", "merge.weights": [1.0]}, "1 weights for 3"),
+        )
+    ):
+        store = AdapterStore(root)
+        with pytest.raises(ConfigError, match=message):
+            run(make(name, tiny_llama, **changes), task, tmp_path / str(number), store)
+        assert not trained(store)
+
+
+def test_a_merge_tells_what_it_lost(tiny_llama, tmp_path, root, caplog):
+    task = task_of("north", ("east",))
+    empty = make("merge-ties", tiny_llama, **{"merge.trim": "global", "merge.density": 0.01})
+    cut = make("merge-average", tiny_llama, **{"merge.space": "product", "merge.rank": 1})
+    for number, method in enumerate((empty, empty, cut)):
+        # A merge that is found in the store is told of as well.
+        run(method, task, tmp_path / str(number), AdapterStore(root))
+        assert method.report is not None
+        told = method.report["merge"]
+        if method is empty:
+            assert "left nothing of B" in told["warnings"][0]
+        else:
+            assert 0 < told["error"] < 1
+    assert sum("left nothing of B" in record.message for record in caplog.records) == 2
 
 
 def test_a_factor_average_keeps_the_rank(tiny_llama, tmp_path, root):

@@ -321,7 +321,8 @@ def test_validation_chooses_the_share_of_the_prior(task, tiny_llama, tmp_path, s
         assert fixed.report is None
         ndcg[share] = context.validate(fixed).ndcg[5]
     assert len(set(ndcg.values())) > 1, "the shares must rank differently to be chosen from"
-    assert dict(chosen.report.tried) == pytest.approx(ndcg, abs=1e-6)
+    tried = chosen.report["validation_ndcg@5_by_prior_share"]
+    assert {float(k): v for k, v in tried.items()} == pytest.approx(ndcg, abs=1e-6)
     assert ndcg[chosen.prior_share] == max(ndcg.values())
     assert len(store.used) == 1
 

@@ -15,7 +15,7 @@ from bench.llm.adapters import AdapterStore
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.batching import n_steps
 from bench.llm.examples import Examples
-from bench.llm.merge import merge_spec
+from bench.llm.merge import Merge, merge_spec
 from bench.llm.methods.branches import AdapterMethod
 from bench.llm.mixtures import AdapterRecipe, mixture_examples
 from bench.methods import DomainView
@@ -189,31 +189,40 @@ def test_targets_of_a_group_share_the_merge_of_their_adapters(tiny_llama, tmp_pa
 
 def test_weights_go_with_their_adapters_into_one_order():
     parents, weights = ["c", "a", "b"], [0.5, 0.2, 0.3]
-    found = merge_spec(parents, "weight-average", {"weights": weights}, seed=0)
+    found = merge_spec(parents, Merge("weight-average", {"weights": weights}), seed=0)
     assert found.parents == ("a", "b", "c")
     assert found.parameters["weights"] == [0.2, 0.3, 0.5]
-    again = merge_spec(["b", "c", "a"], "weight-average", {"weights": [0.3, 0.5, 0.2]}, seed=0)
-    other = merge_spec(["b", "c", "a"], "weight-average", {"weights": weights}, seed=0)
+    again = merge_spec(
+        ["b", "c", "a"], Merge("weight-average", {"weights": [0.3, 0.5, 0.2]}), seed=0
+    )
+    other = merge_spec(["b", "c", "a"], Merge("weight-average", {"weights": weights}), seed=0)
     assert found.adapter_id == again.adapter_id != other.adapter_id
 
 
 @pytest.mark.parametrize("method", SYMMETRIC)
 def test_parents_without_a_role_are_in_one_order(method):
-    ids = {merge_spec(p, method, {}, seed=0).adapter_id for p in (["a", "b", "c"], ["c", "a", "b"])}
+    orders = (["a", "b", "c"], ["c", "a", "b"])
+    ids = {merge_spec(order, Merge(method, {}), seed=0).adapter_id for order in orders}
     assert len(ids) == 1
 
 
 def test_parents_with_a_role_keep_their_places():
-    expert = merge_spec(["c", "b", "a"], "ext-sub", {}, seed=0)
+    expert = merge_spec(["c", "b", "a"], Merge("ext-sub", {}), seed=0)
     assert expert.parents == ("c", "a", "b")
-    reference = merge_spec(["c", "b", "a"], "task-arithmetic", {"reference": 1}, seed=0)
+    reference = merge_spec(["c", "b", "a"], Merge("task-arithmetic", {"reference": 1}), seed=0)
     assert reference.parents == ("c", "b", "a")
 
 
 def test_paper_as_run_averages_products_and_names_the_way_to_another_merger(tiny_llama):
     method = make("weaverec", profile="paper-as-run")
     assert method.merge(3).settings == {"space": "product"}
+    assert make("merge-average", profile="paper-as-run").merge(3).settings["space"] == "product"
+    assert make("merge-average", profile="paper").merge(3).settings["space"] == "factor"
+    adapted = make("adamerging", profile="paper-as-run").config
+    assert (adapted.entropy, adapted.adapt_on) == ("token", "test")
     assert (method.config.label, method.config.match) == ("top5", "strict")
+    with pytest.raises(ConfigError, match="--method adamerging --set adapters=woven"):
+        make("weaverec", merger="adamerging")
     with pytest.raises(ConfigError, match=r"use space=factor, and merge\.space"):
         make("weaverec", profile="paper-as-run", merger="ties")
     changes = {"merger": "ties", "space": "factor", "merge.space": "product"}

@@ -129,17 +129,20 @@ def test_a_run_from_nothing_says_what_it_will_do_and_ends_with_rivals_and_the_ga
     assert len(re.findall(r"^  adapter \w{8}: train .*\(to do, about", done.stderr, re.M)) == 3
     assert re.search(r"^  merge \w{8}: weight-average of 3 adapters", done.stderr, re.M)
     assert "No stored rival: running popularity and item-knn" in done.stderr
-    for method in ("weaverec", "popularity", "item-knn"):
+    for method in ("weaverec", "target-only", "popularity", "item-knn"):
         assert re.search(rf"^{method} ", done.stdout, re.M)
-    # It says how to get the baselines, with the same users, budget and backbone ...
-    commands = re.findall(r"(bench run .*)$", done.stdout, re.M)
-    assert [re.search(r"--method (\S+)", one)[1] for one in commands] == [
-        "target-only",
-        "source-only",
-    ]
-    assert all("--set train_examples=16" in one and "--limit-users 10" in one for one in commands)
-    # ... which cost what is not trained yet ...
-    for method, sources, trained in (("target-only", None, 0), ("source-only", "beta,gamma", 2)):
+    # Its own first adapter, scored alone, tells whether the sources helped ...
+    assert "No stored target-only run to tell the gain" in done.stderr
+    assert re.search(r"^weaverec .*target-only: target-only", done.stdout, re.M)
+    uses = stored("target-only").manifest["adapters"]
+    assert [use["trained_now"] for use in uses] == [False]
+    # ... and it says how to get the other baseline, with the same users, budget and backbone ...
+    (command,) = re.findall(r"(bench run .*)$", done.stdout, re.M)
+    assert "--method source-only" in command
+    assert "--set train_examples=16" in command
+    assert "--limit-users 10" in command
+    # ... which costs what is not trained yet ...
+    for method, sources, trained in (("source-only", "beta,gamma", 2),):
         lines = bench([*words(method, sources), "--json"]).stdout.splitlines()
         paths = [Path(json.loads(line)["path"]) for line in lines]
         uses = [u for p in paths for u in json.loads((p / "manifest.json").read_text())["adapters"]]
@@ -147,6 +150,7 @@ def test_a_run_from_nothing_says_what_it_will_do_and_ends_with_rivals_and_the_ga
     # ... and with them the stored run shows its gain.
     again = bench(words())
     assert "(stored before)" in again.stdout
+    assert "No stored target-only run" not in again.stderr
     gains = again.stdout.split("Gain from the sources")[1]
     assert re.search(r"weaverec .*target-only: target-only", gains)
     assert re.search(r"weaverec .*best single source: source-only .*by validation", gains)

@@ -82,6 +82,24 @@ def deltas(adapter: Adapter) -> dict[str, torch.Tensor]:
     return {name: s * b.double() @ a.double() for name, (a, b) in adapter.factors.items()}
 
 
+def literal_ties(rows: torch.Tensor, density: float, how: str) -> torch.Tensor:
+    """The authors' merging utilities, step by step, on the flattened adapters (M, P)."""
+    n = rows.shape[1]
+    if density < 1:
+        k = n - int(density * n)
+        threshold = rows.abs().kthvalue(k, dim=1, keepdim=True).values
+        rows = rows * (rows.abs() >= threshold)
+    sign = torch.sign(rows.sum(0))
+    sign[sign == 0] = torch.sign(sign.sum())
+    agrees = torch.where(sign > 0, rows > 0, rows < 0)
+    kept = rows * agrees
+    if how == "mean":
+        return kept.sum(0) / kept.ne(0).sum(0).clamp(min=1)
+    if how == "sum":
+        return kept.sum(0)
+    return kept.abs().max(0).values * sign
+
+
 def assert_same(found, expected, atol: float = 1e-5) -> None:
     """Compare the dense updates of two adapters, or of an adapter and a mapping."""
     one = found if isinstance(found, dict) else deltas(found)

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adapter_inputs import assert_same, changed, deltas, initialisation, random_adapter
+from adapter_inputs import (
+    assert_same,
+    changed,
+    deltas,
+    initialisation,
+    literal_ties,
+    random_adapter,
+)
 
 from bench.errors import ConfigError
 from bench.merging import merge
@@ -113,6 +120,44 @@ def test_equal_adapters_get_different_masks():
     twice = deltas(merge([one, one], "dare", FULL))
     once = deltas(merge([one], "dare", FULL))
     assert any(float((twice[name] - once[name]).norm()) > 0.1 for name in twice)
+
+
+@pytest.mark.parametrize("inner", ["linear", "ties"])
+@pytest.mark.parametrize("space", ["product", "factor"])
+def test_what_is_left_is_merged_as_dense_arithmetic_has_it(inner, space):
+    given_, p, weights = adapters(sizes=SMALL), 0.4, [0.2, 0.3, 0.5]
+    config = {"space": space, "drop_rate": p, "inner": inner, "scale": 1.3}
+    config |= {"weights": weights} if inner == "linear" else {}
+    config |= {"rank": 9} if space == "product" else {}
+    found = merge(given_, "dare", config, seed=7)
+
+    def expected(module, part, tensors):
+        left = drop(Slice(module, part, 0, torch.stack(tensors)), p, 7, mask_keys(given_))
+        assert 0.2 < float((left == 0).float().mean()) < 0.6
+        if inner == "linear":
+            return sum(w * one for w, one in zip(weights, left, strict=True))
+        return literal_ties(left.flatten(1), 1.0, "mean").reshape(left[0].shape)
+
+    for module in SMALL:
+        if space == "product":
+            dense = 1.3 * expected(module, "D", [deltas(one)[module].float() for one in given_])
+        else:
+            a, b = (
+                expected(
+                    module, part, [getattr(one.factors[module], part.lower()) for one in given_]
+                )
+                for part in "AB"
+            )
+            dense = given_[0].scaling * 1.3 * b.double() @ a.double()
+        torch.testing.assert_close(deltas(found)[module], dense.double(), rtol=0, atol=2e-5)
+
+
+def test_masks_can_be_drawn_again_for_the_same_seed():
+    given_ = adapters()
+    hashes = [merge(given_, "dare", {"draw": draw}).content_hash for draw in (0, 1, 2, 1)]
+    assert hashes[0] == merge(given_, "dare").content_hash
+    assert len(set(hashes)) == 3
+    assert hashes[1] == hashes[3]
 
 
 @pytest.mark.parametrize("inner", ["linear", "ties"])

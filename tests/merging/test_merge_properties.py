@@ -287,6 +287,20 @@ def test_fold_weights_sums_with_weights_by_module():
     assert_same(fold_weights([given_[0]] * 3, softmax), given_[0])
 
 
+def test_folded_weights_keep_scaling_gauge_and_zeros():
+    given_ = [with_scaling(one, 1.0 + i) for i, one in enumerate(adapters())]
+    rows = {module: [0.2, 0.5, 0.3] for module in given_[0].modules}
+    expected = {
+        name: sum(w * deltas(one)[name] for w, one in zip(rows[name], given_, strict=True))
+        for name in rows
+    }
+    assert_same(fold_weights(given_, rows), expected)
+    turned = [regauged(one, seed) for seed, one in enumerate(given_)]
+    assert_same(fold_weights(turned, rows), expected, atol=3e-5)
+    nothing = fold_weights([zero_adapter(one) for one in given_], rows)
+    assert all(not bool(value.any()) for value in deltas(nothing).values())
+
+
 def test_metadata_say_how_a_merge_came_about():
     given_ = adapters()
     merged = merge(given_, "dare", {"space": "product", "rank": 2}, seed=11)

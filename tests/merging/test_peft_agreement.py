@@ -103,8 +103,11 @@ MERGES = [
     ("ties", {"space": "product", "rank": 6}),
     ("dare", {}),
     ("dare", {"space": "product"}),
+    ("dare", {"inner": "ties"}),
     ("ext-sub", {}),
+    ("ext-sub", {"mode": "add_common"}),
     ("lora-lego", {}),
+    ("lora-lego", {"normalise_halves": True}),
     ("lora-lego", {"k": 5}),
 ]
 
@@ -178,6 +181,21 @@ def test_ties_with_weights_of_one_is_ties_on_factors(folders, given):
     expected = from_peft(folders, [1.0] * 3, "ties", density=1.0)
     found = merge(given, "ties", {"density": 1}, assume_shared_init=True)
     assert distance(found, deltas(expected)) < 1e-5
+
+
+def test_ties_trims_as_peft_does_but_for_one_entry(folders, given):
+    """Per tensor PEFT keeps floor(density n) entries, the authors' rule here one more."""
+    few = [
+        replace(one, factors={name: pair for name, pair in one.factors.items() if "q_proj" in name})
+        for one in given
+    ]
+    n = few[0].factors[few[0].modules[0]].a.numel()
+    expected = from_peft(folders, [1.0] * 3, "ties", density=0.5)
+    found = merge(few, "ties", {"density": (n / 2 - 0.5) / n}, assume_shared_init=True)
+    assert len(found.modules) == 2
+    assert distance(found, {name: deltas(expected)[name] for name in found.modules}) < 1e-5
+    other = merge(few, "ties", {"density": 0.5}, assume_shared_init=True)
+    assert distance(other, {name: deltas(expected)[name] for name in other.modules}) > 1e-5
 
 
 @pytest.mark.parametrize(

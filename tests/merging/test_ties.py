@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapter_inputs import assert_same, changed, deltas, initialisation, random_adapter
+from adapter_inputs import (
+    assert_same,
+    changed,
+    deltas,
+    initialisation,
+    literal_ties,
+    random_adapter,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,24 +19,6 @@ from bench.errors import ConfigError
 from bench.merging import Factors, merge
 from bench.merging.slices import Slice
 from bench.merging.ties import Election, kth_magnitudes, trim_position
-
-
-def literal_ties(rows: torch.Tensor, density: float, how: str) -> torch.Tensor:
-    """The authors' merging utilities, step by step, on the flattened adapters (M, P)."""
-    n = rows.shape[1]
-    if density < 1:
-        k = n - int(density * n)
-        threshold = rows.abs().kthvalue(k, dim=1, keepdim=True).values
-        rows = rows * (rows.abs() >= threshold)
-    sign = torch.sign(rows.sum(0))
-    sign[sign == 0] = torch.sign(sign.sum())
-    agrees = torch.where(sign > 0, rows > 0, rows < 0)
-    kept = rows * agrees
-    if how == "mean":
-        return kept.sum(0) / kept.ne(0).sum(0).clamp(min=1)
-    if how == "sum":
-        return kept.sum(0)
-    return kept.abs().max(0).values * sign
 
 
 def flat_factors(adapter) -> torch.Tensor:

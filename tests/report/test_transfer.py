@@ -235,7 +235,9 @@ def test_a_pretrained_method_is_compared_with_its_own_run_without_sources(write_
         )
         for number, epochs in enumerate((30, 5))
     ]  # fmt: skip
-    other = pretrained(write_run, "vq-rec", 3, sources=(), config={**PRETRAINED, "pretrain": "none"})
+    other = pretrained(
+        write_run, "vq-rec", 3, sources=(), config={**PRETRAINED, "pretrain": "none"}
+    )
     (gain,) = transfer_of([mine], [mine, *alone, other])[0].gains
     values = [metric_per_user(run.outcomes(), "ndcg@5")[None] for run in (mine, alone[0])]
     assert gain.against == "target-only"

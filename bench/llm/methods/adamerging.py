@@ -11,16 +11,15 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bench.errors import MethodError
-from bench.io import hash_arrays, read_json
+from bench.io import hash_arrays
 from bench.llm.adamerging import AdaptationSpec, Question, adapt
-from bench.llm.adapter_files import METADATA
 from bench.llm.adapters import MergedSpec, StoredAdapter, adapters_of
 from bench.llm.backbones import load_model, load_tokenizer, resolve_backbone
 from bench.llm.config import AdapterConfig
+from bench.llm.merge import Merge
 from bench.llm.methods.branches import (
     AdapterMethod,
     Branch,
-    Merge,
     single_branches,
     woven_branches,
 )
@@ -39,7 +38,6 @@ from bench.methods import (
     Job,
     PlanSpec,
     Requests,
-    Scores,
     TrainView,
 )
 
@@ -76,6 +74,13 @@ class AdaMergingConfig(AdapterConfig):
     requests_per_domain: int = Field(default=50, ge=1)
     adapt: AdaptationSpec = AdaptationSpec()
 
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**values, "entropy": "token", "adapt_on": "test"}
+        if name == "paper-as-run"
+        else values
+        for name, values in AdapterConfig.profiles.items()
+    }
+
     @model_validator(mode="after")
     def _entropy_fits_the_prompt(self) -> AdaMergingConfig:
         if self.entropy == "token" and self.prompt == "pointwise":
@@ -103,8 +108,8 @@ class AdaMerging(AdapterMethod):
         make = woven_branches if self.config.adapters == "woven" else single_branches
         return make(target, sources)
 
-    def merges(self, n_branches: int) -> tuple[Merge, ...]:
-        return ()  # the one merge is learnt, see plan_fit
+    def merges(self, n_branches: int) -> Mapping[str, Merge]:
+        return {}  # the one merge is learnt, see plan_fit
 
     def plan_fit(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
         jobs = super().plan_fit(writer, spec)
@@ -117,11 +122,7 @@ class AdaMerging(AdapterMethod):
             f"{config.adapt_on} requests, {config.adapt.steps} steps of {config.adapt.batch_requests}"
         )
         read = writer.score("fit", label, n_read, spec.n_candidates)
-        job = replace(
-            read,
-            seconds=None if read.seconds is None else _OF_SCORING * read.seconds,
-            gpu_seconds=None if read.gpu_seconds is None else _OF_SCORING * read.gpu_seconds,
-        )
+        job = writer.differentiated(read, n_adapters, _OF_SCORING)
         places = [place for place, known in enumerate(jobs) if known.kind == "adapter"]
         return [*jobs[: places[-1] + 1], job, *jobs[places[-1] + 1 :]]
 
@@ -129,7 +130,13 @@ class AdaMerging(AdapterMethod):
         adapters = self.adapters(view, context)
         if len(adapters) == 1:
             return adapters[0].folder
-        return self._adapted(view, adapters, context).folder
+        served = self._adapted(view, adapters, context)
+        self.tell(served, context)
+        if self.config.adapt_on == "test":
+            # Lets a table show the figure of the users whose requests were not seen.
+            users = served.metadata["report"]["users"].get(view.target.name, [])
+            self.note({"adapted_on_users": sorted(users)})
+        return served.folder
 
     def _adapted(
         self, view: TrainView, adapters: Sequence[StoredAdapter], context: Context
@@ -229,15 +236,6 @@ class AdaMerging(AdapterMethod):
         if config.training.gradient_checkpointing:
             recompute_layers(model)
         return model
-
-    def score(self, requests: Requests, context: Context) -> Scores:
-        scores = super().score(requests, context)
-        if self.config.adapt_on != "test" or self.adapter is None:
-            return scores
-        # What is listed here lets a reader leave these users out.
-        users = read_json(self.adapter / METADATA)["report"].get("users", {})
-        n_seen = int(np.isin(requests.users, users.get(requests.domain, [])).sum())
-        return replace(scores, diagnostics={**scores.diagnostics, "adapted_on_users": n_seen})
 
 
 def _draw(requests: Requests, n: int, seed: int) -> Requests:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,27 +27,17 @@ from bench.methods import (
     ValidationFigures,
 )
 
-__all__ = ["LLMMethod", "PriorChoice"]
+__all__ = ["LLMMethod"]
 
 _SERVED = "served.json"
 
 
-@dataclass(frozen=True, slots=True)
-class PriorChoice:
-    """How validation chose the share of the prior.
-
-    Attributes:
-        share: the chosen one.
-        tried: validation NDCG@5 by share.
-    """
-
-    share: float
-    tried: Mapping[float, float]
+class FitReport(dict[str, Any]):
+    """What a fit found out, by name, for the run's manifest."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run's manifest."""
-        tried = {f"{share:g}": round(ndcg, 6) for share, ndcg in self.tried.items()}
-        return {"prior_share": self.share, "validation_ndcg@5_by_prior_share": tried}
+        """The facts."""
+        return dict(self)
 
 
 class LLMMethod(Method):
@@ -66,7 +55,7 @@ class LLMMethod(Method):
         super().__init__(config)
         self.adapter: Path | None = None
         self.prior_share = 0.0
-        self.report: PriorChoice | None = None
+        self.report: FitReport | None = None
         self._titles: list[str] | None = None
         self._scorer: RequestScorer | None = None
 
@@ -122,8 +111,13 @@ class LLMMethod(Method):
         job = writer.score("validate", label, n_users * times, spec.n_candidates, n_priors=times)
         return [job]
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Add to what the manifest tells about the fit."""
+        self.report = FitReport({**(self.report or {}), **facts})
+
     def fit(self, view: TrainView, context: Context) -> None:
         self._release()
+        self.report = None
         self._titles = list(view.target.items.titles)
         self.adapter = self.prepare(view, context)
         self.choose_prior_share(context)
@@ -135,7 +129,7 @@ class LLMMethod(Method):
             The validation figures with it; None where nothing was to be chosen.
         """
         shares = self.config.prior_shares
-        self.prior_share, self.report = shares[0], None
+        self.prior_share = shares[0]
         if len(shares) == 1:
             return None
         figures = {}
@@ -146,9 +140,8 @@ class LLMMethod(Method):
             self.prior_share = max(shares, key=lambda share: figures[share].ndcg[5])
             # The last validation of a run is the one that describes it.
             served = context.validate(self)
-        self.report = PriorChoice(
-            self.prior_share, {share: found.ndcg[5] for share, found in figures.items()}
-        )
+        tried = {f"{share:g}": round(found.ndcg[5], 6) for share, found in figures.items()}
+        self.note({"prior_share": self.prior_share, "validation_ndcg@5_by_prior_share": tried})
         context.log.info("share of the prior %.2f: NDCG@5 %.4f", self.prior_share, served.ndcg[5])
         return served
 

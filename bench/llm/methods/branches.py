@@ -12,13 +12,13 @@ from bench.errors import MethodError
 from bench.llm.adapters import StoredAdapter, adapters_of
 from bench.llm.backbones import Backbone
 from bench.llm.config import AdapterConfig
-from bench.llm.merge import merge_spec, obtain_merge
+from bench.llm.merge import Merge, found_out, merge_spec, obtain_merge
 from bench.llm.methods.base import LLMMethod
 from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import AdapterRecipe
 from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, TrainView
 
-__all__ = ["AdapterMethod", "Branch", "Merge", "single_branches", "woven_branches"]
+__all__ = ["AdapterMethod", "Branch", "single_branches", "woven_branches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,6 @@ def single_branches(target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
 def woven_branches(target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
     """The target's adapter and one hybrid of target and source per source (Hou et al. 2025)."""
     return (Branch((target,)), *(Branch((target, source)) for source in sources))
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """How branches become one adapter.
-
-    Attributes:
-        method: name of a merging method, see :mod:`bench.merging`.
-        settings: its options.
-    """
-
-    method: str
-    settings: Mapping[str, Any]
 
 
 class AdapterMethod(LLMMethod):
@@ -85,42 +72,98 @@ class AdapterMethod(LLMMethod):
         """
         raise MethodError(f"{self.name} has no way to merge {n_branches} adapters.")
 
-    def merges(self, n_branches: int) -> tuple[Merge, ...]:
-        """All merges that a fit computes; one, unless several are tried."""
-        return (self.merge(n_branches),)
+    def merges(self, n_branches: int) -> Mapping[str, Merge]:
+        """All merges that a fit computes, by what is tried with them.
+
+        Of several that is served which ranks the validation requests best.
+        """
+        return {"": self.merge(n_branches)}
+
+    @property
+    def n_tried(self) -> int:
+        """How many merges are chosen among by validation; 0 where there is no choice."""
+        return 0
 
     @property
     def n_validations(self) -> int:
-        return max(super().n_validations, int(self.config.choose_by_validation))
+        one = max(super().n_validations, int(self.config.choose_by_validation or self.n_tried > 0))
+        return self.n_tried + one
+
+    def _checked(self, branches: Sequence[Branch]) -> Sequence[Branch]:
+        """The branches, if what merges them takes so many: asked before any is trained.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if len(branches) > 1:
+            for merge in self.merges(len(branches)).values():
+                merge.options.check_inputs([self.config.lora.r] * len(branches))
+        return branches
 
     def plan_fit(self, writer: JobWriter, spec: PlanSpec) -> list[Job]:
         jobs: dict[str, Job] = {}
         parents = []
         # Without the model itself the ids tell equal adapters of one plan, as they do with it.
         backbone = writer.backbone or Backbone(self.config.backbone, Path(), "")
-        for branch in self.branches(spec.target, spec.sources):
+        for branch in self._checked(self.branches(spec.target, spec.sources)):
             hashes = [(name, spec.training_hashes[name]) for name in branch.domains]
             wanted = self._recipe(branch, spec).spec(hashes, backbone)
             label = f"train {wanted.summary}"
             jobs[wanted.adapter_id] = writer.adapter(label, wanted.adapter_id, branch.domains)
             parents.append(wanted.adapter_id)
         if len(parents) > 1:
-            for merge in self.merges(len(parents)):
-                merged = merge_spec(parents, merge.method, merge.settings, seed=spec.seed)
-                label = f"{merge.method} of {len(parents)} adapters"
-                jobs[merged.adapter_id] = writer.merge(label, merged.adapter_id, len(parents))
+            for merge in self.merges(len(parents)).values():
+                merged = merge_spec(parents, merge, seed=spec.seed)
+                jobs[merged.adapter_id] = writer.merge(merge, merged.adapter_id, len(parents))
         return list(jobs.values())
 
     def prepare(self, view: TrainView, context: Context) -> Path:
         adapters = self.adapters(view, context)
         if len(adapters) == 1:
             return adapters[0].folder
-        return self.merged(adapters, self.merge(len(adapters)), context).folder
+        merges = self.merges(len(adapters))
+        if len(merges) > 1:
+            served = self._best_by_validation(adapters, merges, context)
+        else:
+            served = self.merged(adapters, next(iter(merges.values())), context)
+        self.tell(served, context)
+        return served.folder
+
+    def _best_by_validation(
+        self, adapters: Sequence[StoredAdapter], merges: Mapping[str, Merge], context: Context
+    ) -> StoredAdapter:
+        """The merge of the best NDCG@1 on the validation requests, the first of equals."""
+        tried: dict[str, float] = {}
+        found: dict[str, StoredAdapter] = {}
+        for name, merge in merges.items():
+            found[name] = self.merged(adapters, merge, context)
+            self.adapter = found[name].folder
+            figures = self.choose_prior_share(context) or context.validate(self)
+            tried[name] = round(figures.ndcg[1], 6)
+            context.log.info("merge with %s: validation NDCG@1 %.4f", name, figures.ndcg[1])
+        best = max(tried, key=lambda name: tried[name])
+        context.log.info("chosen: %s", best)
+        self.note({"chosen_by_validation": best, "validation_ndcg@1_by_merge": tried})
+        return found[best]
+
+    def tell(self, served: StoredAdapter, context: Context) -> None:
+        """Log what the merge that is served warns of, and note it for the run's manifest."""
+        told = found_out(served)
+        for warning in told.get("warnings", ()):
+            context.log.warning("merge %s: %s", served.adapter_id[:8], warning)
+        if "error" in told:
+            context.log.info(
+                "merge %s: truncation lost %.2g of its norm", served.adapter_id[:8], told["error"]
+            )
+        if told:
+            self.note({"merge": told})
 
     def adapters(self, view: TrainView, context: Context) -> list[StoredAdapter]:
         """The adapters of all branches, from the store or trained now."""
         domains = {view.target.name: view.target, **{s.name: s for s in view.sources}}
-        branches = self.branches(view.target.name, [source.name for source in view.sources])
+        branches = self._checked(
+            self.branches(view.target.name, [source.name for source in view.sources])
+        )
         return [
             self.adapter_on([domains[name] for name in branch.domains], branch, context)
             for branch in branches
@@ -139,8 +182,7 @@ class AdapterMethod(LLMMethod):
         return obtain_merge(
             adapters_of(context),
             adapters,
-            merge.method,
-            merge.settings,
+            merge,
             seed=context.seed,
             progress=context.progress,
         )
@@ -150,5 +192,7 @@ class AdapterMethod(LLMMethod):
 
     def fit(self, view: TrainView, context: Context) -> None:
         super().fit(view, context)
-        if self.config.choose_by_validation and self.report is None:
+        # The last validation of a run is the one that describes what it serves.
+        several = self.config.choose_by_validation or self.n_tried
+        if several and len(self.config.prior_shares) == 1:
             context.validate(self)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from bench.llm.config import AdapterConfig
-from bench.llm.methods.branches import AdapterMethod, Branch, Merge, single_branches
+from bench.llm.merge import Merge
+from bench.llm.methods.branches import AdapterMethod, Branch, single_branches
 from bench.merging.configs import (
     DareConfig,
     ExtSubConfig,
@@ -49,6 +50,11 @@ class AverageConfig(AdapterConfig):
     """
 
     merge: WeightAverageConfig = WeightAverageConfig()
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**values, "merge.space": "product"} if name == "paper-as-run" else values
+        for name, values in AdapterConfig.profiles.items()
+    }
 
 
 class MergeAverage(SingleDomainMerge):

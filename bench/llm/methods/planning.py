@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,13 +24,16 @@ from bench.llm.estimates import (
     training_work,
 )
 from bench.llm.machine import REFERENCE_GPU, measure_machine
+from bench.llm.merge import Merge
 from bench.methods import Job, PlanSpec
 
 __all__ = ["JobWriter"]
 
-# Numbers of an adapter that a merge reads, merges and writes per second, and what it takes anyway:
-# factor averages of SmolLM2 and Qwen2 shapes.
+# Numbers of its adapters that a merge reads, merges and writes per second, entries of their products
+# where it acts on these one by one, and what it takes anyway; measured on SmolLM2's and Qwen2's shapes.
 _MERGED_PER_SECOND, _MERGE_START = 40e6, 1.0
+_MERGED_BY_METHOD = {"ties": 20e6, "lora-lego": 5e6}
+_PRODUCT_ENTRIES_PER_SECOND = 25e6
 
 
 class JobWriter:
@@ -69,20 +73,46 @@ class JobWriter:
             memory = training_memory_mb(self.shape, config, dtype=self._spec.dtype)
         return self._job("adapter", label, key, work, memory, training=config)
 
-    def merge(self, label: str, key: str, n_adapters: int) -> Job:
+    def merge(self, merge: Merge, key: str, n_adapters: int) -> Job:
         """The merge of adapters."""
         seconds = memory = None
         if self.shape is not None:
-            numbers = (n_adapters + 1) * self.shape.lora_weights(self._config.lora)
-            seconds = _MERGE_START + numbers / _MERGED_PER_SECOND
-            memory = merge_memory_mb(self.shape, self._config.lora, n_adapters)
+            lora = self._config.lora
+            numbers = (n_adapters + 1) * self.shape.lora_weights(lora)
+            seconds = _MERGE_START
+            seconds += numbers / _MERGED_BY_METHOD.get(merge.method, _MERGED_PER_SECOND)
+            if merge.method in ("ties", "dare") and merge.settings.get("space") == "product":
+                entries = n_adapters * self.shape.adapted_weights(lora)
+                seconds += entries / _PRODUCT_ENTRIES_PER_SECOND
+            memory = merge_memory_mb(self.shape, lora, n_adapters)
         return Job(
             "merge",
-            label,
+            merge.label(n_adapters),
             key,
             known=self.backbone is not None,
             seconds=seconds,
             gpu_seconds=seconds,
+            memory_mb=memory,
+        )
+
+    def differentiated(self, job: Job, n_adapters: int, times: float) -> Job:
+        """A scoring job that also runs backwards, request by request, beside ``n_adapters`` adapters.
+
+        Args:
+            job: the scoring alone.
+            n_adapters: frozen adapters that are held.
+            times: its cost in units of the scoring.
+        """
+        memory = job.memory_mb
+        if memory is not None and self.shape is not None:
+            # A request with its candidates is about a micro-batch of training.
+            held = training_memory_mb(self.shape, self._config, dtype=self._spec.dtype)
+            numbers = (n_adapters - 1) * self.shape.lora_weights(self._config.lora)
+            memory = max(memory, held + 4 * numbers / 1e6)
+        return replace(
+            job,
+            seconds=None if job.seconds is None else times * job.seconds,
+            gpu_seconds=None if job.gpu_seconds is None else times * job.gpu_seconds,
             memory_mb=memory,
         )
 
