@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.baselines.text.names import substitute_note
+from bench.data.cache import content_sha256
 from bench.errors import ConfigError
 from bench.methods import DomainView
 
-__all__ = ["ALONE", "one_start", "require_checkpoint", "require_sources", "start_note"]
+__all__ = [
+    "ALONE",
+    "checkpoint_content",
+    "one_start",
+    "require_checkpoint",
+    "require_sources",
+    "start_note",
+]
 
 ALONE: Mapping[str, Any] = {"pretrain": "none"}
 """The settings without a first stage: the method learns from its target alone."""
@@ -43,6 +51,12 @@ def require_checkpoint(checkpoint: str | None) -> None:
             f"checkpoint {checkpoint}: no such file. Give the path of the authors' weights, or "
             "pre-train on the sources (without checkpoint)."
         )
+
+
+def checkpoint_content(checkpoint: str | None) -> dict[str, str]:
+    """For :meth:`bench.methods.Method.content_hashes`: the hash of a configured checkpoint."""
+    there = checkpoint and Path(checkpoint).is_file()
+    return {"checkpoint": content_sha256(Path(checkpoint))} if checkpoint and there else {}
 
 
 def require_sources(name: str, target: DomainView, sources: Sequence[DomainView]) -> None:

@@ -29,12 +29,19 @@ from bench.baselines.sequence_encoder import (
 )
 from bench.baselines.starts import (
     ALONE,
+    checkpoint_content,
     one_start,
     require_checkpoint,
     require_sources,
     start_note,
 )
-from bench.baselines.text import DEFAULT_ENCODER, encode_texts, require_encoder, resolve_encoder
+from bench.baselines.text import (
+    DEFAULT_ENCODER,
+    encode_texts,
+    encoder_content,
+    require_encoder,
+    resolve_encoder,
+)
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
 from bench.errors import MethodError
@@ -139,6 +146,13 @@ class TransferableMethod(NeuralMethod):
     def require(cls, config: Any) -> None:
         require_encoder(config.text_encoder)
         require_checkpoint(config.checkpoint)
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        return {
+            **encoder_content("text_encoder", config.text_encoder),
+            **checkpoint_content(config.checkpoint),
+        }
 
     @classmethod
     def row_note(cls, config: Any) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "DTYPES",
     "QUANTISATIONS",
     "Backbone",
+    "backbone_content",
     "find_backbone",
     "load_model",
     "load_tokenizer",
@@ -137,6 +138,18 @@ def find_backbone(name: str) -> Backbone | None:
         return _of_gguf(name, assets.path(name) if kind == "built-in" else _local(name))
     folder = _local(name) if kind == "folder" else cached(name)
     return None if folder is None else Backbone(name, folder, folder_hash(folder, name))
+
+
+def backbone_content(setting: str, name: str) -> dict[str, str]:
+    """For :meth:`bench.methods.Method.content_hashes`: the hash of a backbone that is a path.
+
+    Args:
+        setting: what names it in the configuration.
+        name: the backbone, as configured.
+    """
+    there = _kind(name) in ("folder", "gguf") and _local(name).exists()
+    found = find_backbone(name) if there else None
+    return {} if found is None else {setting: found.content_hash}
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:

@@ -284,6 +284,15 @@ class Method(ABC):
         return ""
 
     @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        """SHA-256 of the files and folders that ``config`` names by a path of the user's, by setting.
+
+        They are part of a run's identity: other weights under the same path are another run. Empty by
+        default, and for what is named by an identifier of its own.
+        """
+        return {}
+
+    @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         """Scored users and number format where the user leaves both to the method."""
         return RunDefaults()

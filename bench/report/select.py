@@ -232,6 +232,7 @@ def _revision(run: StoredRun) -> Hashable:
     return (
         method["version"],
         method.get("plugin_sha256"),
+        canonical_json(method.get("content") or {}),
         canonical_json(run.manifest["task"].get("source_hashes", {})),
     )
 

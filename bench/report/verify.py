@@ -145,6 +145,7 @@ def _identity(run: StoredRun) -> Iterator[tuple[str, str]]:
             seed=run.seed,
             init_seed=int(manifest["init_seed"]),
             dtype=str(manifest["dtype"]),
+            content=method.get("content") or {},
         )
     except KeyError as error:
         yield "identity", f"{MANIFEST} lacks the field {error}; expected a manifest of `bench run`"

@@ -82,6 +82,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
             "family": str(cls.family),
             "requested_as": spec.method,
             "plugin_sha256": resolved.plugin_sha256,
+            "content": dict(resolved.content),
             "row_note": cls.row_note(resolved.config),
             **asdict(capabilities),
         },

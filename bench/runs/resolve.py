@@ -33,6 +33,7 @@ class Resolved:
         config: its validated configuration.
         capabilities: what the configured method needs.
         plugin_sha256: SHA-256 of a plugin's source, None for built-in methods.
+        content: SHA-256 of what the configuration names by a path, by setting.
     """
 
     spec: RunSpec
@@ -40,6 +41,7 @@ class Resolved:
     config: BaseModel
     capabilities: Capabilities
     plugin_sha256: str | None
+    content: Mapping[str, str]
 
     @property
     def config_values(self) -> dict[str, Any]:
@@ -83,9 +85,10 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
             f"further candidate seeds {spec.extra_candidate_seeds} with {spec.protocol.negatives!r} "
             "negatives, which are not drawn. Leave the seeds out or use --negatives uniform."
         )
-    if not planning:
-        with prints_aside():
+    with prints_aside():
+        if not planning:
             method_cls.require(config)
+        content = dict(method_cls.content_hashes(config))
     update: dict[str, Any] = {
         "sources": _sources(spec, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,
@@ -97,6 +100,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
         config,
         capabilities,
         source_sha256(method_cls),
+        content,
     )
 
 

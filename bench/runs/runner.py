@@ -80,6 +80,7 @@ def prepare(
         seed=resolved.spec.seed,
         init_seed=resolved.spec.init_seed,
         dtype=resolved.spec.dtype,
+        content=resolved.content,
     )
     return PreparedRun(resolved, loaded, users, users_hash, identity)
 

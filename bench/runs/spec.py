@@ -93,6 +93,7 @@ def run_id(
     seed: int,
     init_seed: int,
     dtype: str,
+    content: Mapping[str, str],
 ) -> str:
     """Identity of a run: 16 hex digits of a SHA-256 over everything that may change its scores.
 
@@ -110,8 +111,9 @@ def run_id(
         seed: training seed (0 for methods without random training).
         init_seed: seed of adapter initialisation.
         dtype: number format.
+        content: SHA-256 of what the configuration names by a path, by setting.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "identity": 1,
         "task_hash": task_hash,
         "users_hash": users_hash,
@@ -124,4 +126,6 @@ def run_id(
         "init_seed": init_seed,
         "dtype": dtype,
     }
+    if content:
+        identity["content"] = dict(content)
     return hash_json(identity)[:RUN_ID_DIGITS]

@@ -240,13 +240,15 @@ def test_held_out_items_occur_in_no_training_row() -> None:
     task = planted_task(n_users=50)
     target = task.train_view(with_sources=False).target
     rows = prefix_rows(target.sequences, max_length=50)
-    requests, labels = task.validation(task.subset(None))
-    for n, user in enumerate(requests.users.tolist()):
-        row = int(np.flatnonzero(target.users == user)[0])
-        mine = rows.sequence == row
-        reached = target.sequences.items[: rows.end[mine].max() + 1]
-        reached = reached[target.sequences.offsets[row] :]
-        assert requests.candidates[n, labels.position[n]] not in reached
+    held_out = [task.validation(task.subset(None)), *task.test(task.subset(None)).chunks(10**6)]
+    assert len(held_out) == 2
+    for requests, labels in held_out:
+        for n, user in enumerate(requests.users.tolist()):
+            row = int(np.flatnonzero(target.users == user)[0])
+            mine = rows.sequence == row
+            reached = target.sequences.items[: rows.end[mine].max() + 1]
+            reached = reached[target.sequences.offsets[row] :]
+            assert requests.candidates[n, labels.position[n]] not in reached
 
 
 def test_left_padding_keeps_the_items_in_order() -> None:

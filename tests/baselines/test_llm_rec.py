@@ -368,11 +368,23 @@ def test_training_rows_hold_every_domain_and_nothing_held_out() -> None:
     names = [domain.name for domain in domains]
     pairs = {(int(row), int(item)) for row, item in zip(union.rows, union.items, strict=True)}
     first = int(np.flatnonzero(domain_of_row == names.index(view.target.name))[0])
-    for requests, labels in task.test(task.subset(None)).chunks(10**6):
+    # Every pair of the union is a training pair of its own domain, and no held-out one of the target.
+    for number, domain in enumerate(domains):
+        own = domain.sequences
+        start = int(np.flatnonzero(domain_of_row == number)[0])
+        known = {
+            (start + int(row), int(item))
+            for row, item in zip(
+                own.rows, vocabulary.local_to_union(domain.name, own.items), strict=True
+            )
+        }
+        assert {pair for pair in pairs if domain_of_row[pair[0]] == number} == known
+    chunks = [task.validation(task.subset(None)), *task.test(task.subset(None)).chunks(10**6)]
+    for requests, labels in chunks:
         positives = requests.candidates[np.arange(len(labels)), labels.position]
         items = vocabulary.local_to_union(view.target.name, positives)
-        test = {(first + int(u), int(i)) for u, i in zip(requests.users, items, strict=True)}
-    assert not pairs & test
+        held_out = {(first + int(u), int(i)) for u, i in zip(requests.users, items, strict=True)}
+        assert not pairs & held_out
 
 
 def test_full_fine_tuning_changes_every_weight(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_encoder import tiny_encoder
 from torch.nn import functional
 
@@ -552,13 +553,19 @@ def test_a_killed_run_resumes_with_the_same_result(
     np.testing.assert_array_equal(again.score(requests, context).values, expected)
 
 
-def test_word_vectors_are_frozen_unless_asked(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_word_vectors_are_frozen_in_pretraining_only(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     start = load_encoder_model(resolve_encoder(str(folders["bert"])))[0]
     words = start.embeddings.word_embeddings.weight
-    frozen, _, _ = fitted(folders["bert"], tmp_path / "a", freeze_words=True)
-    assert torch.equal(frozen.recformer.words.weight, words)
-    trained, _, _ = fitted(folders["bert"], tmp_path / "b", freeze_words=False)
-    assert not torch.equal(trained.recformer.words.weight, words)
+    for frozen in (True, False):
+        made, _, _ = fitted(
+            folders["bert"], tmp_path / str(frozen), pretrain="sources", freeze_words=frozen
+        )
+        (stored,) = (tmp_path / str(frozen) / "adapters").rglob("*.safetensors")
+        (name,) = [key for key in load_file(stored) if key.endswith("word_embeddings.weight")]
+        assert torch.equal(load_file(stored)[name], words) is frozen
+        assert not torch.equal(made.recformer.words.weight, words)
 
 
 @pytest.mark.parametrize("prefix", ["longformer.", "model.longformer."])

@@ -340,7 +340,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("alignment", ["learned", "shared"])
+@pytest.mark.parametrize("alignment", ["learned", "shared", "released"])
 def test_learns_a_planted_pattern_after_pretraining(
     tmp_path: Path, encoder: str, alignment: str
 ) -> None:
@@ -362,6 +362,29 @@ def test_learns_a_planted_pattern_after_pretraining(
     first = load_file(record)
     for name, value in method.encoder.state_dict().items():
         assert torch.equal(value, first[name]) == name.startswith(ENCODER_PARTS), name
+
+
+def test_the_index_is_learnt_from_items_of_training_sequences_alone(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.baselines.vq_rec import method as module
+
+    learnt_from: list[int] = []
+
+    def watched(vectors: Any, **options: Any) -> Quantiser:
+        learnt_from.append(len(vectors))
+        return fit_quantiser(vectors, **options)
+
+    monkeypatch.setattr(module, "fit_quantiser", watched)
+    task = planted_task(n_users=8)
+    view = task.train_view(with_sources=False)
+    method = VQRec(small(text_encoder=encoder, pretrain="none", epochs=1))
+    method.fit(view, make_context(tmp_path, task))
+    known = np.unique(view.target.sequences.items)
+    assert learnt_from == [len(known)]
+    assert len(known) < len(view.target.items)
+    # The others are coded by the finished index.
+    assert len(method.encoder.content) == 1 + len(view.target.items)
 
 
 def test_an_authors_checkpoint_is_loaded_and_aligned(tmp_path: Path, encoder: str) -> None:

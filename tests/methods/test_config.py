@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from bench.errors import ConfigError
 from bench.methods import Family, Method, MethodConfig
@@ -109,6 +109,27 @@ def test_required_key_says_how_to_give_it():
 
     with pytest.raises(ConfigError, match=r"path: missing.*--set path="):
         resolve_config(Needy)
+
+
+def test_messages_of_validators_are_sentences_and_lists_are_shown_as_they_are_typed():
+    class Pair(MethodConfig):
+        shares: tuple[float, ...] = (1.0,)
+        low: int = 0
+        high: int = 1
+
+        @model_validator(mode="after")
+        def _ordered(self):
+            if self.low > self.high:
+                raise ValueError("low is above high. Exchange them.")
+            return self
+
+    class Paired(Example):
+        Config = Pair
+
+    with pytest.raises(ConfigError, match=r"not accepted\. low is above high\. Exchange them\.$"):
+        resolve_config(Paired, overrides={"low": 5})
+    with pytest.raises(ConfigError, match=r"valid tuple, written as \[0\.5,0\.5\]\.$"):
+        resolve_config(Paired, overrides={"shares": "0.5,0.5"})
 
 
 def test_a_plain_model_rejects_unknown_keys_too_and_has_both_profiles():

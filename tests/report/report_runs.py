@@ -120,6 +120,7 @@ class RunWriter:
             "config": config or {},
             "spec": {"overrides": overrides or {}},
             "diagnostics": more.pop("diagnostics", {}),
+            "training": more.pop("training", None),
             "seconds": {"fit": more.pop("fit", 2.5), "score": 0.1},
             "finished": finished,
             "files": files,

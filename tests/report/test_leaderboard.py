@@ -330,6 +330,18 @@ def test_transductive_rows_are_marked(write_run):
     assert any(line.startswith("† saw the unlabelled test requests") for line in table.caption)
 
 
+def test_a_transductive_row_says_its_figure_without_the_users_it_adapted_on(write_run):
+    outcomes = random_outcomes(50, 0)
+    seen = [3, 7, 11, 400]
+    run = write_run("ada", outcomes, transductive=True, training={"adapted_on_users": seen})
+    (row,) = [r for b in build_table([run], "toyland").blocks for r in b.rows if r.method == "ada"]
+    values = metric_per_user(outcomes, "ndcg@5")
+    assert row.n_adapted_on == 3
+    assert row.unseen == pytest.approx(np.delete(values, seen[:3]).mean())
+    line = f"† ada adapted on the requests of 3 of these users; over the others its NDCG@5 is {row.unseen:.4f}."
+    assert line in build_table([run], "toyland").caption
+
+
 @pytest.mark.parametrize("options", [{}, {"ci": True, "all_configs": True}, {"primary": "auc"}])
 def test_the_same_runs_give_the_same_bytes_in_any_order(write_run, options):
     runs = [

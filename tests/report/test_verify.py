@@ -41,6 +41,7 @@ def write_result(
         seed=seed,
         init_seed=0,
         dtype="float32",
+        content={},
     )
     folder = root / "toyland" / f"{method}-s{seed}-{identity}"
     folder.mkdir(parents=True)

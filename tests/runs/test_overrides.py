@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.report.leaderboard import build_table
 from bench.runs.matrix import expand
-from bench.runs.runner import execute
+from bench.runs.runner import execute, prepare
 
 
 def test_default_value_given_with_set_is_no_override_and_stays_on_the_leaderboard(store, make_spec):
@@ -28,3 +28,17 @@ def test_defaults_typed_out_are_the_same_run(make_spec, data_root):
     plain = expand(["item-knn"], ["alpha"], **common)
     typed = expand(["item-knn"], ["alpha"], overrides={"shrinkage": 5.0}, **common)
     assert plain == typed
+
+
+def test_other_weights_under_the_same_path_are_another_run(make_spec, tmp_path):
+    file = tmp_path / "weights.bin"
+    ids = []
+    for content in (b"one", b"one", b"two"):
+        file.write_bytes(content)
+        spec = make_spec(
+            "vq-rec", overrides={"checkpoint": str(file), "text_encoder": "all-minilm-l6-v2"}
+        )
+        prepared = prepare(spec, planning=True)
+        assert list(prepared.resolved.content) == ["checkpoint"]
+        ids.append(prepared.run_id)
+    assert ids[0] == ids[1] != ids[2]

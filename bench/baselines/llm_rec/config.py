@@ -48,9 +48,9 @@ class LLMRecConfig(LoopConfig):
     encoder: str = DEFAULT_ENCODER
     pooling: Pooling = "mean"
     temperature: float | None = Field(default=0.05, gt=0)
-    title_tokens: int = Field(default=16, ge=2)
+    title_tokens: int = Field(default=24, ge=2)
     max_history: int = Field(default=10, ge=1)
-    negatives: int = Field(default=10, ge=1)
+    negatives: int = Field(default=4, ge=1)
     mixing: Mixing = "proportional"
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: float = Field(default=16.0, gt=0)
@@ -75,6 +75,7 @@ class LLMRecConfig(LoopConfig):
             "pooling": "cls",
             "temperature": None,
             "title_tokens": 40,
+            "negatives": 10,
             "steps": None,
             "epochs": 50,
             "check_steps": 3000,

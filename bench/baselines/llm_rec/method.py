@@ -30,7 +30,13 @@ from bench.baselines.pretraining import (
     identity,
     pretrained_store,
 )
-from bench.baselines.text import BUILT_IN, load_encoder_model, require_encoder, resolve_encoder
+from bench.baselines.text import (
+    BUILT_IN,
+    encoder_content,
+    load_encoder_model,
+    require_encoder,
+    resolve_encoder,
+)
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.names import substitute_note
@@ -86,6 +92,10 @@ class LLMRec(Method):
     @classmethod
     def require(cls, config: Any) -> None:
         require_encoder(config.encoder)
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        return encoder_content("encoder", config.encoder)
 
     @classmethod
     def row_note(cls, config: Any) -> str:

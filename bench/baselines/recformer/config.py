@@ -33,8 +33,10 @@ class RecFormerConfig(LoopConfig):
         max_tokens: tokens of one sequence, the first special one included; the oldest are cut.
         attention_window: tokens that a Longformer's local attention spans; other models attend to all.
         temperature: scores and logits are cosines divided by it.
-        freeze_words: whether the table of word vectors stays as it is (the authors' setting).
-        warmup: optimiser steps of each stage until the learning rate is reached; then it falls to 0.
+        freeze_words: whether the table of word vectors stays as it is in pre-training (the authors'
+            setting); fine-tuning trains it.
+        warmup: optimiser steps of each fine-tuning stage until the learning rate is reached; then it
+            falls to 0. Pre-training has none.
         accumulate: batches whose gradients make one optimiser step.
         steps: batches of an epoch of the two fine-tuning stages, or null for one sequence per user.
         batch_size: sequences per batch in fine-tuning.
@@ -56,8 +58,8 @@ class RecFormerConfig(LoopConfig):
     checkpoint: str | None = None
     pretrain: Literal["none", "sources"] = "sources"
     attributes: tuple[Attribute, ...] = Field(default=("title",), min_length=1, max_length=3)
-    attribute_tokens: int = Field(default=16, ge=2)
-    max_tokens: int = Field(default=192, ge=8)
+    attribute_tokens: int = Field(default=24, ge=2)
+    max_tokens: int = Field(default=256, ge=8)
     attention_window: int = Field(default=64, ge=2, multiple_of=2)
     temperature: float = Field(default=0.05, gt=0)
     freeze_words: bool = True

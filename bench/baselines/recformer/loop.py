@@ -28,6 +28,7 @@ def train_stage(
     batches: int,
     epochs: int,
     learning_rate: float,
+    warmup: int,
     validate: Callable[[], float] | None,
     folder: Path,
     seed: int,
@@ -46,6 +47,7 @@ def train_stage(
         batches: how many losses an epoch has.
         epochs: most epochs.
         learning_rate: peak learning rate.
+        warmup: optimiser steps until it is reached; at most half of all.
         validate: as for :func:`bench.baselines.training.train`.
         folder: for the stage's checkpoint.
         seed: of the stage.
@@ -59,7 +61,7 @@ def train_stage(
             accumulated(losses(rng), config.accumulate),
             optimiser,
             learning_rate=learning_rate,
-            warmup=min(config.warmup, total // 2),
+            warmup=min(warmup, total // 2),
             total=total,
         )
 

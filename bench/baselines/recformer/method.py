@@ -32,15 +32,26 @@ from bench.baselines.recformer.stages import (
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
-from bench.baselines.starts import ALONE, require_checkpoint, require_sources, start_note
-from bench.baselines.text import load_encoder_model, require_encoder, resolve_encoder
+from bench.baselines.starts import (
+    ALONE,
+    checkpoint_content,
+    require_checkpoint,
+    require_sources,
+    start_note,
+)
+from bench.baselines.text import (
+    encoder_content,
+    load_encoder_model,
+    require_encoder,
+    resolve_encoder,
+)
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
-from bench.io import read_json, write_json
+from bench.io import hash_json, read_json, write_json
 from bench.methods import (
     Capabilities,
     Context,
@@ -102,6 +113,13 @@ class RecFormer(Method):
         require_checkpoint(config.checkpoint)
 
     @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        return {
+            **encoder_content("encoder", config.encoder),
+            **checkpoint_content(config.checkpoint),
+        }
+
+    @classmethod
     def row_note(cls, config: Any) -> str:
         return start_note(config, config.encoder, OFFICIAL_ENCODER)
 
@@ -159,7 +177,6 @@ class RecFormer(Method):
             pooling=self.config.pooling,
             attention_window=self.config.attention_window,
         )
-        model.words.weight.requires_grad_(not self.config.freeze_words)
         self._backbone = describe_backbone(backbone)
         return model
 
@@ -171,6 +188,11 @@ class RecFormer(Method):
             attribute_tokens=self.config.attribute_tokens,
         )
 
+    def _further_texts(self, domain: DomainView) -> str:
+        """Hash of the attributes beside the title; "" without any."""
+        further = [name for name in self.config.attributes if name in domain.items.extra]
+        return hash_json([list(domain.items.extra[name]) for name in further]) if further else ""
+
     def _pretrained(self, view: TrainView, context: Context, encoder_hash: str) -> Pretrained:
         domains = union_domains(view, include_target=False)
         sequences, _ = union_sequences(view, include_target=False, include_sources=True)
@@ -181,6 +203,8 @@ class RecFormer(Method):
             "domains": {domain.name: domain.training_hash for domain in domains},
             "seed": context.init_seed,
             "dtype": context.dtype,
+            # Training hashes hold titles; what else is written is named here.
+            "texts": {domain.name: self._further_texts(domain) for domain in domains},
         }
         names = "+".join(domain.name for domain in domains)
         with context.progress.stage(f"pre-train {self.name} on {names}"):
@@ -204,6 +228,7 @@ class RecFormer(Method):
         table = stack_tables([self._item_texts(domain, tokenizer) for domain in domains])
         with isolated_randomness(seed):
             model = self._wrap(backbone, 0)
+            model.words.weight.requires_grad_(not config.freeze_words)
             module = Pretraining(
                 model,
                 vocabulary=model.words.num_embeddings,
@@ -231,6 +256,7 @@ class RecFormer(Method):
             batches=n_batches(int((sequences.lengths >= 2).sum()), batch_size=size, most=most),
             epochs=config.pretrain_epochs,
             learning_rate=config.pretrain_learning_rate,
+            warmup=0,
             validate=None,
             folder=folder,
             seed=seed,
@@ -261,6 +287,7 @@ class RecFormer(Method):
             context=context,
             batches=n_batches(n_rows, batch_size=config.batch_size, most=config.steps),
             learning_rate=config.learning_rate,
+            warmup=config.warmup,
             validate=lambda: context.validate(self).ndcg[5],
         )
         first = tune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field, field_validator
 from bench.baselines.reference.arrays import item_counts, log_popularity
 from bench.baselines.reference.item_knn import ItemKNN, ItemKNNConfig
 from bench.baselines.reference.title_knn import TitleKNN, TitleKNNConfig
-from bench.baselines.text import require_encoder
+from bench.baselines.text import encoder_content, require_encoder
 from bench.io import read_json, write_json
 from bench.methods import (
     Capabilities,
@@ -99,6 +100,10 @@ class HybridKNN(Method):
     @classmethod
     def require(cls, config: Any) -> None:
         require_encoder(config.title.encoder)
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        return encoder_content("title.encoder", config.title.encoder)
 
     def fit(self, view: TrainView, context: Context) -> None:
         self.title.fit(view, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from bench.baselines.reference.title_vectors import (
     cosines_over_history,
     encode_titles,
 )
-from bench.baselines.text import DEFAULT_ENCODER, Pooling, require_encoder
+from bench.baselines.text import DEFAULT_ENCODER, Pooling, encoder_content, require_encoder
 from bench.methods import (
     Capabilities,
     Context,
@@ -77,6 +78,10 @@ class TitleKNN(Method):
     @classmethod
     def require(cls, config: Any) -> None:
         require_encoder(config.encoder)
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        return encoder_content("encoder", config.encoder)
 
     def fit(self, view: TrainView, context: Context) -> None:
         config: TitleKNNConfig = self.config

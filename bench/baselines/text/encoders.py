@@ -29,6 +29,7 @@ __all__ = [
     "DTYPES",
     "Encoder",
     "Pooling",
+    "encoder_content",
     "load_encoder_model",
     "require_encoder",
     "resolve_encoder",
@@ -105,6 +106,18 @@ def resolve_encoder(name: str, *, progress: Callable[[str], None] | None = None)
     else:
         folder = assets.path(name) if kind == "built-in" else _local(name)
     return Encoder(name, folder, folder_hash(folder, name), _stated_pooling(folder))
+
+
+def encoder_content(setting: str, name: str) -> dict[str, str]:
+    """For :meth:`bench.methods.Method.content_hashes`: the hash of an encoder that is a folder.
+
+    Args:
+        setting: what names it in the configuration.
+        name: the encoder, as configured.
+    """
+    folder = _local(name)
+    local = name not in BUILT_IN and folder.is_dir()
+    return {setting: folder_hash(folder, name)} if local else {}
 
 
 def load_encoder_model(

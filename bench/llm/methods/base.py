@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from bench.errors import MethodError
 from bench.io import read_json, write_json
 from bench.llm.adapters import AdapterStore
-from bench.llm.backbones import require_backbone
+from bench.llm.backbones import backbone_content, require_backbone
 from bench.llm.config import LLMConfig
 from bench.llm.methods.planning import JobWriter
 from bench.llm.scoring import RequestScorer
@@ -70,6 +70,10 @@ class LLMMethod(Method):
     @classmethod
     def require(cls, config: Any) -> None:
         require_backbone(config.backbone)
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        return backbone_content("backbone", config.backbone)
 
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
