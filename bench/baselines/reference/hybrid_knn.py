@@ -14,7 +14,7 @@ from bench.baselines.reference.arrays import item_counts, log_popularity
 from bench.baselines.reference.item_knn import ItemKNN, ItemKNNConfig
 from bench.baselines.reference.title_knn import TitleKNN, TitleKNNConfig
 from bench.baselines.text import encoder_content, require_encoder
-from bench.io import read_json, write_json
+from bench.io import hash_arrays, read_json, write_json
 from bench.methods import (
     Capabilities,
     Context,
@@ -92,6 +92,8 @@ class HybridKNN(Method):
         super().__init__(config)
         self.title = TitleKNN(self.config.title)
         self.item_knn = ItemKNN(self.config.item_knn)
+        # Scores of the parts by requests, while weights are tried on the same ones again and again.
+        self._known: dict[str, tuple[NDArray[np.float32], ...]] | None = None
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
@@ -127,6 +129,15 @@ class HybridKNN(Method):
 
     def _parts(self, requests: Requests, context: Context) -> tuple[NDArray[np.float32], ...]:
         """Scores of the three parts, each of the shape of the candidates."""
+        if self._known is None:
+            return self._fresh_parts(requests, context)
+        history, candidates = requests.history, requests.candidates
+        key = hash_arrays({"o": history.offsets, "i": history.items, "c": candidates})
+        if key not in self._known:
+            self._known[key] = self._fresh_parts(requests, context)
+        return self._known[key]
+
+    def _fresh_parts(self, requests: Requests, context: Context) -> tuple[NDArray[np.float32], ...]:
         return (
             self.title.score(requests, context).values,
             self.item_knn.score(requests, context).values,
@@ -136,11 +147,13 @@ class HybridKNN(Method):
     def _choose(self, context: Context) -> tuple[float, ...]:
         best, chosen = -1.0, (1.0, 0.0, 0.0)
         grid = weight_grid(self.config.steps)
+        self._known = {}
         for weights in context.progress.track(grid, total=len(grid), description="weights"):
             self.weights = np.array(weights, dtype=np.float32)
             figure = context.validate(self).ndcg[_SELECTED_BY]
             if figure > best:
                 best, chosen = figure, weights
+        self._known = None
         context.log.info(
             "hybrid-knn: validation NDCG@%d %.4f with weights %s", _SELECTED_BY, best, chosen
         )

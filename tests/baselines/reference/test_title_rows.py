@@ -7,6 +7,7 @@ import pytest
 from tiny_encoder import tiny_encoder
 
 from bench.baselines.reference.hybrid_knn import HybridKNN, weight_grid
+from bench.baselines.reference.title_knn import TitleKNN
 from bench.baselines.reference.title_vectors import TitleVectors, cosines_over_history
 from bench.baselines.text import encode_texts
 from bench.data.domain import Sequences
@@ -253,6 +254,23 @@ def test_the_chosen_weights_are_in_the_diagnostics(fitted, requests) -> None:
 def test_weights_that_rank_nothing_are_refused(weights) -> None:
     with pytest.raises(ConfigError, match="weights"):
         resolve_config(HybridKNN, overrides={"weights": weights})
+
+
+def test_parts_are_scored_once_for_all_weights_that_are_tried(fitted, monkeypatch) -> None:
+    calls: list[int] = []
+    score = TitleKNN.score
+
+    def counted(self, requests, context):
+        calls.append(len(requests))
+        return score(self, requests, context)
+
+    monkeypatch.setattr(TitleKNN, "score", counted)
+    counts = []
+    for steps in (1, 6):
+        calls.clear()
+        fitted("hybrid-knn", steps=steps, validation_users=60)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize("name", ["title-knn", "hybrid-knn"])
