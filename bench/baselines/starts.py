@@ -7,24 +7,67 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from bench.baselines.pretraining import PretrainedStore
+from bench.baselines.text import encoder_content, require_encoder
 from bench.baselines.text.names import substitute_note
 from bench.data.cache import content_sha256
 from bench.errors import ConfigError
-from bench.methods import DomainView
+from bench.methods import Capabilities, DomainView, Method
 
-__all__ = [
-    "ALONE",
-    "checkpoint_content",
-    "one_start",
-    "require_checkpoint",
-    "require_sources",
-    "start_note",
-]
+__all__ = ["StartingMethod", "one_start", "require_sources"]
 
-ALONE: Mapping[str, Any] = {"pretrain": "none"}
-"""The settings without a first stage: the method learns from its target alone."""
+
+class StartingMethod(Method):
+    """A method that starts from its authors' weights, from the sources, or from its text encoder alone.
+
+    Attributes:
+        encoder_setting: the setting that names the text encoder.
+        official_encoder: the authors' encoder.
+    """
+
+    encoder_setting: ClassVar[str] = "encoder"
+    official_encoder: ClassVar[str]
+    alone = {"pretrain": "none"}  # noqa: RUF012  (declared by the base class)
+
+    @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        return Capabilities(
+            needs_sources=config.pretrain == "sources", needs_text=True, trainable=True
+        )
+
+    @classmethod
+    def require(cls, config: Any) -> None:
+        require_encoder(cls._encoder(config))
+        if config.checkpoint and not Path(config.checkpoint).is_file():
+            raise ConfigError(
+                f"checkpoint {config.checkpoint}: no such file. Give the path of the authors' weights, "
+                "or pre-train on the sources (without checkpoint)."
+            )
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        found = encoder_content(cls.encoder_setting, cls._encoder(config))
+        if config.checkpoint and Path(config.checkpoint).is_file():
+            found["checkpoint"] = content_sha256(Path(config.checkpoint))
+        return found
+
+    @classmethod
+    def row_note(cls, config: Any) -> str:
+        start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
+        parts = ["" if config.checkpoint else start]
+        parts.append(substitute_note(cls._encoder(config), cls.official_encoder))
+        return ", ".join(part for part in parts if part)
+
+    @classmethod
+    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
+        return PretrainedStore() if root is None else PretrainedStore(root)
+
+    @classmethod
+    def _encoder(cls, config: Any) -> str:
+        name: str = getattr(config, cls.encoder_setting)
+        return name
 
 
 def one_start(values: Any) -> Any:
@@ -40,25 +83,6 @@ def one_start(values: Any) -> Any:
     return values
 
 
-def require_checkpoint(checkpoint: str | None) -> None:
-    """Check that the file of a configured checkpoint is there.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if checkpoint and not Path(checkpoint).is_file():
-        raise ConfigError(
-            f"checkpoint {checkpoint}: no such file. Give the path of the authors' weights, or "
-            "pre-train on the sources (without checkpoint)."
-        )
-
-
-def checkpoint_content(checkpoint: str | None) -> dict[str, str]:
-    """For :meth:`bench.methods.Method.content_hashes`: the hash of a configured checkpoint."""
-    there = checkpoint and Path(checkpoint).is_file()
-    return {"checkpoint": content_sha256(Path(checkpoint))} if checkpoint and there else {}
-
-
 def require_sources(name: str, target: DomainView, sources: Sequence[DomainView]) -> None:
     """Check that there is something to pre-train on.
 
@@ -70,16 +94,3 @@ def require_sources(name: str, target: DomainView, sources: Sequence[DomainView]
             f"{name} pre-trains on source domains, and {target.name} was given none. Name some with "
             "--sources, or leave pre-training out: --set pretrain=none."
         )
-
-
-def start_note(config: Any, encoder: str, official: str) -> str:
-    """What stands in for the authors' weights and for their text encoder, for the name of a row.
-
-    Args:
-        config: with ``pretrain`` and ``checkpoint``.
-        encoder: name as configured.
-        official: the authors' encoder.
-    """
-    start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
-    parts = ["" if config.checkpoint else start, substitute_note(encoder, official)]
-    return ", ".join(part for part in parts if part)

@@ -20,32 +20,23 @@ from bench.baselines.checkpoints import read_state_dict
 from bench.baselines.contrastive import EqualPositives
 from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.neural import NeuralMethod
-from bench.baselines.pretraining import Pretrained, PretrainedStore, pretrained_store
+from bench.baselines.pretraining import Pretrained, pretrained_store
 from bench.baselines.sequence_encoder import (
     EncoderConfig,
     SequenceEncoder,
     cosine_softmax,
     predictions,
 )
-from bench.baselines.starts import (
-    ALONE,
-    checkpoint_content,
-    one_start,
-    require_checkpoint,
-    require_sources,
-    start_note,
-)
+from bench.baselines.starts import StartingMethod, one_start, require_sources
 from bench.baselines.text import (
     DEFAULT_ENCODER,
     encode_texts,
-    encoder_content,
-    require_encoder,
     resolve_encoder,
 )
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
 from bench.errors import MethodError
-from bench.methods import Capabilities, Context, Requests, Scores, TrainView
+from bench.methods import Context, Requests, Scores, TrainView
 from bench.protocol.types import DomainView
 
 __all__ = ["OFFICIAL_ENCODER", "TextConfig", "TransferableMethod"]
@@ -115,7 +106,7 @@ class TextConfig(EncoderConfig):
         return one_start(values)
 
 
-class TransferableMethod(NeuralMethod):
+class TransferableMethod(StartingMethod, NeuralMethod):
     """A sequence encoder over item texts: optionally pre-trained, then tuned with a full softmax.
 
     The model is a :class:`SequenceEncoder` with a buffer ``content``: what is known of every item,
@@ -123,7 +114,8 @@ class TransferableMethod(NeuralMethod):
     """
 
     config: TextConfig
-    alone = ALONE
+    encoder_setting = "text_encoder"
+    official_encoder = OFFICIAL_ENCODER
     # Settings that the first stage does not read: they are no part of its identity.
     tuning_only: ClassVar[frozenset[str]] = frozenset(
         {
@@ -135,32 +127,6 @@ class TransferableMethod(NeuralMethod):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._table: Tensor | None = None
-
-    @classmethod
-    def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(
-            needs_sources=config.pretrain == "sources", needs_text=True, trainable=True
-        )
-
-    @classmethod
-    def require(cls, config: Any) -> None:
-        require_encoder(config.text_encoder)
-        require_checkpoint(config.checkpoint)
-
-    @classmethod
-    def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        return {
-            **encoder_content("text_encoder", config.text_encoder),
-            **checkpoint_content(config.checkpoint),
-        }
-
-    @classmethod
-    def row_note(cls, config: Any) -> str:
-        return start_note(config, config.text_encoder, OFFICIAL_ENCODER)
-
-    @classmethod
-    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
-        return PretrainedStore() if root is None else PretrainedStore(root)
 
     @abstractmethod
     def pretrain(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.baselines.checkpoints import load_matching, read_state_dict
 from bench.baselines.domains import union_domains, union_sequences
-from bench.baselines.pretraining import Pretrained, PretrainedStore, pretrained_store
+from bench.baselines.pretraining import Pretrained, pretrained_store
 from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.encoding import encode_sequences, item_vectors, make_writer
 from bench.baselines.recformer.loop import train_stage
@@ -32,17 +32,9 @@ from bench.baselines.recformer.stages import (
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
-from bench.baselines.starts import (
-    ALONE,
-    checkpoint_content,
-    require_checkpoint,
-    require_sources,
-    start_note,
-)
+from bench.baselines.starts import StartingMethod, require_sources
 from bench.baselines.text import (
-    encoder_content,
     load_encoder_model,
-    require_encoder,
     resolve_encoder,
 )
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
@@ -53,10 +45,8 @@ from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
 from bench.io import hash_json, read_json, write_json
 from bench.methods import (
-    Capabilities,
     Context,
     Family,
-    Method,
     Requests,
     RunDefaults,
     Scores,
@@ -81,7 +71,7 @@ _SCORE_ROWS = 1024
 _SCORE_CELLS = 2**23
 
 
-class RecFormer(Method):
+class RecFormer(StartingMethod):
     """Items and users as text in one encoder; the nearest item to the user's history is next."""
 
     name = "recformer"
@@ -89,7 +79,7 @@ class RecFormer(Method):
     family = Family.CROSS_DOMAIN
     Config = RecFormerConfig
     config: RecFormerConfig
-    alone = ALONE
+    official_encoder = OFFICIAL_ENCODER
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -102,35 +92,9 @@ class RecFormer(Method):
         self._histories: HistoryVectors | None = None
 
     @classmethod
-    def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(
-            needs_sources=config.pretrain == "sources", needs_text=True, trainable=True
-        )
-
-    @classmethod
-    def require(cls, config: Any) -> None:
-        require_encoder(config.encoder)
-        require_checkpoint(config.checkpoint)
-
-    @classmethod
-    def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        return {
-            **encoder_content("encoder", config.encoder),
-            **checkpoint_content(config.checkpoint),
-        }
-
-    @classmethod
-    def row_note(cls, config: Any) -> str:
-        return start_note(config, config.encoder, OFFICIAL_ENCODER)
-
-    @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         # The encoder runs about three times as fast in bfloat16, on CPUs that have it too.
         return RunDefaults(dtype="bfloat16")
-
-    @classmethod
-    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
-        return PretrainedStore() if root is None else PretrainedStore(root)
 
     @property
     def recformer(self) -> Recformer:
