@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Resolved:
     config: BaseModel
     capabilities: Capabilities
     plugin_sha256: str | None
-    content: Mapping[str, str]
+    content: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config_values(self) -> dict[str, Any]:

@@ -205,7 +205,8 @@ def test_validated_weights_plan_every_merge_and_validation(tiny_llama):
     assert [job.kind for job in jobs].count("merge") == 5
     (validation,) = [job for job in jobs if job.kind == "validate"]
     score = jobs[-1]
-    assert validation.tokens == pytest.approx(score.tokens * 200 * 5 / 100, rel=0.01)
+    # The five that are tried, and the chosen one, which the run records last.
+    assert validation.tokens == pytest.approx(score.tokens * 200 * 6 / 100, rel=0.01)
 
 
 def test_the_prior_is_one_pass_over_the_vocabulary(tiny_llama):
