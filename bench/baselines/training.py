@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bench.errors import MethodError
 from bench.io import write_bytes
+from bench.memory import kept_memory
 from bench.methods import Context, MethodConfig
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def train(
             stopped = "patience"
             break
         began, cpu_began = time.perf_counter(), time.process_time()
-        with isolated_randomness(seed, epoch):
+        with isolated_randomness(seed, epoch), kept_memory(context.device):
             loss = _run_epoch(
                 model, optimiser, steps(epoch_generator(seed, epoch)), config, context, epoch
             )

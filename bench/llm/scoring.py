@@ -17,9 +17,9 @@ from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
 from bench.llm.engines import Engine, Generation, make_engine
-from bench.llm.memory import kept_memory
 from bench.llm.mixtures import writer_for
 from bench.llm.prompts import PromptWriter, candidate_order
+from bench.memory import kept_memory
 from bench.methods import Context, Requests, Scores
 
 __all__ = ["RequestScorer", "answer_lengths", "first_of_equals", "request_prompts"]

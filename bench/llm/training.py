@@ -31,7 +31,7 @@ from bench.io import hash_arrays, hash_json
 from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
 from bench.llm.checkpoint import read_checkpoint, write_checkpoint
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
-from bench.llm.memory import kept_memory
+from bench.memory import kept_memory
 
 if TYPE_CHECKING:
     from accelerate import PartialState

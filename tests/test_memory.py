@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bench.llm.memory import kept_memory
+from bench.memory import kept_memory
 
 
 def faults_of_steps() -> int:
