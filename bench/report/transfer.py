@@ -143,7 +143,7 @@ def transfer(
         profile: only this profile; None = all.
         users: number of users; None = all of the task.
         task: first digits of a task hash (of a single target); None = the standard protocol.
-        all_configs: also configurations other than the default.
+        all_configs: also the gains of configurations other than the default.
         correction: over all gains of the report.
         alpha: level, in (0, 1).
         bound: equivalence bound.
@@ -156,7 +156,8 @@ def transfer(
     notes: list[str] = []
     for target in wanted:
         found, more = choose_task(runs, target, task)
-        series, left_out = group_series(found, profile=profile, all_configs=all_configs)
+        # A run without sources is a configuration of its own: other settings may serve as baselines.
+        series, left_out = group_series(found, profile=profile, all_configs=True)
         notes += [f"{target}: {note}" for note in (*more, *left_out)]
         rows, lacking = _rows(series, choose_users(found, users), metric)
         if lacking:
@@ -165,6 +166,8 @@ def transfer(
                 "with --users N."
             )
         for row in rows:
+            if _has_overrides(row) and not all_configs:
+                continue
             gains, missing = _row_gains(row, rows, bound, metric)
             drafts += gains
             notes += [f"{target}: {_NO_BASELINE[one.against]} for {row.label}." for one in missing]
@@ -216,6 +219,11 @@ def transfer_of(
             missing += lacking
     gains = _judged(drafts, correction, alpha)
     return TransferReport(metric, alpha, correction, gains, ()), tuple(missing)
+
+
+def _has_overrides(row: Contender) -> bool:
+    """Whether a row has another configuration than its profile's."""
+    return all(run.manifest.get("spec", {}).get("overrides") for run in row.runs)
 
 
 def _judged(drafts: Sequence[Gain], correction: Correction, alpha: float) -> tuple[Gain, ...]:

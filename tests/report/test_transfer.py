@@ -244,6 +244,21 @@ def test_a_pretrained_method_is_compared_with_its_own_run_without_sources(write_
     assert gain.test == compare_seeds(*values)
 
 
+def test_other_settings_serve_as_baseline_of_the_default_rows_alone(write_run):
+    mine = pretrained(write_run, "unisrec", 0)
+    alone = pretrained(
+        write_run, "unisrec", 1, sources=(), config={**PRETRAINED, "pretrain": "none"},
+        overrides={"pretrain": "none"},
+    )  # fmt: skip
+    short = pretrained(
+        write_run, "unisrec", 2, config={**PRETRAINED, "epochs": 2}, overrides={"epochs": 2}
+    )
+    (gain,) = transfer([mine, alone, short], ["toyland"]).gains
+    assert (gain.against, "pretrain=none" in gain.baseline) == ("target-only", True)
+    assert "epochs" not in gain.method
+    assert len(transfer([mine, alone, short], ["toyland"], all_configs=True).gains) == 2
+
+
 def test_what_a_run_alone_needs_is_in_the_command_and_no_command_is_made_up(
     write_run, capsys, monkeypatch, tmp_path
 ):
