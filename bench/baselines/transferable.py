@@ -28,11 +28,7 @@ from bench.baselines.sequence_encoder import (
     predictions,
 )
 from bench.baselines.starts import StartingMethod, one_start, require_sources
-from bench.baselines.text import (
-    DEFAULT_ENCODER,
-    encode_texts,
-    resolve_encoder,
-)
+from bench.baselines.text import DEFAULT_ENCODER, encode_texts, resolve_encoder
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
 from bench.errors import MethodError

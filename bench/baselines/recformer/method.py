@@ -33,10 +33,7 @@ from bench.baselines.recformer.stages import (
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
 from bench.baselines.starts import StartingMethod, require_sources
-from bench.baselines.text import (
-    load_encoder_model,
-    resolve_encoder,
-)
+from bench.baselines.text import load_encoder_model, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables

@@ -30,7 +30,8 @@ from bench.methods import Job, PlanSpec
 __all__ = ["JobWriter"]
 
 # Numbers of its adapters that a merge reads, merges and writes per second, entries of their products
-# where it acts on these one by one, and what it takes anyway; measured on SmolLM2's and Qwen2's shapes.
+# where it acts on these one by one, and what it takes anyway. Averages of factors were measured on
+# SmolLM2's and Qwen2's shapes, the other methods on SmolLM2's.
 _MERGED_PER_SECOND, _MERGE_START = 40e6, 1.0
 _MERGED_BY_METHOD = {"ties": 20e6, "lora-lego": 5e6}
 _PRODUCT_ENTRIES_PER_SECOND = 25e6
