@@ -52,7 +52,8 @@ class TextConfig(EncoderConfig):
             or from ``checkpoint``.
         checkpoint: file with the authors' weights, instead of a first stage.
         freeze: whether positions and Transformer layers stay as pre-trained while the target is
-            learnt; random weights are never frozen.
+            learnt, as published; random weights are never frozen. Profile ``cpu`` tunes them too: its
+            first stage is short.
         pretrain_epochs: epochs of the first stage; the last weights are kept.
         pretrain_rows: prefixes that an epoch of the first stage draws, None = all.
         pretrain_batch_size: rows per step of the first stage; the other rows are the negatives.
@@ -66,7 +67,7 @@ class TextConfig(EncoderConfig):
     text_tokens: int = Field(default=64, ge=3)
     pretrain: Literal["none", "sources"] = "sources"
     checkpoint: str | None = None
-    freeze: bool = True
+    freeze: bool = False
     pretrain_epochs: int = Field(default=10, ge=1)
     pretrain_rows: int | None = Field(default=32_768, ge=1)
     pretrain_batch_size: int = Field(default=1024, ge=2)
@@ -93,6 +94,7 @@ class TextConfig(EncoderConfig):
             "pretrain_epochs": 300,
             "pretrain_rows": None,
             "pretrain_batch_size": 8192,
+            "freeze": True,
         },
     }
 

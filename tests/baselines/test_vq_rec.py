@@ -345,7 +345,7 @@ def test_learns_a_planted_pattern_after_pretraining(
     tmp_path: Path, encoder: str, alignment: str
 ) -> None:
     task = planted_task(n_sources=1, n_users=200)
-    method = VQRec(small(text_encoder=encoder, alignment=alignment, **QUICK))
+    method = VQRec(small(text_encoder=encoder, alignment=alignment, freeze=True, **QUICK))
     store = VQRec.adapter_store(tmp_path / "store")
     context = make_context(tmp_path / "s", task, adapters=store)
     method.fit(task.train_view(with_sources=True), context)
