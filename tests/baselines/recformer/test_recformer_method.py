@@ -1,0 +1,222 @@
+"""RecFormer as users run it: stages, checkpoints, resume, profiles, and a planted domain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recformer_parts import KINDS, QUICK, Parts, fitted
+from safetensors.torch import load_file
+from tiny_encoder import tiny_encoder
+
+from bench.baselines.recformer.config import RecFormerConfig
+from bench.baselines.recformer.encoding import item_vectors
+from bench.baselines.recformer.method import RecFormer
+from bench.baselines.recformer.model import from_authors
+from bench.baselines.text import load_encoder_model, resolve_encoder
+from bench.baselines.text.title_tokens import TokenTable
+from bench.errors import ConfigError
+from bench.evaluation import metric_per_user, random_row
+from bench.methods import resolve_config
+from bench.testing import CHECKS, check_method, evaluate, make_context, planted_task
+
+
+def test_stage_1_encodes_items_anew_and_stage_2_keeps_the_matrix(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.Tensor] = []
+    from bench.baselines.recformer import method as module
+
+    def watched(*args: Any) -> torch.Tensor:
+        made.append(item_vectors(*args))
+        return made[-1]
+
+    monkeypatch.setattr(module, "item_vectors", watched)
+    method, _, _ = fitted(folders["bert"], tmp_path, stage2_epochs=2)
+    assert len(made) == 2  # one per epoch of stage 1, none in stage 2
+    assert not torch.allclose(made[0], made[1], atol=1e-4)
+    kept = method.recformer.item_vectors
+    assert any(torch.equal(kept, matrix) for matrix in made)
+    assert method.report is not None
+    assert set(method.report.stages) == {"pre-training", "stage 1"}
+    assert len(method.report.history) == 2
+
+
+def test_the_better_stage_is_kept(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = planted_task(n_users=40)
+    figures = iter([0.5, 0.4, 0.1])
+    states: list[dict[str, torch.Tensor]] = []
+    config = RecFormerConfig(**{**QUICK, "encoder": str(folders["bert"]), "pretrain": "none"})
+    method = RecFormer(config.model_copy(update={"steps": 2}))
+    context = make_context(tmp_path, task)
+
+    def validate(found: Any) -> Any:
+        states.append({k: v.clone() for k, v in found.recformer.state_dict().items()})
+        return type("Figures", (), {"ndcg": {5: next(figures)}})()
+
+    monkeypatch.setattr(type(context), "validate", lambda self, found: validate(found))
+    method.fit(task.train_view(with_sources=False), context)
+    assert method.report is not None
+    assert method.report.stages["stage 1"]["kept"] is True
+    for name, value in method.recformer.state_dict().items():
+        torch.testing.assert_close(value, states[0][name], rtol=0, atol=0)
+
+
+def test_a_killed_run_resumes_with_the_same_result(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = planted_task(n_users=40, n_sources=1)
+    whole, _, context = fitted(folders["bert"], tmp_path / "whole", task=task)
+    requests, _ = task.validation(task.subset(None))
+    expected = whole.score(requests, context).values
+    from bench.baselines.recformer import method as module
+
+    calls: list[int] = []
+
+    def killed(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return item_vectors(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "item_vectors", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(folders["bert"], tmp_path / "killed", task=task)
+    again, _, context = fitted(folders["bert"], tmp_path / "killed", task=task)
+    np.testing.assert_array_equal(again.score(requests, context).values, expected)
+
+
+def test_word_vectors_are_frozen_in_pretraining_only(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    start = load_encoder_model(resolve_encoder(str(folders["bert"])))[0]
+    words = start.embeddings.word_embeddings.weight
+    for frozen in (True, False):
+        made, _, _ = fitted(
+            folders["bert"], tmp_path / str(frozen), pretrain="sources", freeze_words=frozen
+        )
+        (stored,) = (tmp_path / str(frozen) / "adapters").rglob("*.safetensors")
+        (name,) = [key for key in load_file(stored) if key.endswith("word_embeddings.weight")]
+        assert torch.equal(load_file(stored)[name], words) is frozen
+        assert not torch.equal(made.recformer.words.weight, words)
+
+
+@pytest.mark.parametrize("prefix", ["longformer.", "model.longformer."])
+def test_the_authors_checkpoint_replaces_the_encoder(
+    prefix: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    source = Parts(tiny_encoder(tmp_path / "other", architecture="longformer", seed=5)).model
+    state = {
+        prefix
+        + name.removeprefix("backbone.").replace(
+            "item_positions.weight", "embeddings.item_position_embeddings.weight"
+        ): value
+        for name, value in source.state_dict().items()
+        if name != "item_vectors"
+    }
+    file = tmp_path / "pretrained.bin"
+    torch.save({"state_dict": {**state, "lm_head.bias": torch.zeros(3)}}, file)
+    target = Parts(folders["longformer"]).model
+    own = from_authors(state, "test")
+    assert set(own) == set(source.state_dict()) - {"item_vectors"}
+    target.load_state_dict(own, strict=False)
+    method, _, _ = fitted(
+        folders["longformer"],
+        tmp_path,
+        checkpoint=str(file),
+        attention_window=16,
+        pooling="cls",
+        steps=1,
+        epochs=1,
+        learning_rate=1e-12,
+        stage2_epochs=0,
+    )
+    found = method.recformer.state_dict()
+    for name, value in own.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+
+
+def test_other_checkpoints_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found 0 tensors named"):
+        from_authors({"embeddings.word_embeddings.weight": torch.zeros(2)}, "x.bin")
+    config = RecFormerConfig(encoder=str(folders["bert"]), checkpoint=str(tmp_path / "no.bin"))
+    assert config.pretrain == "none"
+    with pytest.raises(ConfigError, match="no such file"):
+        RecFormer.require(config)
+    with pytest.raises(ValueError, match="two starts"):
+        RecFormerConfig(checkpoint="x.bin", pretrain="sources")
+
+
+def test_sequences_longer_than_the_encoder_reads_are_refused(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_encoder(tmp_path / "short", positions=64)
+    with pytest.raises(ConfigError, match="reads at most 64 tokens"):
+        fitted(folder, tmp_path, pretrain="none", max_tokens=65)
+
+
+def test_profiles_and_notes() -> None:
+    paper = resolve_config(RecFormer, profile="paper")
+    assert (paper.max_history, paper.attribute_tokens, paper.max_tokens) == (50, 32, 1024)
+    assert paper.batch_size * paper.accumulate == 128
+    assert paper.temperature == 0.05
+    assert RecFormer.row_note(RecFormerConfig()) == "source pre-trained, MiniLM"
+    assert RecFormer.row_note(RecFormerConfig(pretrain="none")) == "no pre-training, MiniLM"
+    assert RecFormer.row_note(RecFormerConfig(checkpoint="x", encoder=paper.encoder)) == ""
+
+
+def test_learns_a_planted_pattern(folders: dict[str, Path], tmp_path: Path) -> None:
+    method, task, context = fitted(
+        folders["bert"], tmp_path, task=planted_task(n_sources=2), **{**QUICK, "epochs": 4}
+    )
+    outcomes = evaluate(method, task.test(task.subset(None)), context)
+    figure = float(metric_per_user(outcomes, "ndcg@5").mean())
+    assert figure > random_row(30)["ndcg@5"] + 0.25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conforms(kind: str, folders: dict[str, Path]) -> None:
+    config = RecFormerConfig(
+        **{**QUICK, "encoder": str(folders[kind]), "steps": 2, "pretrain_steps": 2},
+        attention_window=16,
+    )
+    # The pattern takes a longer training, in the test above.
+    checks = [check for check in CHECKS if check != "learns-planted-pattern"]
+    if kind == "longformer":
+        checks = ["fits", "scores-form", "empty-history", "batch-invariance"]
+    failed = [r for r in check_method(RecFormer, config, checks=checks) if r.status == "fail"]
+    assert not failed, failed
+
+
+def test_tables_survive_saving(folders: dict[str, Path], tmp_path: Path) -> None:
+    method, task, context = fitted(folders["bert"], tmp_path)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    method.save(folder)
+    again = RecFormer(method.config)
+    again.load(folder)
+    texts, other = method._fitted()[0], again._fitted()[0]
+    assert isinstance(other, TokenTable)
+    np.testing.assert_array_equal(texts.ids, other.ids)
+    requests, _ = task.validation(task.subset(None))
+    np.testing.assert_allclose(
+        again.score(requests, context).values, method.score(requests, context).values, atol=1e-5
+    )
+
+
+def test_other_candidates_of_the_same_users_need_no_encoding(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, task, context = fitted(folders["bert"], tmp_path)
+    requests, _ = task.validation(task.subset(None))
+    first = method.score(requests, context).values
+    monkeypatch.setattr(method.recformer, "forward", lambda batch: 1 / 0)
+    swapped = replace(requests, candidates=requests.candidates[:, ::-1].copy())
+    np.testing.assert_array_equal(method.score(swapped, context).values, first[:, ::-1])
