@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny import tiny_backbone
 
 from bench.llm.adapters import AdapterStore
+from bench.llm.backbones import Backbone, resolve_backbone
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,23 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def backbone(tiny_llama: Path) -> Backbone:
+    """That Llama, resolved."""
+    return resolve_backbone(str(tiny_llama))
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> AdapterStore:
     """An empty store of adapters."""
     return AdapterStore(tmp_path / "adapters")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread; for the tests of a file that asks for it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

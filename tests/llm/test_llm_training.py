@@ -1,7 +1,8 @@
+"""Training of one adapter: what is learnt, one step by hand, seeds, schedules, two processes."""
+
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import subprocess
@@ -11,222 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llm_examples import LOG, make_examples, random_examples
+from llm_examples import make_examples, random_examples
+from llm_trainings import LORA, PEFT_WARNING, planted, train, weights
 from safetensors.numpy import load_file
 
 from bench.errors import MethodError
 from bench.io import sha256_file
-from bench.llm.backbones import Backbone, load_model, resolve_backbone
+from bench.llm.backbones import Backbone, load_model
 from bench.llm.batching import pack
-from bench.llm.examples import Examples
-from bench.llm.fast_model import is_known, loss_function, plain_loss
+from bench.llm.fast_model import loss_function, plain_loss
 from bench.llm.lora import LoraSpec, adapter_hash, attach_lora, read_adapter, write_init
-from bench.llm.training import TrainingReport, TrainingSpec, learning_rate, train_adapter
-from bench.methods import QuietProgress
+from bench.llm.training import TrainingSpec, learning_rate
 
-# peft asks transformers for a property under its old name.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
-
-LORA = LoraSpec(r=4, alpha=8)
-FAST = TrainingSpec(epochs=2, learning_rate=0.02, batch_sequences=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def backbone(tiny_llama: Path) -> Backbone:
-    return resolve_backbone(str(tiny_llama))
-
-
-class Killed(Exception):  # noqa: N818 - no error
-    """Stands for a process that ends in the middle."""
-
-
-class KillAfter(QuietProgress):
-    """Stops the training after a number of steps."""
-
-    def __init__(self, steps: int):
-        self.steps = steps
-
-    def status(self, text: str) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise Killed
-
-
-def train(
-    backbone: Backbone,
-    examples: Examples,
-    folder: Path,
-    training: TrainingSpec = FAST,
-    *,
-    lora: LoraSpec = LORA,
-    name: str = "out",
-    order_seed: int = 0,
-    dtype: str = "float32",
-    progress: QuietProgress | None = None,
-    checkpoint_seconds: float = 1e9,
-    **base: object,
-) -> TrainingReport:
-    if not (folder / "init").exists():
-        write_init(backbone, lora, 0, folder / "init")
-    return train_adapter(
-        backbone,
-        examples,
-        lora,
-        training,
-        init=folder / "init",
-        order_seed=order_seed,
-        out=folder / name,
-        checkpoints=folder / "checkpoints",
-        device="cpu",
-        dtype=dtype,
-        progress=progress or QuietProgress(),
-        log=LOG,
-        checkpoint_seconds=checkpoint_seconds,
-        **base,
-    )
-
-
-def weights(folder: Path) -> Path:
-    return folder / "adapter_model.safetensors"
-
-
-def planted(n: int = 16, n_items: int = 4) -> Examples:
-    """Prompts whose last token decides the three tokens of the answer."""
-    rng = np.random.default_rng(0)
-    sequences = []
-    for i in range(n):
-        last = i % n_items
-        history = rng.integers(10, 10 + n_items, 5).tolist()
-        answer = [30 + 7 * last, 40 + (last * 5) % n_items, 2]
-        sequences.append([*history, 10 + last, 9, *answer])
-    return make_examples(sequences, [7] * n)
-
-
-def gradients(model, loss_of, packed) -> tuple[float, dict[str, torch.Tensor]]:
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    for p in parameters.values():
-        p.grad = None
-    loss = loss_of(packed)
-    loss.backward()
-    return float(loss.detach()), {n: p.grad.clone() for n, p in parameters.items()}
-
-
-def random_adapter(model, lora: LoraSpec, folder: Path, backbone: Backbone) -> None:
-    write_init(backbone, lora, 0, folder)
-    rng = np.random.default_rng(3)
-    factors = {
-        n: a if "lora_A" in n else rng.normal(0, 0.1, a.shape).astype(np.float32)
-        for n, a in read_adapter(folder).items()
-    }
-    attach_lora(model, lora, factors)
-
-
-@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen2"])
-@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj", "down_proj")])
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_packed_sequences_have_the_loss_and_gradients_of_the_models_own_padded_forward(
-    architecture: str, targets, gradient_checkpointing: bool, request, tmp_path: Path
-):
-    backbone = resolve_backbone(str(request.getfixturevalue(architecture)))
-    model = load_model(backbone)
-    random_adapter(model, LoraSpec(r=4, targets=targets), tmp_path, backbone)
-    assert is_known(model)
-    packed = pack(random_examples(6, 280), range(6))
-    loss, own = gradients(model, lambda p: plain_loss(model, p), packed)
-    fast = loss_function(model, gradient_checkpointing=gradient_checkpointing)
-    packed_loss, mine = gradients(model, fast, packed)
-    assert packed_loss == pytest.approx(loss, rel=1e-6)
-    assert mine.keys() == own.keys()
-    for name, gradient in own.items():
-        torch.testing.assert_close(
-            mine[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max()
-        )
-
-
-def test_packing_equals_separate_sequences(backbone: Backbone, tmp_path: Path):
-    model = load_model(backbone)
-    random_adapter(model, LORA, tmp_path, backbone)
-    loss_of = loss_function(model)
-    examples = random_examples(5, 40)
-    with torch.no_grad():
-        together = float(loss_of(pack(examples, range(5))))
-        apart = sum(float(loss_of(pack(examples, [i]))) for i in range(5))
-    assert together == pytest.approx(apart, abs=1e-5 * examples.n_labelled)
-
-
-def test_another_family_is_trained_by_its_own_forward(tmp_path: Path, tiny_llama: Path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
-
-    config = Qwen3Config(
-        vocab_size=384,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.3,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "qwen3")
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "qwen3")
-    backbone = resolve_backbone(str(tmp_path / "qwen3"))
-    assert not is_known(load_model(backbone))
-    training = TrainingSpec(epochs=12, learning_rate=0.01)
-    report = train(backbone, planted(), tmp_path, training)
-    assert report.losses[-1] < 0.9 * report.losses[0]
-
-
-def test_the_base_is_loaded_as_it_is_asked_for(backbone: Backbone, tmp_path: Path, monkeypatch):
-    """A quantised base (here one that only says so) is prepared and trained by its own forward."""
-    from bench.llm import backbones
-
-    class Packed(torch.nn.Linear):
-        """Like bitsandbytes' layers: a linear layer by type, but no plain one."""
-
-    asked = []
-
-    def load(which: Backbone, **settings: object):
-        asked.append(settings)
-        model = load_model(which, dtype=str(settings["dtype"]))
-        if settings["quantisation"]:
-            model.is_loaded_in_4bit = True
-            for module in list(model.modules()):
-                if type(module) is torch.nn.Linear and module is not model.lm_head:
-                    module.__class__ = Packed
-        return model
-
-    monkeypatch.setattr(backbones, "load_model", load)
-    examples = random_examples(8, 20)
-    plain = train(backbone, examples, tmp_path, name="plain", dtype="bfloat16")
-    quantised = train(
-        backbone,
-        examples,
-        tmp_path,
-        name="packed",
-        dtype="bfloat16",
-        attention="eager",
-        quantisation="4bit",
-    )
-    assert [(s["attention"], s["quantisation"]) for s in asked] == [
-        ("sdpa", None),
-        ("eager", "4bit"),
-    ]
-    assert quantised.losses == pytest.approx(plain.losses, rel=0.05)
-    assert quantised.losses != plain.losses
-    assert read_adapter(tmp_path / "packed").keys() == read_adapter(tmp_path / "plain").keys()
+pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]
 
 
 def test_a_planted_pattern_is_learnt(backbone: Backbone, tmp_path: Path):
@@ -293,86 +91,6 @@ def test_the_trained_adapter_gives_the_same_outputs_in_peft(backbone: Backbone, 
             base -= float(log_probs.gather(1, ids[0, 7:, None]).sum())
     assert mine == pytest.approx(theirs, rel=1e-5)
     assert theirs < 0.9 * base
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_killed_training_resumes_to_the_same_bytes(
-    backbone: Backbone, tmp_path: Path, dropout: float, dtype: str, caplog
-):
-    lora = LoraSpec(r=4, alpha=8, dropout=dropout)
-    examples = random_examples(14, 40)
-    whole = train(backbone, examples, tmp_path, lora=lora, name="whole", dtype=dtype)
-    with pytest.raises(Killed):
-        train(
-            backbone,
-            examples,
-            tmp_path,
-            lora=lora,
-            name="cut",
-            dtype=dtype,
-            progress=KillAfter(3),
-            checkpoint_seconds=0.0,
-        )
-    assert not (tmp_path / "cut").exists()
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["checkpoint.safetensors"]
-    with caplog.at_level(logging.INFO):
-        cut = train(backbone, examples, tmp_path, lora=lora, name="cut", dtype=dtype)
-    assert "resuming after step 3" in caplog.text
-    assert sha256_file(weights(tmp_path / "whole")) == sha256_file(weights(tmp_path / "cut"))
-    assert cut.losses == whole.losses
-    assert (cut.steps, cut.tokens, cut.resumed) == (whole.steps, whole.tokens, 1)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_training_that_was_begun_goes_on_with_less_memory(
-    backbone: Backbone, tmp_path: Path, dropout: float, caplog
-):
-    """Settings that change no result do not cost the steps that were done; others do."""
-    lora = LoraSpec(r=4, alpha=8, dropout=dropout)
-    examples = random_examples(14, 40)
-    whole = train(backbone, examples, tmp_path, lora=lora, name="whole")
-
-    def resumed(folder: Path, **changes: object) -> TrainingReport:
-        with pytest.raises(Killed):
-            train(
-                backbone,
-                examples,
-                folder,
-                lora=lora,
-                progress=KillAfter(3),
-                checkpoint_seconds=0.0,
-            )
-        return train(backbone, examples, folder, FAST.model_copy(update=changes), lora=lora)
-
-    less = resumed(tmp_path / "less", gradient_checkpointing=True)
-    assert less.resumed == 1
-    assert less.losses == pytest.approx(whole.losses, rel=1e-4)
-    smaller = resumed(tmp_path / "smaller", micro_batch_tokens=60)
-    if dropout:  # its masks are drawn per micro-batch
-        assert smaller.resumed == 0
-        assert "belongs to another training" in caplog.text
-        assert smaller.losses != pytest.approx(whole.losses, rel=1e-4)
-    else:
-        assert smaller.resumed == 1
-        assert smaller.losses == pytest.approx(whole.losses, rel=1e-4)
-
-
-def test_a_checkpoint_of_another_training_or_a_damaged_one_is_not_continued(
-    backbone: Backbone, tmp_path: Path, caplog
-):
-    examples = random_examples(14, 20)
-    expected = train(backbone, examples, tmp_path, name="one", order_seed=1)
-    with pytest.raises(Killed):
-        train(
-            backbone, examples, tmp_path, progress=KillAfter(3), checkpoint_seconds=0.0, name="two"
-        )
-    other = train(backbone, examples, tmp_path, name="two", order_seed=1)
-    assert "belongs to another training" in caplog.text
-    assert other.losses == expected.losses
-    (tmp_path / "checkpoints" / "checkpoint.safetensors").write_bytes(b"half a file")
-    assert train(backbone, examples, tmp_path, name="two", order_seed=1).losses == expected.losses
-    assert "training starts anew" in caplog.text
 
 
 def test_equal_seeds_give_equal_bytes_and_other_orders_share_the_start(
