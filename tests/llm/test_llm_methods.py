@@ -50,11 +50,6 @@ def task() -> Task:
     return planted_task(n_users=160, n_items=50, noise=0.05, n_sources=2)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> AdapterStore:
-    return AdapterStore(tmp_path / "adapters")
-
-
 def fitted(method: Method, task: Task, folder: Path, store: AdapterStore, **changes: Any):
     capabilities = type(method).capabilities(method.config)
     context = make_context(
