@@ -52,7 +52,7 @@ def store_root() -> Path:
     return Path(os.environ.get("BENCH_STORE") or "bench-runs")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` atomically and durably (temporary sibling, fsync, rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)

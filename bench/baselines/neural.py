@@ -174,9 +174,4 @@ class NeuralMethod(Method):
         self.model.eval()
         training = described["training"]
         if training is not None:
-            self.report = TrainingReport(
-                training["history"],
-                training["best_epoch"],
-                training["stopped"],
-                training.get("stages", {}),
-            )
+            self.report = TrainingReport.from_dict(training)

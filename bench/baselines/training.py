@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from bench.errors import MethodError
 from bench.io import write_bytes
 from bench.memory import kept_memory
 from bench.methods import Context, MethodConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "LoopConfig",
@@ -92,6 +89,16 @@ class TrainingReport:
             "stopped": self.stopped,
             **({"stages": self.stages} if self.stages else {}),
         }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> TrainingReport:
+        """The report that :meth:`as_dict` wrote."""
+        return cls(
+            list(stored["history"]),
+            stored["best_epoch"],
+            stored["stopped"],
+            dict(stored.get("stages", {})),
+        )
 
 
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -271,7 +278,7 @@ def _save(
         },
         buffer,
     )
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getbuffer())
 
 
 def _resume(

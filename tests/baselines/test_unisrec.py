@@ -329,7 +329,9 @@ def test_pretraining_is_shared_by_targets_seeds_and_modes_and_learns(
     store = UniSRec.adapter_store(tmp_path / "store")
     trained: list[bool] = []
     store.watch(lambda used, _s, _c: trained.append(used[0].trained_now))
-    config = small(text_encoder=encoder, **QUICK)
+    # Frozen parts show whose first stage a run started from.
+    quick = QUICK | {"freeze": True}
+    config = small(text_encoder=encoder, **quick)
 
     def fitted(seed: int, chosen: UniSRecConfig) -> UniSRec:
         method = UniSRec(chosen)
@@ -344,7 +346,7 @@ def test_pretraining_is_shared_by_targets_seeds_and_modes_and_learns(
     assert metric_per_user(outcomes, "ndcg@5").mean() > random_row(30)["ndcg@5"] + 0.5
     curve = first.report.stages["pre-training"]["history"]
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.5
-    other = fitted(1, small(text_encoder=encoder, **(QUICK | {"epochs": 1}), mode="inductive"))
+    other = fitted(1, small(text_encoder=encoder, **(quick | {"epochs": 1}), mode="inductive"))
     assert trained == [True, False]
     shared, again = first.encoder.state_dict(), other.encoder.state_dict()
     for name in shared:

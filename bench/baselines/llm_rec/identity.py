@@ -9,9 +9,6 @@ from bench.baselines.llm_rec.config import LLMRecConfig
 
 __all__ = ["training_key", "training_label"]
 
-# Settings that training does not read, or that the key holds in another form.
-_NOT_TRAINED_ON = frozenset({"encoder", "validation_users"})
-
 
 def training_key(
     version: str,
@@ -34,12 +31,24 @@ def training_key(
     """
     return {
         "version": version,
-        "settings": config.model_dump(mode="json", exclude=set(_NOT_TRAINED_ON)),
+        "settings": config.model_dump(mode="json", exclude=_unread(config)),
         "encoder": encoder_hash,
         "domains": dict(sorted(training_hashes.items())),
         "seed": seed,
         "dtype": dtype,
     }
+
+
+def _unread(config: LLMRecConfig) -> set[str]:
+    """Settings that training does not read, or that the key holds in another form."""
+    unread = {"encoder", "validation_users"}
+    if config.steps is not None:
+        unread.add("epochs")
+    if config.holdout_share == 0:
+        unread.add("patience")
+    if config.lora_rank == 0:
+        unread |= {"lora_alpha", "lora_dropout"}
+    return unread
 
 
 def training_label(domains: Iterable[str]) -> str:

@@ -43,7 +43,7 @@ from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
-from bench.errors import ConfigError, MethodError
+from bench.errors import ConfigError, MethodError, MissingExtraError
 from bench.io import read_json, write_json
 from bench.methods import (
     Capabilities,
@@ -79,7 +79,7 @@ class LLMRec(Method):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.model: TextEncoder | None = None
-        self.report: Mapping[str, Any] | None = None
+        self.report: TrainingReport | None = None
         self._texts: TokenTable | None = None
         self._writer: TextWriter | None = None
         self._items: Tensor | None = None
@@ -112,9 +112,7 @@ class LLMRec(Method):
 
     def plan(self, spec: PlanSpec) -> list[Job]:
         names = (spec.target, *spec.sources)
-        # What is not on this machine has no content yet; asking for it would download it.
-        here = self.config.encoder in BUILT_IN or Path(self.config.encoder).expanduser().is_dir()
-        encoder = resolve_encoder(self.config.encoder).content_hash if here else ""
+        encoder = self._content_here()
         hashes = {name: spec.training_hashes.get(name, "") for name in names}
         key = training_key(
             self.version, self.config, encoder, hashes, seed=spec.seed, dtype=spec.dtype
@@ -123,11 +121,21 @@ class LLMRec(Method):
         shared = Job("adapter", training_label(names), identity(self.name, key), known=known)
         return [shared, *super().plan(spec)]
 
+    def _content_here(self) -> str:
+        """Content hash of the encoder; "" where it is not on this machine and would be downloaded."""
+        name = self.config.encoder
+        if name not in BUILT_IN and not Path(name).expanduser().is_dir():
+            return ""
+        try:
+            return resolve_encoder(name).content_hash
+        except MissingExtraError:
+            return ""
+
     def fit(self, view: TrainView, context: Context) -> None:
         encoder = resolve_encoder(self.config.encoder, progress=context.progress.status)
         backbone, tokenizer = load_encoder_model(encoder)
         found = self._trained(view, context, encoder.content_hash)
-        self.report = dict(found.record["training"])
+        self.report = TrainingReport.from_dict(found.record["training"])
         backbone.load_state_dict(found.tensors)
         self.model = self._wrap(backbone).to(context.device).eval()
         self._writer = self._make_writer(backbone, tokenizer)
@@ -263,7 +271,7 @@ class LLMRec(Method):
         described = {
             "backbone": describe_backbone(model.backbone),
             "writer": asdict(writer),
-            "training": self.report,
+            "training": self.report.as_dict() if self.report else None,
         }
         write_json(folder / "model.json", described)
 
@@ -278,4 +286,5 @@ class LLMRec(Method):
         self._texts = TokenTable(**{name: value.numpy() for name, value in arrays.items()})
         self._writer = TextWriter(**described["writer"])
         self._histories = HistoryVectors()
-        self.report = described["training"]
+        training = described["training"]
+        self.report = None if training is None else TrainingReport.from_dict(training)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.baselines.recformer.config import RecFormerConfig
@@ -15,10 +16,11 @@ from bench.baselines.text.title_tokens import TokenTable, like_widths, n_tokens
 from bench.data.domain import Sequences
 from bench.errors import ConfigError
 
-__all__ = ["encode_sequences", "item_vectors", "make_writer"]
+__all__ = ["encode_sequences", "item_vectors", "like_lengths", "make_writer"]
 
-# Tokens of one forward pass: the states of a small encoder's widest layer then take some 50 MB.
-_TOKENS = 8192
+# Tokens of one forward pass; on a CPU more are no faster, and what a training pass keeps for its
+# gradients grows with them: 0.3 MB per token of a small encoder.
+_TOKENS = 2048
 _TOKENS_ELSEWHERE = 65_536
 
 
@@ -38,12 +40,19 @@ def encode_sequences(
     """
     device = model.item_vectors.device
     vectors = model.item_vectors.new_empty(len(sequences), model.item_vectors.shape[1])
-    widths = 1 + n_tokens(table, sequences, most=writer.max_tokens - 1)
-    cells = _TOKENS if device.type == "cpu" else _TOKENS_ELSEWHERE
-    for rows in like_widths(widths, cells=cells):
+    for rows in like_lengths(model, writer, table, sequences):
         batch = writer.write(table, sequences.take(rows)).to(device)
         vectors[torch.from_numpy(rows).to(device)] = model(batch)
     return vectors
+
+
+def like_lengths(
+    model: Recformer, writer: SequenceWriter, table: TokenTable, sequences: Sequences
+) -> list[NDArray[np.int64]]:
+    """Rows that one forward pass reads, by group: of like length, so that they hold little padding."""
+    widths = 1 + n_tokens(table, sequences, most=writer.max_tokens - 1)
+    on_cpu = model.item_vectors.device.type == "cpu"
+    return like_widths(widths, cells=_TOKENS if on_cpu else _TOKENS_ELSEWHERE)
 
 
 def item_vectors(model: Recformer, writer: SequenceWriter, table: TokenTable) -> Tensor:

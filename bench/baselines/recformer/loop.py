@@ -10,22 +10,24 @@ import numpy as np
 from torch import Tensor, nn
 
 from bench.baselines.recformer.config import RecFormerConfig
+from bench.baselines.recformer.stages import Loss
 from bench.baselines.schedules import adamw, scheduled
 from bench.baselines.training import TrainingReport, train
 from bench.methods import Context
 
-__all__ = ["accumulated", "train_stage"]
+__all__ = ["Batch", "accumulated", "train_stage"]
 
-_Loss = Callable[[], Tensor]
+Batch = Callable[[], list[Loss]]
+"""Makes the losses of a batch, whose sum is the batch's; each is back-propagated before the next."""
 
 
 def train_stage(
     module: nn.Module,
     *,
-    losses: Callable[[np.random.Generator], list[_Loss]],
+    batches: Callable[[np.random.Generator], list[Batch]],
     config: RecFormerConfig,
     context: Context,
-    batches: int,
+    n_batches: int,
     epochs: int,
     learning_rate: float,
     warmup: int,
@@ -41,10 +43,10 @@ def train_stage(
 
     Args:
         module: what is trained.
-        losses: given an epoch's generator, the losses of its batches, each computed when called.
+        batches: given an epoch's generator, its batches.
         config: settings of all stages.
         context: the run's.
-        batches: how many losses an epoch has.
+        n_batches: how many batches an epoch has.
         epochs: most epochs.
         learning_rate: peak learning rate.
         warmup: optimiser steps until it is reached; at most half of all.
@@ -54,11 +56,11 @@ def train_stage(
         patience: epochs without a better figure before the stage ends.
     """
     optimiser = adamw(module, learning_rate=learning_rate, weight_decay=config.weight_decay)
-    total = epochs * -(-batches // config.accumulate)
+    total = epochs * -(-n_batches // config.accumulate)
 
-    def steps(rng: np.random.Generator) -> Sequence[_Loss]:
+    def steps(rng: np.random.Generator) -> Sequence[Loss]:
         return scheduled(
-            accumulated(losses(rng), config.accumulate),
+            accumulated(batches(rng), config.accumulate),
             optimiser,
             learning_rate=learning_rate,
             warmup=min(warmup, total // 2),
@@ -79,17 +81,21 @@ def train_stage(
     )
 
 
-def accumulated(losses: Sequence[Callable[[], Tensor]], count: int) -> list[Callable[[], Tensor]]:
-    """Steps of ``count`` losses each: their mean, and its gradient, one batch in memory at a time."""
-    groups = [losses[start : start + count] for start in range(0, len(losses), count)]
-    return [group[0] if len(group) == 1 else partial(_mean, group) for group in groups]
+def accumulated(batches: Sequence[Batch], count: int) -> list[Loss]:
+    """Steps of ``count`` batches each: the mean of their losses, and its gradient.
+
+    Only one part of a loss has its graph in memory at a time.
+    """
+    groups = [batches[start : start + count] for start in range(0, len(batches), count)]
+    return [partial(_mean, group) for group in groups]
 
 
-def _mean(losses: Sequence[Callable[[], Tensor]]) -> Tensor:
-    """The mean of losses; the gradients of all but the last are there already."""
+def _mean(batches: Sequence[Batch]) -> Tensor:
+    """The mean of the batches' losses; the gradients of all parts but the last are there already."""
+    parts = [loss for batch in batches for loss in batch()]
     total = 0.0
-    for loss in losses[:-1]:
-        share = loss() / len(losses)
+    for loss in parts[:-1]:
+        share = loss() / len(batches)
         share.backward()  # type: ignore[no-untyped-call]
         total += float(share.detach())
-    return losses[-1]() / len(losses) + total
+    return parts[-1]() / len(batches) + total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.pretraining import Pretrained, pretrained_store
 from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.encoding import encode_sequences, item_vectors, make_writer
-from bench.baselines.recformer.loop import train_stage
+from bench.baselines.recformer.loop import Batch, train_stage
 from bench.baselines.recformer.model import Recformer, from_authors, scored_rows
 from bench.baselines.recformer.stages import (
     Pretraining,
-    fine_tuning_loss,
+    fine_tuning_losses,
     fine_tuning_rows,
     n_batches,
     planned,
@@ -59,10 +59,9 @@ _TUNING_ONLY = frozenset(
     {
         *("encoder", "checkpoint", "pretrain", "validation_users"),
         *("steps", "batch_size", "epochs", "patience", "learning_rate"),
-        *("stage2_epochs", "stage2_patience"),
+        *("warmup", "stage2_epochs", "stage2_patience"),
     }
 )
-_Loss = Callable[[], Tensor]
 # Histories of one pass, and (history, item) pairs whose scores are held at once: 32 MB.
 _SCORE_ROWS = 1024
 _SCORE_CELLS = 2**23
@@ -201,20 +200,20 @@ class RecFormer(StartingMethod):
         writer = make_writer(model, tokenizer, config)
         size, most = config.pretrain_batch_size, config.pretrain_steps
 
-        def losses(rng: np.random.Generator) -> list[_Loss]:
+        def batches(rng: np.random.Generator) -> list[Batch]:
             rows = pretraining_rows(sequences, max_history=config.max_history, rng=rng)
             return [
-                partial(module.loss, writer, table, sequences, rows, chosen, rng)
+                partial(module.losses, writer, table, sequences, rows, chosen, rng)
                 for chosen in planned(rows, batch_size=size, most=most, rng=rng)
                 if len(chosen) > 1
             ]
 
         report = train_stage(
             module,
-            losses=losses,
+            batches=batches,
             config=config,
             context=context,
-            batches=n_batches(int((sequences.lengths >= 2).sum()), batch_size=size, most=most),
+            n_batches=n_batches(int((sequences.lengths >= 2).sum()), batch_size=size, most=most),
             epochs=config.pretrain_epochs,
             learning_rate=config.pretrain_learning_rate,
             warmup=0,
@@ -230,15 +229,19 @@ class RecFormer(StartingMethod):
         config, model = self.config, self.recformer
         texts, writer = self._fitted()
 
-        def losses(rng: np.random.Generator) -> list[_Loss]:
+        def batches(rng: np.random.Generator) -> list[Batch]:
             rows = fine_tuning_rows(sequences, max_history=config.max_history, rng=rng)
-            batches = planned(rows, batch_size=config.batch_size, most=config.steps, rng=rng)
-            loss = partial(fine_tuning_loss, model, writer, texts, sequences, rows)
-            return [partial(loss, chosen, temperature=config.temperature) for chosen in batches]
+            losses = partial(fine_tuning_losses, model, writer, texts, sequences, rows)
+            return [
+                partial(losses, chosen, temperature=config.temperature)
+                for chosen in planned(
+                    rows, batch_size=config.batch_size, most=config.steps, rng=rng
+                )
+            ]
 
-        def with_new_items(rng: np.random.Generator) -> list[_Loss]:
+        def with_new_items(rng: np.random.Generator) -> list[Batch]:
             self._encode_items(context)
-            return losses(rng)
+            return batches(rng)
 
         n_rows = int((sequences.lengths >= 1).sum())
         tune = partial(
@@ -246,13 +249,13 @@ class RecFormer(StartingMethod):
             model,
             config=config,
             context=context,
-            batches=n_batches(n_rows, batch_size=config.batch_size, most=config.steps),
+            n_batches=n_batches(n_rows, batch_size=config.batch_size, most=config.steps),
             learning_rate=config.learning_rate,
             warmup=config.warmup,
             validate=lambda: context.validate(self).ndcg[5],
         )
         first = tune(
-            losses=with_new_items,
+            batches=with_new_items,
             epochs=config.epochs,
             patience=config.patience,
             folder=context.scratch / "stage-1",
@@ -263,7 +266,7 @@ class RecFormer(StartingMethod):
             return first
         best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         second = tune(
-            losses=losses,
+            batches=batches,
             epochs=config.stage2_epochs,
             patience=config.stage2_patience,
             folder=context.scratch / "stage-2",
@@ -346,12 +349,7 @@ class RecFormer(StartingMethod):
         self._histories = HistoryVectors()
         training = described["training"]
         if training is not None:
-            self.report = TrainingReport(
-                training["history"],
-                training["best_epoch"],
-                training["stopped"],
-                training.get("stages", {}),
-            )
+            self.report = TrainingReport.from_dict(training)
 
 
 def _stage_seed(seed: int, stage: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +13,7 @@ from torch.nn import functional
 
 from bench.baselines.batches import Rows, plan_batches
 from bench.baselines.contrastive import info_nce
+from bench.baselines.recformer.encoding import encode_sequences, like_lengths
 from bench.baselines.recformer.masking import IGNORED, mask_words
 from bench.baselines.recformer.model import Recformer, WordHead, scored_rows
 from bench.baselines.recformer.texts import SequenceWriter, TextBatch
@@ -17,13 +21,17 @@ from bench.baselines.text.title_tokens import TokenTable, windows
 from bench.data.domain import Sequences
 
 __all__ = [
+    "Loss",
     "Pretraining",
-    "fine_tuning_loss",
+    "fine_tuning_losses",
     "fine_tuning_rows",
     "n_batches",
     "planned",
     "pretraining_rows",
 ]
+
+Loss = Callable[[], Tensor]
+"""A part of a batch's loss, computed when called; the parts are added."""
 
 
 def fine_tuning_rows(sequences: Sequences, *, max_history: int, rng: np.random.Generator) -> Rows:
@@ -70,7 +78,7 @@ def n_batches(n_rows: int, *, batch_size: int, most: int | None) -> int:
     return every if most is None else min(most, every)
 
 
-def fine_tuning_loss(
+def fine_tuning_losses(
     model: Recformer,
     writer: SequenceWriter,
     table: TokenTable,
@@ -79,13 +87,23 @@ def fine_tuning_loss(
     chosen: NDArray[np.int64],
     *,
     temperature: float,
-) -> Tensor:
-    """Softmax cross-entropy of the next item over the matrix of item vectors, which gets no gradient."""
-    device = model.item_vectors.device
-    history = windows(sequences, rows.start[chosen], rows.end[chosen], newest_first=True)
-    users = model(writer.write(table, history).to(device))
-    targets = torch.from_numpy(sequences.items[rows.end[chosen]].astype(np.int64)).to(device)
-    return functional.cross_entropy(scored_rows(model, users, temperature), targets)
+) -> list[Loss]:
+    """Softmax cross-entropy of the next item over the matrix of item vectors, which gets no gradient.
+
+    Returns:
+        One loss per group of like length; their sum is the mean over the batch.
+    """
+    histories = windows(sequences, rows.start[chosen], rows.end[chosen], newest_first=True)
+    targets = torch.from_numpy(sequences.items[rows.end[chosen]].astype(np.int64))
+
+    def loss(group: NDArray[np.int64]) -> Tensor:
+        device = model.item_vectors.device
+        users = model(writer.write(table, histories.take(group)).to(device))
+        logits = scored_rows(model, users, temperature)
+        wanted = targets[torch.from_numpy(group)].to(device)
+        return functional.cross_entropy(logits, wanted, reduction="sum") / len(chosen)
+
+    return [partial(loss, group) for group in like_lengths(model, writer, table, histories)]
 
 
 class Pretraining(nn.Module):
@@ -118,7 +136,7 @@ class Pretraining(nn.Module):
         self.mlm_weight = mlm_weight
         self.mlm_share = mlm_share
 
-    def loss(
+    def losses(
         self,
         writer: SequenceWriter,
         table: TokenTable,
@@ -126,34 +144,61 @@ class Pretraining(nn.Module):
         rows: Rows,
         chosen: NDArray[np.int64],
         rng: np.random.Generator,
-    ) -> Tensor:
-        """Loss of a batch: in-batch contrast + ``mlm_weight`` x (words of users + words of items)."""
-        device = self.model.item_vectors.device
-        start, end = rows.start[chosen], rows.end[chosen]
-        users = writer.write(table, windows(sequences, start, end, newest_first=True)).to(device)
-        items = writer.write(table, windows(sequences, end, end + 1)).to(device)
-        # As published, equal positives of a batch are negatives of each other.
-        loss = info_nce(self.model(users), self.model(items), temperature=self.temperature)
-        if self.mlm_weight > 0:
-            words = self.word_loss(users, rng) + self.word_loss(items, rng)
-            loss = loss + self.mlm_weight * words
-        return loss
+    ) -> list[Loss]:
+        """Losses of a batch: in-batch contrast, ``mlm_weight`` x (words of users + words of items).
 
-    def word_loss(self, batch: TextBatch, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of hidden words, in a forward pass of its own; 0 where a batch has no words."""
-        real = batch.mask.bool().cpu().numpy()
-        real[:, 0] = False
-        masked, labels = mask_words(
-            batch.ids.cpu().numpy(),
-            batch.starts.bool().cpu().numpy(),
-            real,
-            share=self.mlm_share,
-            mask_id=self.mask_id,
-            vocabulary=len(self.head.bias),
-            rng=rng,
-        )
-        device = batch.ids.device
-        if not (labels != IGNORED).any():
-            return torch.zeros((), device=device)
-        states = self.model.states(batch, torch.from_numpy(masked).to(device))
-        return self.head.loss(states, torch.from_numpy(labels).to(device), self.model.words)
+        Returns:
+            The contrast, and a loss per group of like length and text; to be added.
+        """
+        start, end = rows.start[chosen], rows.end[chosen]
+        users = windows(sequences, start, end, newest_first=True)
+        items = windows(sequences, end, end + 1)
+
+        def contrast() -> Tensor:
+            vectors = [encode_sequences(self.model, writer, table, s) for s in (users, items)]
+            # As published, equal positives of a batch are negatives of each other.
+            return info_nce(*vectors, temperature=self.temperature)
+
+        if self.mlm_weight == 0:
+            return [contrast]
+        words = [self.word_losses(writer, table, texts, rng) for texts in (users, items)]
+        return [contrast, *words[0], *words[1]]
+
+    def word_losses(
+        self,
+        writer: SequenceWriter,
+        table: TokenTable,
+        sequences: Sequences,
+        rng: np.random.Generator,
+    ) -> list[Loss]:
+        """Cross-entropy of hidden words, in forward passes of their own.
+
+        Returns:
+            One loss per group of like length that has hidden words; their sum is ``mlm_weight`` times
+            the mean over all hidden words.
+        """
+        groups = []
+        for rows in like_lengths(self.model, writer, table, sequences):
+            batch = writer.write(table, sequences.take(rows))
+            real = batch.mask.bool().numpy()
+            real[:, 0] = False
+            masked, labels = mask_words(
+                batch.ids.numpy(),
+                batch.starts.bool().numpy(),
+                real,
+                share=self.mlm_share,
+                mask_id=self.mask_id,
+                vocabulary=len(self.head.bias),
+                rng=rng,
+            )
+            count = int((labels != IGNORED).sum())
+            groups.append((batch, torch.from_numpy(masked), torch.from_numpy(labels), count))
+        total = sum(count for *_, count in groups)
+
+        def loss(batch: TextBatch, masked: Tensor, labels: Tensor, count: int) -> Tensor:
+            device = self.model.item_vectors.device
+            states = self.model.states(batch.to(device), masked.to(device))
+            mean = self.head.loss(states, labels.to(device), self.model.words)
+            return self.mlm_weight * count / total * mean
+
+        return [partial(loss, *group) for group in groups if group[-1]]

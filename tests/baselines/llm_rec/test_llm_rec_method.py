@@ -110,13 +110,13 @@ def test_lora_is_an_option(folder: Path, tmp_path: Path) -> None:
 def test_held_out_loss_chooses_the_weights(folder: Path, tmp_path: Path) -> None:
     method, _, _ = fitted(folder, tmp_path / "run", holdout_share=0.5, steps=6)
     assert method.report is not None
-    figures = [entry["minus held-out loss"] for entry in method.report["history"]]
+    figures = [entry["minus held-out loss"] for entry in method.report.history]
     assert len(figures) == 3
-    assert method.report["best_epoch"] == 1 + int(np.argmax(figures))
+    assert method.report.best_epoch == 1 + int(np.argmax(figures))
     plain, _, _ = fitted(folder, tmp_path / "other", steps=5)
     assert plain.report is not None
-    assert plain.report["best_epoch"] == 3
-    assert "minus held-out loss" not in plain.report["history"][0]
+    assert plain.report.best_epoch == 3
+    assert "minus held-out loss" not in plain.report.history[0]
 
 
 def test_a_killed_training_resumes_with_the_same_weights(

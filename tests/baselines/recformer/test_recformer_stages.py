@@ -13,17 +13,29 @@ from tiny_catalogue import sequences
 from torch.nn import functional
 
 from bench.baselines.batches import Rows
+from bench.baselines.recformer import encoding, masking
 from bench.baselines.recformer.encoding import item_vectors
 from bench.baselines.recformer.loop import accumulated
 from bench.baselines.recformer.stages import (
+    Loss,
     Pretraining,
-    fine_tuning_loss,
+    fine_tuning_losses,
     fine_tuning_rows,
     planned,
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import TextBatch
 from bench.baselines.training import isolated_randomness
+
+# Three sequences, and the row of each that a batch reads: (1, 0) -> 3, (2) -> 4, (3, 4) -> 1.
+HISTORIES = (
+    sequences([0, 1, 3], [2, 4], [4, 3, 1]),
+    Rows(*(np.array(v) for v in ([0, 1, 2], [0, 3, 5], [2, 4, 7], [1, 1, 1]))),
+)
+
+
+def total(losses: list[Loss]) -> torch.Tensor:
+    return torch.stack([loss() for loss in losses]).sum()
 
 
 class TestStages:
@@ -59,7 +71,7 @@ class TestStages:
         before = parts.model.item_vectors.clone()
         history = sequences([0, 1, 3], [2, 4])
         rows = Rows(*(np.array(v) for v in ([0, 1], [0, 3], [2, 4], [1, 1])))
-        loss = fine_tuning_loss(
+        losses = fine_tuning_losses(
             parts.model,
             parts.writer,
             parts.table,
@@ -68,6 +80,7 @@ class TestStages:
             np.array([0, 1]),
             temperature=0.05,
         )
+        loss = total(losses)
         logits = torch.stack([parts.vector(1, 0), parts.vector(2)]) @ before.T / 0.05
         expected = functional.cross_entropy(logits, torch.tensor([3, 4]))
         assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
@@ -87,10 +100,10 @@ class TestStages:
         module = self.pretraining(parts, mlm_weight=0.0)
 
         def constant(batch: TextBatch) -> torch.Tensor:
-            return torch.ones(len(batch.ids), 8)
+            return torch.ones(len(batch.ids), parts.model.item_vectors.shape[1])
 
         monkeypatch.setattr(module.model, "forward", constant)
-        assert self.loss(parts, module).item() == pytest.approx(math.log(3), abs=1e-5)
+        assert total(self.losses(parts, module)).item() == pytest.approx(math.log(3), abs=1e-5)
 
     def pretraining(self, parts: Parts, *, mlm_weight: float) -> Pretraining:
         with isolated_randomness(0):
@@ -103,17 +116,41 @@ class TestStages:
                 mlm_share=0.15,
             ).eval()
 
-    def loss(self, parts: Parts, module: Pretraining) -> torch.Tensor:
-        history = sequences([0, 1, 3], [2, 4], [4, 3, 1])
-        rows = Rows(*(np.array(v) for v in ([0, 1, 2], [0, 3, 5], [2, 4, 7], [1, 1, 1])))
-        return module.loss(
-            parts.writer,
-            parts.table,
-            history,
-            rows,
-            np.arange(3),
-            np.random.default_rng(0),
-        )
+    def losses(self, parts: Parts, module: Pretraining) -> list[Loss]:
+        rng = np.random.default_rng(0)
+        return module.losses(parts.writer, parts.table, *HISTORIES, np.arange(3), rng)
+
+    @pytest.mark.parametrize("stage", ["pre-training", "fine-tuning"])
+    def test_groups_of_like_length_add_up_to_the_batch(
+        self, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, stage: str
+    ) -> None:
+        parts = Parts(folders["bert"])
+        module = self.pretraining(parts, mlm_weight=0.5)
+        # Every word is hidden by the mask, so that the order of drawing does not matter.
+        module.mlm_share = 0.999
+        monkeypatch.setattr(masking, "_MASKED", 1.0)
+        found = []
+        for tokens, groups in ((10_000, 1), (8, 3)):
+            monkeypatch.setattr(encoding, "_TOKENS", tokens)
+            module.zero_grad()
+            if stage == "pre-training":
+                losses = self.losses(parts, module)
+                assert len(losses) == 1 + 2 * groups
+            else:
+                losses = fine_tuning_losses(
+                    parts.model,
+                    parts.writer,
+                    parts.table,
+                    *HISTORIES,
+                    np.arange(3),
+                    temperature=0.05,
+                )
+                assert len(losses) == groups
+            loss = total(losses)
+            loss.backward()
+            weight = parts.model.backbone.encoder.layer[0].attention.self.query.weight
+            found.append((loss.detach(), weight.grad.clone()))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
     def test_pretraining_is_contrast_and_a_tenth_of_both_word_losses(
         self, folders: dict[str, Path]
@@ -126,10 +163,10 @@ class TestStages:
         with torch.no_grad():
             rng = np.random.default_rng(0)
             words = [
-                module.word_loss(parts.writer.write(parts.table, rows), rng)
+                total(module.word_losses(parts.writer, parts.table, rows, rng)) / 0.1
                 for rows in (sequences([1, 0], [2], [3, 4]), sequences([3], [4], [1]))
             ]
-            found = self.loss(parts, module)
+            found = total(self.losses(parts, module))
         expected = float(contrast) + 0.1 * float(words[0] + words[1])
         assert float(found) == pytest.approx(expected, abs=1e-4)
         # A head that knows nothing yet predicts about uniformly over the vocabulary.
@@ -139,11 +176,12 @@ class TestStages:
         weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
         data = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]])
         losses = [lambda row=row: (weight * row).sum() ** 2 for row in data]
-        steps = accumulated(losses, 2)
-        assert len(steps) == 2
-        found = steps[0]()
+        # Two batches, the first of two parts.
+        (step,) = accumulated([lambda: losses[:2], lambda: losses[2:]], 2)
+        found = step()
         found.backward()
-        mean = torch.stack([losses[0](), losses[1]()]).mean()
+        mean = (losses[0]() + losses[1]() + losses[2]()) / 2
         assert found.item() == pytest.approx(mean.item())
         (expected,) = torch.autograd.grad(mean, weight)
         torch.testing.assert_close(weight.grad, expected)
+        assert len(accumulated([lambda: losses] * 5, 2)) == 3
