@@ -33,10 +33,67 @@ from bench.io import (
 )
 from bench.methods import AdapterUse, Context
 
-__all__ = ["Pretrained", "PretrainedStore", "identity", "pretrained_store"]
+__all__ = ["FirstStage", "Pretrained", "PretrainedStore", "pretrained_store"]
+
+TRAINER_VERSION = 1
+"""Part of every identity: raise it when the shared training code would make other weights."""
 
 _WEIGHTS = "model.safetensors"
 _RECORD = "pretraining.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """All that a first stage depends on.
+
+    Attributes:
+        method: name of the method that trains it.
+        version: of the method.
+        purpose: what is done on the domains, for people: "pre-trained", "stage 1".
+        settings: those of the method that the stage reads.
+        encoder: content hash of the text encoder; "" = not known yet, None = it reads no texts.
+        domains: hash of what is read of every domain, by name; "" = not known yet.
+        seed: of the stage.
+        dtype: number format.
+    """
+
+    method: str
+    version: str
+    purpose: str
+    settings: Mapping[str, Any]
+    encoder: str | None = None
+    domains: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    dtype: str = "float32"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {
+            "owner": self.method,
+            "version": self.version,
+            "trainer": TRAINER_VERSION,
+            "settings": dict(self.settings),
+            "encoder": self.encoder,
+            "domains": dict(sorted(self.domains.items())),
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+    @property
+    def identity(self) -> str:
+        """Name of the result: 16 hex digits."""
+        return hash_json(self.key)[:16]
+
+    @property
+    def known(self) -> bool:
+        """Whether all that the identity depends on is known."""
+        return all(self.domains.values()) and self.encoder != ""
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        return f"{self.method} {self.purpose} on {'+'.join(sorted(self.domains))}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,24 +134,20 @@ class PretrainedStore:
 
     def get(
         self,
-        owner: str,
-        key: Mapping[str, Any],
-        label: str,
+        stage: FirstStage,
         make: Callable[[Path], tuple[Mapping[str, Tensor], TrainingReport]],
     ) -> Pretrained:
-        """The stored result for ``key``, or what ``make`` returns, stored.
+        """The stored result of ``stage``, or what ``make`` returns, stored.
 
         Args:
-            owner: method that pre-trains.
-            key: all that the result depends on; JSON.
-            label: one line for people.
+            stage: all that the result depends on.
             make: trains; is given a folder for its checkpoint, which survives a kill.
 
         Raises:
             BenchError: training failed, or the disk is full.
         """
-        name = identity(owner, key)
-        folder = self.root / f"{owner}-{name}"
+        name = stage.identity
+        folder = self.root / f"{stage.method}-{name}"
         began, cpu_began = time.perf_counter(), time.process_time()
         made_now = False
         use: tuple[AdapterUse, ...] = ()
@@ -105,12 +158,12 @@ class PretrainedStore:
                     found = _read(folder)
                     if found is None:
                         made_now = True
-                        found = _made(folder, {"owner": owner, **key}, label, make)
+                        found = _made(folder, stage, make)
             use = (
                 AdapterUse(
                     adapter_id=name,
                     kind="pre-trained",
-                    label=label,
+                    label=stage.label,
                     seconds=float(found.record["seconds"]),
                     cpu_seconds=float(found.record["cpu_seconds"]),
                     tokens=0,
@@ -122,11 +175,6 @@ class PretrainedStore:
             for on_use in self._watchers:
                 on_use(use, seconds, cpu)
         return found
-
-
-def identity(owner: str, key: Mapping[str, Any]) -> str:
-    """Name of what ``owner`` trains for ``key``: 16 hex digits."""
-    return hash_json({"owner": owner, **key})[:16]
 
 
 def pretrained_store(context: Context, owner: str) -> PretrainedStore:
@@ -145,8 +193,7 @@ def pretrained_store(context: Context, owner: str) -> PretrainedStore:
 
 def _made(
     folder: Path,
-    key: Mapping[str, Any],
-    label: str,
+    stage: FirstStage,
     make: Callable[[Path], tuple[Mapping[str, Tensor], TrainingReport]],
 ) -> Pretrained:
     work = folder.with_name(folder.name + ".work")
@@ -163,6 +210,10 @@ def _made(
             ),
         }
         write_json(work / "cost.json", cost)
+    # A process that was killed wrote no cost; the report has its finished epochs all the same.
+    for figure in cost:
+        epochs = sum(epoch[figure] for epoch in report.history)
+        cost[figure] = max(cost[figure], round(epochs, 3))
     with atomic_folder(folder, replace=True) as partial:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / _WEIGHTS
@@ -170,8 +221,8 @@ def _made(
         write_json(
             partial / _RECORD,
             {
-                "key": dict(key),
-                "label": label,
+                "key": stage.key,
+                "label": stage.label,
                 **cost,
                 "training": report.as_dict(),
                 "sha256": sha256_file(partial / _WEIGHTS),

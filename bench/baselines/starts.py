@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.baselines.pretraining import PretrainedStore
+from bench.baselines.first_stage import FirstStageMethod
 from bench.baselines.text import encoder_content, require_encoder
 from bench.baselines.text.names import substitute_note
 from bench.data.cache import content_sha256
 from bench.errors import ConfigError
-from bench.methods import Capabilities, DomainView, Method
+from bench.methods import Capabilities, DomainView
 
 __all__ = ["StartingMethod", "one_start", "require_sources"]
 
 
-class StartingMethod(Method):
+class StartingMethod(FirstStageMethod):
     """A method that starts from its authors' weights, from the sources, or from its text encoder alone.
 
     Attributes:
@@ -39,7 +39,7 @@ class StartingMethod(Method):
 
     @classmethod
     def require(cls, config: Any) -> None:
-        require_encoder(cls._encoder(config))
+        require_encoder(cls.encoder_name(config))
         if config.checkpoint and not Path(config.checkpoint).is_file():
             raise ConfigError(
                 f"checkpoint {config.checkpoint}: no such file. Give the path of the authors' weights, "
@@ -48,7 +48,7 @@ class StartingMethod(Method):
 
     @classmethod
     def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        found = encoder_content(cls.encoder_setting, cls._encoder(config))
+        found = encoder_content(cls.encoder_setting, cls.encoder_name(config))
         if config.checkpoint and Path(config.checkpoint).is_file():
             found["checkpoint"] = content_sha256(Path(config.checkpoint))
         return found
@@ -57,15 +57,11 @@ class StartingMethod(Method):
     def row_note(cls, config: Any) -> str:
         start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
         parts = ["" if config.checkpoint else start]
-        parts.append(substitute_note(cls._encoder(config), cls.official_encoder))
+        parts.append(substitute_note(cls.encoder_name(config), cls.official_encoder))
         return ", ".join(part for part in parts if part)
 
     @classmethod
-    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
-        return PretrainedStore() if root is None else PretrainedStore(root)
-
-    @classmethod
-    def _encoder(cls, config: Any) -> str:
+    def encoder_name(cls, config: Any) -> str:
         name: str = getattr(config, cls.encoder_setting)
         return name
 

@@ -20,7 +20,7 @@ from bench.baselines.checkpoints import read_state_dict
 from bench.baselines.contrastive import EqualPositives
 from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.neural import NeuralMethod
-from bench.baselines.pretraining import Pretrained, pretrained_store
+from bench.baselines.pretraining import FirstStage
 from bench.baselines.sequence_encoder import (
     EncoderConfig,
     SequenceEncoder,
@@ -28,7 +28,7 @@ from bench.baselines.sequence_encoder import (
     predictions,
 )
 from bench.baselines.starts import StartingMethod, one_start, require_sources
-from bench.baselines.text import DEFAULT_ENCODER, encode_texts, resolve_encoder
+from bench.baselines.text import DEFAULT_ENCODER, Encoder, encode_texts
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
 from bench.errors import MethodError
@@ -194,7 +194,12 @@ class TransferableMethod(StartingMethod, NeuralMethod):
         if self.config.checkpoint:
             tensors = read_state_dict(Path(self.config.checkpoint))
         elif self.config.pretrain == "sources":
-            found = self._pretrained(view, context)
+            require_sources(self.name, view.target, view.sources)
+            domains = union_domains(view, include_target=False)
+            sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+            found = self.shared(
+                domains, context, lambda folder: self.pretrain(domains, sequences, context, folder)
+            )
             tensors = found.tensors
             stages["pre-training"] = dict(found.record["training"])
         stages |= self.start(tensors, view, context)
@@ -202,28 +207,19 @@ class TransferableMethod(StartingMethod, NeuralMethod):
             self.encoder.freeze()
         return stages
 
-    def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
-        require_sources(self.name, view.target, view.sources)
-        domains = union_domains(view, include_target=False)
-        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+    def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
+        if self.config.pretrain == "none":
+            return None
         settings = self.config.model_dump(mode="json", exclude=set(self.tuning_only))
-        encoder = resolve_encoder(self.config.text_encoder, progress=context.progress.status)
-        key = {
-            "version": self.version,
-            "settings": settings,
-            "encoder": encoder.content_hash,
-            "domains": {domain.name: domain.training_hash for domain in domains},
-            "seed": context.init_seed,
-            "dtype": context.dtype,
-        }
-        names = "+".join(domain.name for domain in domains)
-        with context.progress.stage(f"pre-train {self.name} on {names}"):
-            return pretrained_store(context, self.name).get(
-                self.name,
-                key,
-                f"{self.name} pre-trained on {names}",
-                lambda folder: self.pretrain(domains, sequences, context, folder),
-            )
+        if encoder is not None:
+            settings["text_pooling"] = self.config.text_pooling or encoder.pooling
+        return FirstStage(
+            self.name,
+            self.version,
+            "pre-trained",
+            settings,
+            encoder="" if encoder is None else encoder.content_hash,
+        )
 
     def train_first_stage(
         self,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench.baselines.pretraining import PretrainedStore, pretrained_store
+from bench.baselines import pretraining
+from bench.baselines.pretraining import FirstStage, PretrainedStore, pretrained_store
 from bench.baselines.training import TrainingReport
 from bench.errors import MethodError
+from bench.io import read_json
 from bench.methods import AdapterUse
 from bench.testing import make_context
 
-KEY = {"domains": {"a": "1"}, "seed": 0}
+STAGE = FirstStage("m", "1", "pre-trained", {"epochs": 1}, domains={"a": "1"})
 
 
 class Maker:
@@ -34,9 +38,9 @@ def test_made_once_and_shared(tmp_path: Path) -> None:
     make, store = Maker(), PretrainedStore(tmp_path)
     used: list[tuple[AdapterUse, ...]] = []
     store.watch(lambda use, _seconds, _cpu: used.append(use))
-    first = store.get("m", KEY, "m on a", make)
-    again = PretrainedStore(tmp_path).get("m", KEY, "m on a", make)
-    store.get("m", KEY, "m on a", make)
+    first = store.get(STAGE, make)
+    again = PretrainedStore(tmp_path).get(STAGE, make)
+    store.get(STAGE, make)
     assert make.calls == 1
     torch.testing.assert_close(first.tensors["w"], again.tensors["w"])
     assert [use[0].trained_now for use in used] == [True, False]
@@ -46,13 +50,39 @@ def test_made_once_and_shared(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.work"))
 
 
-@pytest.mark.parametrize("key", [{**KEY, "seed": 1}, {**KEY, "domains": {"a": "2"}}])
-def test_another_key_is_another_stage(tmp_path: Path, key: Mapping[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "other"},
+        {"version": "2"},
+        {"settings": {"epochs": 2}},
+        {"encoder": "ab"},
+        {"domains": {"a": "2"}},
+        {"domains": {"a": "1", "b": "1"}},
+        {"seed": 1},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_whatever_it_depends_on_makes_another_stage(tmp_path: Path, change: dict[str, Any]) -> None:
     make, store = Maker(), PretrainedStore(tmp_path)
-    store.get("m", KEY, "", make)
-    store.get("m", key, "", make)
-    store.get("other", KEY, "", make)
-    assert make.calls == 3
+    store.get(STAGE, make)
+    store.get(replace(STAGE, **change), make)
+    assert make.calls == 2
+
+
+def test_changed_training_code_makes_another_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = STAGE.identity
+    monkeypatch.setattr(pretraining, "TRAINER_VERSION", 99)
+    assert STAGE.identity != before
+
+
+def test_its_label_and_the_order_of_domains_do_not_matter() -> None:
+    both = replace(STAGE, domains={"a": "1", "b": "2"})
+    assert replace(both, domains={"b": "2", "a": "1"}, purpose="x").identity == both.identity
+    assert both.label == "m pre-trained on a+b"
+    assert both.known
+    assert not replace(both, domains={"a": ""}).known
+    assert not replace(both, encoder="").known
 
 
 def test_an_interrupted_stage_leaves_its_checkpoint_and_its_cost(tmp_path: Path) -> None:
@@ -65,7 +95,7 @@ def test_an_interrupted_stage_leaves_its_checkpoint_and_its_cost(tmp_path: Path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.get("m", KEY, "", killed)
+        store.get(STAGE, killed)
     assert told == [()]
     (work,) = tmp_path.glob("m-*.work")
     assert (work / "checkpoint.pt").read_text() == "half way"
@@ -74,16 +104,29 @@ def test_an_interrupted_stage_leaves_its_checkpoint_and_its_cost(tmp_path: Path)
         assert (folder / "checkpoint.pt").read_text() == "half way"
         return Maker()(folder)
 
-    assert store.get("m", KEY, "", resumed).tensors["w"].sum() == 4
+    cost = read_json(work / "cost.json")["seconds"]
+    found = store.get(STAGE, resumed)
+    assert found.tensors["w"].sum() == 4
+    assert found.record["seconds"] >= cost
     assert not list(tmp_path.glob("*.work"))
+
+
+def test_epochs_of_a_process_that_was_killed_are_paid_for(tmp_path: Path) -> None:
+    epochs = [{"epoch": k, "loss": 1.0, "seconds": 50.0, "cpu_seconds": 40.0} for k in (1, 2)]
+
+    def resumed(folder: Path) -> tuple[Mapping[str, Tensor], TrainingReport]:
+        return {"w": torch.zeros(1)}, TrainingReport(epochs, 2, "epochs")
+
+    record = PretrainedStore(tmp_path).get(STAGE, resumed).record
+    assert (record["seconds"], record["cpu_seconds"]) == (100, 80)
 
 
 def test_a_damaged_stage_is_made_again(tmp_path: Path) -> None:
     make, store = Maker(), PretrainedStore(tmp_path)
-    store.get("m", KEY, "", make)
+    store.get(STAGE, make)
     (weights,) = tmp_path.glob("m-*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    store.get("m", KEY, "", make)
+    store.get(STAGE, make)
     assert make.calls == 2
 
 

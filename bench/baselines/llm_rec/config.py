@@ -11,7 +11,7 @@ from bench.baselines.domains import Mixing
 from bench.baselines.text import DEFAULT_ENCODER, Pooling
 from bench.baselines.training import LoopConfig
 
-__all__ = ["LLMRecConfig"]
+__all__ = ["LLMRecConfig", "unread"]
 
 
 class LLMRecConfig(LoopConfig):
@@ -87,3 +87,15 @@ class LLMRecConfig(LoopConfig):
             "validation_users": 2000,
         },
     }
+
+
+def unread(config: LLMRecConfig) -> set[str]:
+    """Settings that training does not read, or that its identity holds in another form."""
+    unread = {"encoder", "validation_users"}
+    if config.steps is not None:
+        unread.add("epochs")
+    if config.holdout_share == 0:
+        unread.add("patience")
+    if config.lora_rank == 0:
+        unread |= {"lora_alpha", "lora_dropout"}
+    return unread

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.baselines.domains import UnionVocabulary, union_domains, union_sequences
-from bench.baselines.llm_rec.config import LLMRecConfig
-from bench.baselines.llm_rec.identity import training_key, training_label
+from bench.baselines.first_stage import FirstStageMethod
+from bench.baselines.llm_rec.config import LLMRecConfig, unread
 from bench.baselines.llm_rec.model import TextEncoder, TextWriter, title_table
 from bench.baselines.llm_rec.training import (
     Corpus,
@@ -24,14 +24,9 @@ from bench.baselines.llm_rec.training import (
     train_shared,
     weights_of,
 )
-from bench.baselines.pretraining import (
-    Pretrained,
-    PretrainedStore,
-    identity,
-    pretrained_store,
-)
+from bench.baselines.pretraining import FirstStage
 from bench.baselines.text import (
-    BUILT_IN,
+    Encoder,
     encoder_content,
     load_encoder_model,
     require_encoder,
@@ -43,15 +38,12 @@ from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
-from bench.errors import ConfigError, MethodError, MissingExtraError
+from bench.errors import ConfigError, MethodError
 from bench.io import read_json, write_json
 from bench.methods import (
     Capabilities,
     Context,
     Family,
-    Job,
-    Method,
-    PlanSpec,
     Requests,
     RunDefaults,
     Scores,
@@ -67,7 +59,7 @@ _SCORE_ROWS = 1024
 _SCORE_CELLS = 2**23
 
 
-class LLMRec(Method):
+class LLMRec(FirstStageMethod):
     """One text encoder for users and items of all domains; the best dot product is next."""
 
     name = "llm-rec"
@@ -75,6 +67,8 @@ class LLMRec(Method):
     family = Family.LLM
     Config = LLMRecConfig
     config: LLMRecConfig
+    reads_target = True
+    stage_seed = "seed"
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -107,34 +101,26 @@ class LLMRec(Method):
         return RunDefaults(dtype="bfloat16")
 
     @classmethod
-    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
-        return PretrainedStore() if root is None else PretrainedStore(root)
+    def encoder_name(cls, config: Any) -> str:
+        name: str = config.encoder
+        return name
 
-    def plan(self, spec: PlanSpec) -> list[Job]:
-        names = (spec.target, *spec.sources)
-        encoder = self._content_here()
-        hashes = {name: spec.training_hashes.get(name, "") for name in names}
-        key = training_key(
-            self.version, self.config, encoder, hashes, seed=spec.seed, dtype=spec.dtype
+    def first_stage(self, encoder: Encoder | None) -> FirstStage:
+        return FirstStage(
+            self.name,
+            self.version,
+            "trained",
+            self.config.model_dump(mode="json", exclude=unread(self.config)),
+            encoder="" if encoder is None else encoder.content_hash,
         )
-        known = bool(encoder) and all(hashes.values())
-        shared = Job("adapter", training_label(names), identity(self.name, key), known=known)
-        return [shared, *super().plan(spec)]
-
-    def _content_here(self) -> str:
-        """Content hash of the encoder; "" where it is not on this machine and would be downloaded."""
-        name = self.config.encoder
-        if name not in BUILT_IN and not Path(name).expanduser().is_dir():
-            return ""
-        try:
-            return resolve_encoder(name).content_hash
-        except MissingExtraError:
-            return ""
 
     def fit(self, view: TrainView, context: Context) -> None:
         encoder = resolve_encoder(self.config.encoder, progress=context.progress.status)
         backbone, tokenizer = load_encoder_model(encoder)
-        found = self._trained(view, context, encoder.content_hash)
+        domains = union_domains(view)
+        found = self.shared(
+            domains, context, lambda folder: self._train(view, domains, context, folder)
+        )
         self.report = TrainingReport.from_dict(found.record["training"])
         backbone.load_state_dict(found.tensors)
         self.model = self._wrap(backbone).to(context.device).eval()
@@ -172,25 +158,6 @@ class LLMRec(Method):
                 "every text begins or ends. Choose an encoder of BERT's kind."
             )
         return TextWriter(int(tokenizer.cls_token_id), int(tokenizer.pad_token_id), wanted)
-
-    def _trained(self, view: TrainView, context: Context, encoder_hash: str) -> Pretrained:
-        domains = union_domains(view)
-        key = training_key(
-            self.version,
-            self.config,
-            encoder_hash,
-            {domain.name: domain.training_hash for domain in domains},
-            seed=context.seed,
-            dtype=context.dtype,
-        )
-        label = training_label(domain.name for domain in domains)
-        with context.progress.stage(label):
-            return pretrained_store(context, self.name).get(
-                self.name,
-                key,
-                label,
-                lambda folder: self._train(view, domains, context, folder),
-            )
 
     def _train(
         self,

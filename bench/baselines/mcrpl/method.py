@@ -26,11 +26,13 @@ from torch.nn import functional
 
 from bench.baselines.batches import Rows, epoch_rows, make_batch, plan_batches
 from bench.baselines.domains import UnionVocabulary, union_domains, union_sequences
+from bench.baselines.first_stage import FirstStageMethod
 from bench.baselines.losses import full_softmax_loss
 from bench.baselines.mcrpl.network import DiffKind, MCRPLNetwork, Mixing, diff_loss
 from bench.baselines.neural import NeuralMethod
 from bench.baselines.padding import shift_right
-from bench.baselines.pretraining import PretrainedStore, pretrained_store
+from bench.baselines.pretraining import FirstStage
+from bench.baselines.text import Encoder
 from bench.baselines.training import LoopConfig, TrainingReport, isolated_randomness, train
 from bench.data.domain import Sequences
 from bench.errors import MethodError
@@ -105,21 +107,22 @@ def training_rows(
     return Rows(row, start, end, np.ones(len(row), dtype=np.int64))
 
 
-class MCRPL(NeuralMethod):
+class MCRPL(FirstStageMethod, NeuralMethod):
     """MCRPL: a Transformer over the items of all domains, with prompts, then tuned on the target."""
 
     name = "mcrpl"
     version = "1"
     family = Family.CROSS_DOMAIN
     Config = MCRPLConfig
+    reads_target = True
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
         return Capabilities(needs_sources=True, trainable=True)
 
-    @classmethod
-    def adapter_store(cls, root: Path | None = None) -> PretrainedStore:
-        return PretrainedStore() if root is None else PretrainedStore(root)
+    def first_stage(self, encoder: Encoder | None) -> FirstStage:
+        settings = self.config.model_dump(mode="json", exclude=set(_STAGE_2))
+        return FirstStage(self.name, self.version, "stage 1", settings)
 
     def further_sizes(self, view: TrainView, context: Context) -> Mapping[str, int]:
         vocabulary = UnionVocabulary.of(union_domains(view))
@@ -156,22 +159,9 @@ class MCRPL(NeuralMethod):
 
     def prepare(self, view: TrainView, context: Context) -> Mapping[str, dict[str, Any]]:
         """Stage 1, from the cache or trained now; the model holds its weights afterwards."""
-        domains = union_domains(view)
-        key = {
-            "version": self.version,
-            "settings": self.config.model_dump(mode="json", exclude=set(_STAGE_2)),
-            "domains": {domain.name: domain.training_hash for domain in domains},
-            "seed": context.init_seed,
-            "dtype": context.dtype,
-        }
-        names = "+".join(domain.name for domain in domains)
-        with context.progress.stage(f"stage 1 of {self.name} on {names}"):
-            found = pretrained_store(context, self.name).get(
-                self.name,
-                key,
-                f"{self.name} stage 1 on {names}",
-                lambda folder: self._pretrain(view, context, folder),
-            )
+        found = self.shared(
+            union_domains(view), context, lambda folder: self._pretrain(view, context, folder)
+        )
         self.network.load_state_dict(found.tensors)
         if self.config.freeze == "but-prompts-and-head":
             self.network.freeze_for_prompt_tuning()

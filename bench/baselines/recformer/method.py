@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.baselines.checkpoints import load_matching, read_state_dict
 from bench.baselines.domains import union_domains, union_sequences
-from bench.baselines.pretraining import Pretrained, pretrained_store
+from bench.baselines.pretraining import FirstStage
 from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.encoding import encode_sequences, item_vectors, make_writer
 from bench.baselines.recformer.loop import Batch, train_stage
@@ -33,7 +33,7 @@ from bench.baselines.recformer.stages import (
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
 from bench.baselines.starts import StartingMethod, require_sources
-from bench.baselines.text import load_encoder_model, resolve_encoder
+from bench.baselines.text import Encoder, load_encoder_model, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
@@ -115,7 +115,11 @@ class RecFormer(StartingMethod):
         if config.checkpoint:
             weights = from_authors(read_state_dict(Path(config.checkpoint)), config.checkpoint)
         elif config.pretrain == "sources":
-            found = self._pretrained(view, context, encoder.content_hash)
+            domains = union_domains(view, include_target=False)
+            sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+            found = self.shared(
+                domains, context, lambda folder: self._pretrain(domains, sequences, context, folder)
+            )
             weights = found.tensors
             stages["pre-training"] = dict(found.record["training"])
         with isolated_randomness(context.init_seed):
@@ -148,32 +152,25 @@ class RecFormer(StartingMethod):
             attribute_tokens=self.config.attribute_tokens,
         )
 
-    def _further_texts(self, domain: DomainView) -> str:
-        """Hash of the attributes beside the title; "" without any."""
+    def domain_content(self, domain: DomainView) -> str:
+        # Training hashes hold titles; what else is written is added here.
         further = [name for name in self.config.attributes if name in domain.items.extra]
-        return hash_json([list(domain.items.extra[name]) for name in further]) if further else ""
+        texts = [list(domain.items.extra[name]) for name in further]
+        return hash_json([domain.training_hash, texts]) if texts else domain.training_hash
 
-    def _pretrained(self, view: TrainView, context: Context, encoder_hash: str) -> Pretrained:
-        domains = union_domains(view, include_target=False)
-        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
-        key = {
-            "version": self.version,
-            "settings": self.config.model_dump(mode="json", exclude=set(_TUNING_ONLY)),
-            "encoder": encoder_hash,
-            "domains": {domain.name: domain.training_hash for domain in domains},
-            "seed": context.init_seed,
-            "dtype": context.dtype,
-            # Training hashes hold titles; what else is written is named here.
-            "texts": {domain.name: self._further_texts(domain) for domain in domains},
-        }
-        names = "+".join(domain.name for domain in domains)
-        with context.progress.stage(f"pre-train {self.name} on {names}"):
-            return pretrained_store(context, self.name).get(
-                self.name,
-                key,
-                f"{self.name} pre-trained on {names}",
-                lambda folder: self._pretrain(domains, sequences, context, folder),
-            )
+    def planned_content(self, training_hash: str) -> str:
+        return training_hash if self.config.attributes == ("title",) else ""
+
+    def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
+        if self.config.pretrain == "none":
+            return None
+        return FirstStage(
+            self.name,
+            self.version,
+            "pre-trained",
+            self.config.model_dump(mode="json", exclude=set(_TUNING_ONLY)),
+            encoder="" if encoder is None else encoder.content_hash,
+        )
 
     def _pretrain(
         self, domains: Sequence[DomainView], sequences: Sequences, context: Context, folder: Path

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench import assets
 from bench.errors import ConfigError, MissingExtraError, ResultError, unknown_name
-from bench.io import read_json
+from bench.io import hash_json, read_json
 from bench.pretrained.hub import download
 from bench.pretrained.model_folder import POOLING_FILE, check_folder, folder_hash
 from bench.pretrained.quiet import quiet_transformers
@@ -30,6 +30,7 @@ __all__ = [
     "Encoder",
     "Pooling",
     "encoder_content",
+    "encoder_here",
     "load_encoder_model",
     "require_encoder",
     "resolve_encoder",
@@ -116,8 +117,18 @@ def encoder_content(setting: str, name: str) -> dict[str, str]:
         name: the encoder, as configured.
     """
     folder = _local(name)
-    local = name not in BUILT_IN and folder.is_dir()
-    return {setting: folder_hash(folder, name)} if local else {}
+    if name in BUILT_IN or not folder.is_dir():
+        return {}
+    # The pooling that a folder states is a file of its own and decides vectors as the weights do.
+    return {setting: hash_json([folder_hash(folder, name), _stated_pooling(folder)])}
+
+
+def encoder_here(name: str) -> Encoder | None:
+    """An encoder that is on this machine under its name; None = it would be downloaded or installed."""
+    try:
+        return None if _kind(name) == "hub" else resolve_encoder(name)
+    except MissingExtraError:
+        return None
 
 
 def load_encoder_model(
