@@ -3,10 +3,12 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from bench import memory
 from bench.memory import kept_memory
 
 
@@ -31,6 +33,26 @@ def test_freed_memory_is_used_again():
     assert kept < 1000
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc alone can be told"
+)
+def test_kept_memory_is_given_back_now_and_then(monkeypatch):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    with kept_memory("cpu") as after_step:
+        held = [torch.ones(250_000) for _ in range(300)]
+        end = torch.ones(250_000)  # keeps the heap from shrinking by itself
+        del held
+        full = resident()
+        after_step()
+        assert full - resident() < 50e6
+        monkeypatch.setattr(memory, "_SECONDS_KEPT", 0.0)
+        after_step()
+        assert full - resident() > 250e6
+        assert end[0] == 1
+
+
 def test_other_devices_are_left_alone():
-    with kept_memory("cuda:0"):
-        pass
+    with kept_memory("cuda:0") as after_step:
+        after_step()

@@ -180,10 +180,9 @@ def train(
             stopped = "patience"
             break
         began, cpu_began = time.perf_counter(), time.process_time()
-        with isolated_randomness(seed, epoch), kept_memory(context.device):
-            loss = _run_epoch(
-                model, optimiser, steps(epoch_generator(seed, epoch)), config, context, epoch
-            )
+        with isolated_randomness(seed, epoch), kept_memory(context.device) as after_step:
+            batches = steps(epoch_generator(seed, epoch))
+            loss = _run_epoch(model, optimiser, batches, config, context, epoch, after_step)
         trained, cpu = time.perf_counter(), time.process_time() - cpu_began
         model.eval()
         entry = {
@@ -227,6 +226,7 @@ def _run_epoch(
     config: LoopConfig,
     context: Context,
     epoch: int,
+    after_step: Callable[[], None],
 ) -> float:
     """One pass over the steps; returns the mean loss."""
     model.train()
@@ -249,6 +249,7 @@ def _run_epoch(
         optimiser.step()
         total += value
         n_steps += 1
+        after_step()
     if n_steps == 0:
         raise MethodError(
             "there is nothing to train on: no training sequence has two items or more. "

@@ -234,7 +234,7 @@ def train_adapter(
         state.num_processes,
     )
     saved = time.monotonic()
-    with kept_memory(device):
+    with kept_memory(device) as after_step:
         for step in progress.track(range(report.steps, len(plan)), total=len(plan) - report.steps):
             began, cpu_began = time.perf_counter(), time.process_time()
             part = examples.take(plan[step])
@@ -254,6 +254,7 @@ def train_adapter(
             report.seconds += time.perf_counter() - began
             report.cpu_seconds += time.process_time() - cpu_began
             progress.status(f"loss {loss:.4f}")
+            after_step()
             due = time.monotonic() - saved >= checkpoint_seconds
             if state.is_main_process and due and report.steps < len(plan):
                 write_checkpoint(path, identity, vector.values, optimiser, report.as_dict())
