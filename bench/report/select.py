@@ -44,7 +44,8 @@ class Series:
     Attributes:
         runs: the runs, by seed, then users, then run id.
         is_default: whether this is the method's default configuration of the profile.
-        overrides: what the user set, for the label of other configurations.
+        overrides: what the user set, or what an earlier default had otherwise, for the label of
+            other configurations.
     """
 
     runs: tuple[StoredRun, ...]
@@ -180,7 +181,8 @@ def group_series(
 
     A row is one configuration of one method: runs with other seeds or users belong to it. Of several
     versions of a method (or of a plugin's source, or of its sources' data) the one that ran last
-    counts.
+    counts. Where a profile's defaults have changed, the ones that ran last are the defaults, and
+    earlier ones are another configuration.
 
     Args:
         runs: runs of one task.
@@ -196,17 +198,17 @@ def group_series(
     for run in runs:
         if profile is None or run.profile == profile:
             versions[_identity(run)][_revision(run)].append(run)
-    series: list[Series] = []
-    n_old = n_other = 0
+    every: list[Series] = []
+    n_old = 0
     for revisions in versions.values():
         newest = max(revisions.values(), key=lambda found: max(map(_age, found)))
         n_old += sum(len(found) for found in revisions.values() if found is not newest)
         found = sorted(newest, key=lambda r: (r.seed, r.n_users, r.run_id))
         overrides = min((_overrides(run) for run in found), key=lambda o: (len(o), o))
-        if overrides and not all_configs:
-            n_other += len(found)
-            continue
-        series.append(Series(tuple(found), not overrides, overrides))
+        every.append(Series(tuple(found), not overrides, overrides))
+    every = _with_one_default(every)
+    series = [one for one in every if one.is_default or all_configs]
+    n_other = sum(len(one.runs) for one in every) - sum(len(one.runs) for one in series)
     notes = []
     if n_old:
         notes.append(f"{_count(n_old, 'run')} of older versions left out.")
@@ -215,12 +217,37 @@ def group_series(
     return sorted(series, key=lambda s: s.first.run_id), notes
 
 
+def _with_one_default(series: Sequence[Series]) -> list[Series]:
+    """The same series; of several default configurations of one row, all but the newest get names."""
+    newest: dict[Hashable, Series] = {}
+    for one in series:
+        if one.is_default:
+            key = _row(one.first)
+            rival = newest.get(key)
+            if rival is None or max(map(_age, one.runs)) > max(map(_age, rival.runs)):
+                newest[key] = one
+
+    def named(one: Series) -> Series:
+        default = newest.get(_row(one.first))
+        if not one.is_default or default is None or default is one:
+            return one
+        now, then = default.first.config, one.first.config
+        differing = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
+        return Series(one.runs, False, tuple((key, str(then.get(key))) for key in differing))
+
+    return [named(one) for one in series]
+
+
 def _identity(run: StoredRun) -> Hashable:
+    return (_row(run), canonical_json(run.config))
+
+
+def _row(run: StoredRun) -> Hashable:
+    """What a run's row in a table is, whatever its configuration."""
     return (
         run.method,
         run.manifest["method"].get("plugin_sha256") is None,
         run.profile,
-        canonical_json(run.config),
         run.sources,
         run.manifest.get("dtype"),
         run.manifest.get("init_seed"),

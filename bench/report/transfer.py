@@ -159,14 +159,14 @@ def transfer(
         # A run without sources is a configuration of its own: other settings may serve as baselines.
         series, left_out = group_series(found, profile=profile, all_configs=True)
         notes += [f"{target}: {note}" for note in (*more, *left_out)]
-        rows, lacking = _rows(series, choose_users(found, users), metric)
+        rows, lacking, defaults = _rows(series, choose_users(found, users), metric)
         if lacking:
             notes.append(
                 f"{target}: scored on other users and left out: {', '.join(lacking)}; compare over fewer "
                 "with --users N."
             )
         for row in rows:
-            if _has_overrides(row) and not all_configs:
+            if row.label not in defaults and not all_configs:
                 continue
             gains, missing = _row_gains(row, rows, bound, metric)
             drafts += gains
@@ -208,7 +208,7 @@ def transfer_of(
     first = runs[0]
     every = {run.run_id: run for run in (*pool, *runs) if run.task_hash == first.task_hash}
     series, _ = group_series(every.values(), profile=None, all_configs=True)
-    rows, _ = _rows(series, first.users, metric)
+    rows, *_ = _rows(series, first.users, metric)
     wanted = {run.run_id for run in runs}
     drafts: list[Gain] = []
     missing: list[Missing] = []
@@ -219,11 +219,6 @@ def transfer_of(
             missing += lacking
     gains = _judged(drafts, correction, alpha)
     return TransferReport(metric, alpha, correction, gains, ()), tuple(missing)
-
-
-def _has_overrides(row: Contender) -> bool:
-    """Whether a row has another configuration than its profile's."""
-    return all(run.manifest.get("spec", {}).get("overrides") for run in row.runs)
 
 
 def _judged(drafts: Sequence[Gain], correction: Correction, alpha: float) -> tuple[Gain, ...]:
@@ -239,14 +234,15 @@ def _judged(drafts: Sequence[Gain], correction: Correction, alpha: float) -> tup
 
 def _rows(
     series: Sequence[Series], users: NDArray[np.int32], metric: str
-) -> tuple[list[Contender], list[str]]:
-    """Rows over ``users``, and the names of those that have not scored them all."""
+) -> tuple[list[Contender], list[str], set[str]]:
+    """Rows over ``users``, names of those that have not scored them all, and of default ones."""
     names = row_names(series)
     found = {
         name: from_series(one, users, metric, name) for one, name in zip(series, names, strict=True)
     }
-    rows = [found[name] for name in sorted(found)]
-    return [row for row in rows if row], [name for name in sorted(found) if not found[name]]
+    rows = [row for name in sorted(found) if (row := found[name])]
+    lacking = [name for name in sorted(found) if not found[name]]
+    return rows, lacking, {n for one, n in zip(series, names, strict=True) if one.is_default}
 
 
 def _row_gains(

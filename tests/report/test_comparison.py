@@ -211,11 +211,33 @@ def test_a_comparison_calls_methods_what_the_table_calls_them(write_run):
     assert names < {row.name for row in build_table(runs, "toyland").rows}
 
 
-def test_rows_whose_defaults_changed_between_runs_keep_names_and_tests_of_their_own(write_run):
+def test_where_defaults_changed_the_newest_are_the_default_and_others_say_what_they_had(write_run):
+    """Which of two configurations without settings is the default, only the time can tell."""
     runs = [
-        write_run("net", random_outcomes(60, 0), config={"layers": 1}),
-        write_run("net", random_outcomes(60, 1), config={"layers": 2}),
+        write_run(
+            "net",
+            random_outcomes(60, layers),
+            config={"layers": layers, "width": 8},
+            finished=f"2026-01-0{day}T00:00:00Z",
+        )
+        for layers, day in ((1, 2), (2, 3), (3, 1))
     ]
-    labels = {row.label for row in build_table(runs, "toyland").rows if row.run_ids}
-    assert labels == {f"net [{run.run_id[:8]}]" for run in runs}
-    assert len(contenders_of_target(runs, "toyland")[0]) == 2
+    rows = build_table(runs, "toyland").rows
+    assert [(row.label, row.run_ids) for row in rows if row.run_ids] == [("net", (runs[1].run_id,))]
+    every = build_table(runs, "toyland", all_configs=True).rows
+    labels = {row.label for row in every if row.run_ids}
+    assert labels == {"net", "net (layers=1)", "net (layers=3)"}
+    assert len(contenders_of_target(runs, "toyland")[0]) == 1
+    assert len(contenders_of_target(runs, "toyland", all_configs=True)[0]) == 3
+
+
+def test_equal_settings_with_other_defaults_keep_names_of_their_own(write_run):
+    runs = [
+        write_run(
+            "net", random_outcomes(60, n), config={"layers": n, "width": 4}, overrides={"width": 4}
+        )
+        for n in (1, 2)
+    ]
+    rows = build_table(runs, "toyland", all_configs=True).rows
+    labels = {row.label for row in rows if row.run_ids}
+    assert labels == {f"net (width=4) [{run.run_id[:8]}]" for run in runs}
