@@ -1,1 +1,1 @@
-"""Its presence puts this folder on the import path of the tests below it, for the `tiny_` modules."""
+"""Its presence puts this folder on the import path of the tests below it."""

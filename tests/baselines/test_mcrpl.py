@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from killed_epoch import assert_resumes
+from safetensors.torch import load_file
+from tiny_group import swapped, unlike_task
 from torch.nn import functional
 
+from bench.baselines.domains import union_sequences
 from bench.baselines.mcrpl.method import MCRPL, MCRPLConfig, training_rows
 from bench.baselines.mcrpl.network import MCRPLNetwork, diff_loss
 from bench.baselines.padding import shift_right
+from bench.baselines.pretraining import PretrainedStore
 from bench.baselines.training import isolated_randomness
 from bench.data.domain import Sequences
 from bench.errors import MethodError
 from bench.evaluation import metric_per_user, random_row
+from bench.methods import AdapterUse, Progress, TrainView
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve
 from bench.protocol.task import Task
@@ -233,9 +239,19 @@ def fitted(task: Task, folder: Path, store: Path | None = None, **changes: Any) 
     return method
 
 
-def stage_1(store: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
+def prepared(view: TrainView, folder: Path, store: PretrainedStore, *, seed: int = 0) -> MCRPL:
+    """A method that has done its stage 1, or found it."""
+    method = MCRPL(MCRPLConfig(**TINY))
+    context = make_context(folder, adapters=store, seed=seed)
+    method._shape = {"n_users": 80, "n_items": view.target.n_items}
+    method._shape |= method.further_sizes(view, context)
+    with isolated_randomness(seed):
+        method.model = method.build(**method._shape)
+    method.prepare(view, context)
+    return method
 
+
+def stage_1(store: Path) -> dict[str, torch.Tensor]:
     (file,) = store.glob("*/model.safetensors")
     return load_file(file)
 
@@ -249,17 +265,64 @@ def test_the_first_loss_is_the_logarithm_of_all_items(task: Task, tmp_path: Path
 
 
 def test_stage_2_starts_from_stage_1_bit_for_bit(task: Task, tmp_path: Path) -> None:
-    method = MCRPL(MCRPLConfig(**TINY))
-    context = make_context(tmp_path, task, adapters=MCRPL.adapter_store(tmp_path / "store"))
     view = task.train_view(with_sources=True)
-    method._shape = {"n_users": 80, "n_items": task.n_items, **method.further_sizes(view, context)}
-    with isolated_randomness(5):
-        method.model = method.build(**method._shape)
-    method.prepare(view, context)
-    made = stage_1(tmp_path / "store")
-    state = method.model.state_dict()
+    store = MCRPL.adapter_store(tmp_path / "store")
+    state = prepared(view, tmp_path / "run", store, seed=5).network.state_dict()
+    made = stage_1(store.root)
     assert made.keys() == state.keys()
     assert all(torch.equal(made[name], state[name]) for name in made)
+
+
+def test_stage_1_depends_neither_on_the_target_nor_on_the_run_seed(tmp_path: Path) -> None:
+    view = unlike_task().train_view(with_sources=True)
+    one, two = (MCRPL.adapter_store(tmp_path / name) for name in ("one", "two"))
+    prepared(view, tmp_path / "a", one)
+    prepared(swapped(view), tmp_path / "b", two, seed=1)
+    first, second = stage_1(one.root), stage_1(two.root)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_each_stage_trains_on_the_union_ids_of_its_own_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target's items begin at 44 of the union, behind those of a source."""
+    read: dict[str, list[torch.Tensor]] = {"stage 1": [], "stage 2": []}
+    loss = MCRPL._loss
+
+    def watched(
+        self: MCRPL, network: MCRPLNetwork, items: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        stage = "stage 2" if network is self.model else "stage 1"
+        # The last input is the item before the target.
+        read[stage].append(torch.stack((items[:, -1], targets), dim=1))
+        return loss(self, network, items, targets)
+
+    monkeypatch.setattr(MCRPL, "_loss", watched)
+    task = unlike_task()
+    view = task.train_view(with_sources=True)
+    method = fitted(task, tmp_path, pretrain_epochs=1, epochs=1)
+    assert (method._shape["first_item"], method._shape["n_items"]) == (44, 50)
+    union, _ = union_sequences(view, include_target=True, include_sources=True)
+    own = view.target.sequences
+    for stage, sequences, first in (("stage 1", union, 0), ("stage 2", own, 44)):
+        rows = [sequences[row].astype(int) + first + 1 for row in range(len(sequences))]
+        expected = [pair for row in rows for pair in pairwise(row)]
+        assert sorted(map(tuple, torch.cat(read[stage]).tolist())) == sorted(expected)
+
+
+def test_a_killed_run_resumes_with_the_same_weights(tmp_path: Path) -> None:
+    task = planted_task(n_users=40, n_sources=1)
+    view = task.train_view(with_sources=True)
+
+    def fit(name: str, progress: Progress) -> torch.nn.Module:
+        method = MCRPL(MCRPLConfig(**TINY))
+        adapters = MCRPL.adapter_store(tmp_path / name / "store")
+        context = make_context(tmp_path / name / "run", task, adapters=adapters, progress=progress)
+        method.fit(view, context)
+        return method.network
+
+    assert_resumes(fit, killed_in=TINY["pretrain_epochs"] + 2)
 
 
 @pytest.mark.parametrize(
@@ -277,28 +340,17 @@ def test_stage_2_changes_exactly_what_it_should(
     assert changed - {"mixing.out.bias"} == (moved or set(before) - {"mixing.out.bias"})
 
 
-def test_targets_of_a_group_share_stage_1(task: Task, tmp_path: Path) -> None:
-    view = task.train_view(with_sources=True)
-    store = tmp_path / "store"
-    fitted(task, tmp_path / "first", store)
-    made = {path: path.stat().st_mtime_ns for path in store.glob("*/model.safetensors")}
-    first, second = view.sources
-    other = replace(view, target=first, sources=(view.target, second))
-    method = MCRPL(MCRPLConfig(**TINY))
-    adapters = MCRPL.adapter_store(store)
-    uses = []
-    adapters.watch(lambda used, seconds, cpu: uses.extend(used))
-    context = make_context(tmp_path / "second", adapters=adapters)
-    method._shape = {
-        "n_users": 80,
-        "n_items": first.n_items,
-        **method.further_sizes(other, context),
-    }
-    method.model = method.build(**method._shape)
-    method.prepare(other, context)
-    assert {p: p.stat().st_mtime_ns for p in store.glob("*/model.safetensors")} == made
-    assert [use.trained_now for use in uses] == [False]
-    assert uses[0].cpu_seconds > 0
+def test_targets_of_a_group_share_stage_1(tmp_path: Path) -> None:
+    view = unlike_task().train_view(with_sources=True)
+    store = MCRPL.adapter_store(tmp_path / "store")
+    uses: list[AdapterUse] = []
+    store.watch(lambda used, seconds, cpu: uses.extend(used))
+    prepared(view, tmp_path / "first", store)
+    made = {path: path.stat().st_mtime_ns for path in store.root.glob("*/model.safetensors")}
+    prepared(swapped(view), tmp_path / "second", store)
+    assert {p: p.stat().st_mtime_ns for p in store.root.glob("*/model.safetensors")} == made
+    assert [use.trained_now for use in uses] == [True, False]
+    assert uses[1].cpu_seconds > 0
 
 
 def test_another_budget_of_stage_2_uses_the_same_stage_1_and_another_seed_too(
