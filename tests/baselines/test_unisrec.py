@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed_epoch import assert_resumes
 from tiny_encoder import tiny_encoder
+from tiny_group import made_up_vectors, titles_read, unlike_task
 from torch.nn import functional
 
-from bench.baselines.batches import Batch
+from bench.baselines.batches import Batch, length_groups
 from bench.baselines.sequence_encoder import ENCODER_PARTS
-from bench.baselines.training import isolated_randomness
+from bench.baselines.training import TrainingReport, isolated_randomness
 from bench.baselines.unisrec.augment import drop_items, drop_words, pick_dropped_texts
 from bench.baselines.unisrec.method import UniSRec, UniSRecConfig
 from bench.baselines.unisrec.model import Adaptor, UniSRecModel
 from bench.errors import ConfigError, MethodError
 from bench.evaluation import metric_per_user, random_row
+from bench.methods import Progress
 from bench.testing import check_method, evaluate, make_context, planted_task
 
 N_ITEMS, TEXT, SIZE = 30, 12, 16
@@ -215,27 +218,74 @@ def test_shortened_titles_keep_their_order_and_at_least_a_word() -> None:
     assert drop_words(["a b c"], probability=0.999, rng=rng) == ["a"]
 
 
-def test_the_pretraining_loss_is_the_sum_of_the_two_contrasts() -> None:
-    """Without randomness, and with views that leave nothing out, both have a closed form."""
-    method = built(texts(N_ITEMS), mode="inductive", sequence_loss_weight=0.5)
-    rng = np.random.default_rng(0)
-    items = rng.integers(1, N_ITEMS + 1, size=(6, 3))
-    one = Batch(items, np.full(6, 3), np.arange(1, 7), np.arange(6))
+class SameDraws:
+    """A generator whose arrays are the same in every call; batches leave items out."""
 
-    class KeepsAll:
-        def random(self, shape: Any = None) -> Any:
-            return 0.5 if shape is None else np.ones(shape)
+    def random(self, shape: Any = None) -> Any:
+        return 0.5 if shape is None else np.random.default_rng(7).random(shape)
+
+
+def test_the_pretraining_loss_is_the_sum_of_the_two_contrasts() -> None:
+    """On rows that are encoded in three groups, in another order, some with the same next item."""
+    method = built(texts(N_ITEMS), mode="inductive", sequence_loss_weight=0.5)
+    rng, rows = np.random.default_rng(0), 48
+    lengths = np.tile([10, 3, 6], rows // 3)
+    assert len(length_groups(lengths)) == 3
+    drawn = rng.integers(1, N_ITEMS + 1, size=(rows, 10))
+    items = np.where(np.arange(10) < lengths[:, None], drawn, 0)
+    targets = rng.integers(1, N_ITEMS + 1, size=rows)
+    one = Batch(items, lengths, targets, np.arange(rows))
+    draws: Any = SameDraws()
+    other, left = drop_items(items, lengths, probability=0.2, rng=draws)
+    assert (left < lengths).any()
 
     model: Any = method.encoder
+    same = torch.from_numpy(targets[:, None] == targets).fill_diagonal_(False)
+    assert same.any()
+
+    def vectors(items: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+        read = model.input_vectors(torch.from_numpy(items))
+        return functional.normalize(model.encode(read, torch.from_numpy(lengths)), dim=1)
+
+    def contrast(keys: torch.Tensor) -> torch.Tensor:
+        logits = (hidden @ keys.T / 0.07).masked_fill(same, -torch.inf)
+        return functional.cross_entropy(logits, torch.arange(rows))
+
     with torch.inference_mode():
-        found = method._contrast(model, one, N_ITEMS + 1, KeepsAll(), CPU)  # type: ignore[arg-type]
-        hidden = model.encode(model.input_vectors(torch.from_numpy(items)), torch.full((6,), 3))
-        hidden = functional.normalize(hidden, dim=1)
-        goals = functional.normalize(model.item_vectors()[:6], dim=1)
-        target = torch.arange(6)
-        expected = functional.cross_entropy(hidden @ goals.T / 0.07, target)
-        expected += 0.5 * functional.cross_entropy(hidden @ hidden.T / 0.07, target)
+        found = method._contrast(model, one, N_ITEMS + 1, draws, CPU)
+        hidden = vectors(items, lengths)
+        goals = functional.normalize(model.item_vectors()[targets - 1], dim=1)
+        expected = contrast(goals) + 0.5 * contrast(vectors(other, left))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pretraining_reads_every_item_by_its_own_title(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sources of unlike sizes and titles; shortened titles are stood in for by capitals."""
+    from bench.baselines import transferable
+    from bench.baselines.unisrec import method as module
+
+    caught: list[Any] = []
+
+    def watched(self: UniSRec, model: Any, sequences: Any, loss: Any, *_: Any) -> TrainingReport:
+        caught.extend((model.content.numpy(), 1 + sequences.items, loss(None, None)))
+        return TrainingReport([], 0, "epochs")
+
+    monkeypatch.setattr(transferable, "encode_texts", made_up_vectors)
+    monkeypatch.setattr(module, "drop_words", lambda texts, **_: [text.upper() for text in texts])
+    monkeypatch.setattr(UniSRec, "_contrast", lambda self, model, batch, n_ids, *_: n_ids)
+    monkeypatch.setattr(UniSRec, "train_first_stage", watched)
+    view = unlike_task().train_view(with_sources=True)
+    adapters = UniSRec.adapter_store(tmp_path / "store")
+    method = UniSRec(small(text_encoder=encoder))
+    method._pretrained(view, make_context(tmp_path / "run", adapters=adapters))
+    content, ids, n_ids = caught
+    titles = titles_read(view.sources)
+    np.testing.assert_array_equal(content[ids], made_up_vectors(titles))
+    shortened = [title.upper() for title in titles]
+    np.testing.assert_array_equal(content[ids + n_ids], made_up_vectors(shortened))
+    assert not content[[0, n_ids]].any()
 
 
 # Checkpoints and configuration
@@ -352,6 +402,20 @@ def test_pretraining_is_shared_by_targets_seeds_and_modes_and_learns(
     for name in shared:
         if name.startswith(ENCODER_PARTS):
             assert torch.equal(shared[name], again[name]), name
+
+
+def test_a_killed_run_resumes_with_the_same_weights(tmp_path: Path, encoder: str) -> None:
+    task = planted_task(n_users=40, n_sources=1)
+    config = small(text_encoder=encoder, **(QUICK | {"epochs": 2, "pretrain_epochs": 2}))
+
+    def fit(name: str, progress: Progress) -> torch.nn.Module:
+        method = UniSRec(config)
+        adapters = UniSRec.adapter_store(tmp_path / name / "store")
+        context = make_context(tmp_path / name / "run", task, adapters=adapters, progress=progress)
+        method.fit(task.train_view(with_sources=True), context)
+        return method.encoder
+
+    assert_resumes(fit, killed_in=4)
 
 
 @pytest.mark.slow

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.data.domain import Domain
 from bench.protocol.task import Task, build_task
-from bench.protocol.types import TrainView
+from bench.protocol.types import DomainView, TrainView
 from bench.testing import make_domain, planted_domain
 
 SOURCES = ("a-source", "c-source")
@@ -26,6 +31,17 @@ def swapped(view: TrainView) -> TrainView:
     """The same group with its first source as the target."""
     first, *others = view.sources
     return replace(view, target=first, sources=(view.target, *others))
+
+
+def titles_read(domains: Iterable[DomainView]) -> list[str]:
+    """The title of every event of the domains' training sequences, domain after domain."""
+    return [domain.items.titles[item] for domain in domains for item in domain.sequences.items]
+
+
+def made_up_vectors(texts: Sequence[str], **_: Any) -> NDArray[np.float32]:
+    """In place of an encoder: random vectors that are equal where texts are, ``(len(texts), 32)``."""
+    vectors = [np.random.default_rng([*text.encode()]).standard_normal(32) for text in texts]
+    return np.stack(vectors).astype(np.float32)
 
 
 def _domain(name: str, n_users: int) -> Domain:
