@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed_epoch import assert_resumes
 from tiny_encoder import tiny_encoder
+from tiny_group import made_up_vectors, titles_read, unlike_task
 from torch.nn import functional
 
-from bench.baselines.batches import Batch
+from bench.baselines.batches import Batch, length_groups
 from bench.baselines.sequence_encoder import ENCODER_PARTS
-from bench.baselines.training import isolated_randomness
+from bench.baselines.training import TrainingReport, isolated_randomness
 from bench.baselines.vq_rec.method import VQRec, VQRecConfig
 from bench.baselines.vq_rec.model import (
     Alignment,
@@ -27,6 +29,7 @@ from bench.baselines.vq_rec.model import (
 from bench.baselines.vq_rec.quantiser import Quantiser, fit_quantiser, k_means
 from bench.errors import ConfigError
 from bench.evaluation import metric_per_user, random_row
+from bench.methods import Progress
 from bench.testing import check_method, evaluate, make_context, planted_task
 
 BLOCKS, CODES, SIZE, N_ITEMS = 4, 8, 16, 30
@@ -242,20 +245,59 @@ def test_fake_negatives_keep_their_blocks_and_replace_three_quarters() -> None:
 
 
 def test_the_pretraining_loss_contrasts_with_the_batch_and_one_fake_per_row() -> None:
+    """On rows that are encoded in three groups, in another order, some with the same next item."""
     method = built(codes_of_items(), fake_share=0.0)
     model: Any = method.encoder
-    rng = np.random.default_rng(0)
-    items = rng.integers(1, N_ITEMS + 1, size=(6, 3))
-    one = Batch(items, np.full(6, 3), np.arange(1, 7), np.arange(6))
+    rng, rows = np.random.default_rng(0), 48
+    lengths = np.tile([10, 3, 6], rows // 3)
+    assert len(length_groups(lengths)) == 3
+    drawn = rng.integers(1, N_ITEMS + 1, size=(rows, 10))
+    items = np.where(np.arange(10) < lengths[:, None], drawn, 0)
+    targets = rng.integers(1, N_ITEMS + 1, size=rows)
+    same = torch.from_numpy(targets[:, None] == targets).fill_diagonal_(False)
+    assert same.any()
+    one = Batch(items, lengths, targets, np.arange(rows))
     with torch.inference_mode():
         found = method._contrast(model, one, CPU)
-        hidden = model.encode(model.input_vectors(torch.from_numpy(items)), torch.full((6,), 3))
-        goals = functional.normalize(model.item_vectors()[:6], dim=1)
+        vectors = model.input_vectors(torch.from_numpy(items))
+        hidden = model.encode(vectors, torch.from_numpy(lengths))
+        goals = functional.normalize(model.item_vectors()[targets - 1], dim=1)
         logits = functional.normalize(hidden, dim=1) @ goals.T / 0.07
         # A fake whose codes were all kept is the positive itself, once more.
-        logits = torch.cat((logits, logits.diagonal()[:, None]), dim=1)
-        expected = functional.cross_entropy(logits, torch.arange(6))
+        further = logits.diagonal()[:, None]
+        logits = torch.cat((logits.masked_fill(same, -torch.inf), further), dim=1)
+        expected = functional.cross_entropy(logits, torch.arange(rows))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pretraining_reads_every_item_by_the_codes_of_its_own_title(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sources of unlike sizes and titles."""
+    from bench.baselines import transferable
+    from bench.baselines.vq_rec import method as module
+
+    caught: list[Any] = []
+
+    def kept(vectors: Any, **options: Any) -> Quantiser:
+        caught.append(fit_quantiser(vectors, **options))
+        return caught[0]
+
+    def watched(self: VQRec, model: Any, sequences: Any, *_: Any) -> TrainingReport:
+        caught.extend((model.content.numpy(), 1 + sequences.items))
+        return TrainingReport([], 0, "epochs")
+
+    monkeypatch.setattr(transferable, "encode_texts", made_up_vectors)
+    monkeypatch.setattr(module, "fit_quantiser", kept)
+    monkeypatch.setattr(VQRec, "train_first_stage", watched)
+    view = unlike_task().train_view(with_sources=True)
+    adapters = VQRec.adapter_store(tmp_path / "store")
+    method = VQRec(small(text_encoder=encoder))
+    method._pretrained(view, make_context(tmp_path / "run", adapters=adapters))
+    index, content, ids = caught
+    codes = index.encode(made_up_vectors(titles_read(view.sources)))
+    assert len(np.unique(codes, axis=0)) > 60
+    np.testing.assert_array_equal(content[ids], flat_ids(codes, CODES)[1:])
 
 
 # Alignment
@@ -364,27 +406,39 @@ def test_learns_a_planted_pattern_after_pretraining(
         assert torch.equal(value, first[name]) == name.startswith(ENCODER_PARTS), name
 
 
+@pytest.mark.parametrize("pretrain", ["none", "sources"])
 def test_the_index_is_learnt_from_items_of_training_sequences_alone(
-    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, encoder: str, pretrain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from bench.baselines import transferable
     from bench.baselines.vq_rec import method as module
 
-    learnt_from: list[int] = []
+    learnt_from: list[np.ndarray] = []
 
     def watched(vectors: Any, **options: Any) -> Quantiser:
-        learnt_from.append(len(vectors))
+        learnt_from.append(vectors)
         return fit_quantiser(vectors, **options)
 
+    monkeypatch.setattr(transferable, "encode_texts", made_up_vectors)
     monkeypatch.setattr(module, "fit_quantiser", watched)
-    task = planted_task(n_users=8)
-    view = task.train_view(with_sources=False)
-    method = VQRec(small(text_encoder=encoder, pretrain="none", epochs=1))
-    method.fit(view, make_context(tmp_path, task))
-    known = np.unique(view.target.sequences.items)
-    assert learnt_from == [len(known)]
-    assert len(known) < len(view.target.items)
+    task = unlike_task(n_users=6)
+    view = task.train_view(with_sources=True)
+    settings = {"pretrain": pretrain, "pretrain_epochs": 1, "epochs": 1, "alignment": "released"}
+    method = VQRec(small(text_encoder=encoder, **settings))
+    adapters = VQRec.adapter_store(tmp_path / "store")
+    method.fit(view, make_context(tmp_path / "run", task, adapters=adapters))
+    groups = [[view.target]] if pretrain == "none" else [view.sources, [view.target]]
+    assert len(learnt_from) == len(groups)
+    for vectors, domains in zip(learnt_from, groups, strict=True):
+        known = [
+            domain.items.titles[item]
+            for domain in domains
+            for item in np.unique(domain.sequences.items)
+        ]
+        assert len(known) < sum(domain.n_items for domain in domains)
+        np.testing.assert_array_equal(vectors, made_up_vectors(known))
     # The others are coded by the finished index.
-    assert len(method.encoder.content) == 1 + len(view.target.items)
+    assert len(method.encoder.content) == 1 + view.target.n_items
 
 
 def test_an_authors_checkpoint_is_loaded_and_aligned(tmp_path: Path, encoder: str) -> None:
@@ -423,6 +477,30 @@ def test_a_checkpoint_cannot_share_a_codebook_that_it_does_not_hold() -> None:
 )
 def test_the_row_says_how_codes_were_aligned(settings: dict[str, Any], note: str) -> None:
     assert VQRec.row_note(VQRecConfig(**settings)) == note
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "killed_in"),
+    [("none", 2), ("sources", 4), ("sources", 6)],
+    ids=["tuning", "alignment", "tuning-after-alignment"],
+)
+def test_a_killed_run_resumes_with_the_same_weights(
+    tmp_path: Path, encoder: str, pretrain: str, killed_in: int
+) -> None:
+    """Two epochs each of pre-training, alignment and tuning; without the first, of tuning alone."""
+    task = planted_task(n_users=40, n_sources=1)
+    config = small(
+        text_encoder=encoder, pretrain=pretrain, **(QUICK | {"epochs": 2, "pretrain_epochs": 2})
+    )
+
+    def fit(name: str, progress: Progress) -> torch.nn.Module:
+        method = VQRec(config)
+        adapters = VQRec.adapter_store(tmp_path / name / "store")
+        context = make_context(tmp_path / name / "run", task, adapters=adapters, progress=progress)
+        method.fit(task.train_view(with_sources=True), context)
+        return method.encoder
+
+    assert_resumes(fit, killed_in=killed_in)
 
 
 @pytest.mark.slow
