@@ -12,6 +12,7 @@ import torch
 from llm_rec_parts import QUICK, Parts, fitted
 from tiny_catalogue import sequences
 from tiny_encoder import tiny_encoder
+from tiny_group import swapped, unlike_task
 
 from bench.baselines.llm_rec.config import LLMRecConfig
 from bench.baselines.llm_rec.method import LLMRec
@@ -21,7 +22,7 @@ from bench.baselines.schedules import adamw
 from bench.baselines.text import load_encoder_model, resolve_encoder
 from bench.errors import ConfigError
 from bench.evaluation import metric_per_user, random_row
-from bench.methods import TrainView, resolve_config
+from bench.methods import resolve_config
 from bench.testing import CHECKS, check_method, evaluate, make_context, planted_task
 
 
@@ -37,14 +38,13 @@ def test_one_model_serves_all_targets_of_a_group(
         raise AssertionError("trained a second time")
 
     monkeypatch.setattr(module, "train_shared", refuse)
-    swapped = TrainView(view.sources[1], (view.target, view.sources[0]))
     uses: list[Any] = []
     second = LLMRec(first.config)
     store = LLMRec.adapter_store(tmp_path / "store")
     store.watch(lambda used, *_: uses.extend(used))
     context = make_context(tmp_path / "b", task, adapters=store)
     monkeypatch.setattr(type(context), "validate", lambda *_: None)
-    second.fit(swapped, context)
+    second.fit(swapped(view), context)
     assert first.model is not None
     assert second.model is not None
     for name, value in first.model.state_dict().items():
@@ -54,6 +54,21 @@ def test_one_model_serves_all_targets_of_a_group(
     assert use.cpu_seconds > 0
     with pytest.raises(AssertionError, match="a second time"):
         fitted(folder, tmp_path / "c", task=task, learning_rate=1e-3)
+
+
+def test_training_does_not_depend_on_which_domain_is_the_target(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two empty stores, so that either target has to train."""
+    task = unlike_task()
+    view = task.train_view(with_sources=True)
+    one, _, context = fitted(folder, tmp_path / "one" / "run", task=task, view=view)
+    monkeypatch.setattr(type(context), "validate", lambda *_: None)
+    two, _, _ = fitted(folder, tmp_path / "two" / "run", task=task, view=swapped(view))
+    assert one.model is not None
+    assert two.model is not None
+    first, second = one.model.state_dict(), two.model.state_dict()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def test_full_fine_tuning_changes_every_weight(folder: Path, tmp_path: Path) -> None:
