@@ -75,6 +75,31 @@ def test_a_killed_run_resumes_with_the_result_of_an_uninterrupted_one(tmp_path: 
         assert torch.equal(whole.bias, resumed.bias)
 
 
+def test_the_best_weights_survive_a_kill_in_a_later_epoch(tmp_path: Path) -> None:
+    config = LoopConfig(epochs=3, learning_rate=0.05)
+
+    def run(name: str, *figures: float) -> nn.Module:
+        """Ends by a kill where the figures do."""
+        model, left = linear(), list(figures)
+
+        def validate() -> float:
+            if not left:
+                raise Killed
+            return left.pop(0)
+
+        context = make_context(tmp_path / name)
+        report = train(model, noisy_steps(model), config=config, context=context, validate=validate)
+        assert report.best_epoch == 1
+        return model
+
+    whole = run("whole", 0.9, 0.1, 0.2)
+    with pytest.raises(Killed):
+        run("killed", 0.9)
+    resumed = run("killed", 0.1, 0.2)
+    assert torch.equal(whole.weight, resumed.weight)
+    assert torch.equal(whole.bias, resumed.bias)
+
+
 def test_stops_after_patience_and_restores_the_best_weights(tmp_path: Path) -> None:
     model = linear()
     figures = iter([0.1, 0.5, 0.3, 0.4, 0.2, 0.9])
