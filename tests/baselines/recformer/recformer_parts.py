@@ -17,6 +17,7 @@ from bench.baselines.text import load_encoder_model, resolve_encoder
 from bench.baselines.training import isolated_randomness
 from bench.data.domain import Items
 from bench.data.strings import StringColumn
+from bench.methods import Progress, QuietProgress
 from bench.testing import make_context, planted_task
 
 KINDS = ["bert", "longformer"]
@@ -69,11 +70,17 @@ QUICK = {
 
 
 def fitted(
-    folder: Path, scratch: Path, *, task: Any = None, **changes: Any
+    folder: Path,
+    scratch: Path,
+    *,
+    task: Any = None,
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> tuple[RecFormer, Any, Any]:
     task = task or planted_task(n_users=60, n_sources=2)
     config = RecFormerConfig(**{**QUICK, "encoder": str(folder), "steps": 3, **changes})
     method = RecFormer(config)
-    context = make_context(scratch, task, adapters=RecFormer.adapter_store(scratch / "adapters"))
+    adapters = RecFormer.adapter_store(scratch / "adapters")
+    context = make_context(scratch, task, adapters=adapters, progress=progress or QuietProgress())
     method.fit(task.train_view(with_sources=config.pretrain == "sources"), context)
     return method, task, context

@@ -9,19 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed_epoch import assert_resumes
 from recformer_parts import KINDS, QUICK, Parts, fitted
 from safetensors.torch import load_file
+from tiny_catalogue import sequences
 from tiny_encoder import tiny_encoder
+from tiny_group import titles_read, unlike_task
+from torch.nn import functional
 
 from bench.baselines.recformer.config import RecFormerConfig
-from bench.baselines.recformer.encoding import item_vectors
+from bench.baselines.recformer.encoding import encode_sequences, item_vectors
 from bench.baselines.recformer.method import RecFormer
 from bench.baselines.recformer.model import from_authors
+from bench.baselines.recformer.stages import Pretraining
 from bench.baselines.text import load_encoder_model, resolve_encoder
 from bench.baselines.text.title_tokens import TokenTable
+from bench.data.domain import Sequences
 from bench.errors import ConfigError
 from bench.evaluation import metric_per_user, random_row
-from bench.methods import resolve_config
+from bench.methods import Progress, resolve_config
 from bench.testing import CHECKS, check_method, evaluate, make_context, planted_task
 
 
@@ -68,29 +74,69 @@ def test_the_better_stage_is_kept(
         torch.testing.assert_close(value, states[0][name], rtol=0, atol=0)
 
 
-def test_a_killed_run_resumes_with_the_same_result(
+@pytest.mark.parametrize("killed_in", [2, 4, 6], ids=["pre-training", "stage-1", "stage-2"])
+def test_a_killed_run_resumes_with_the_same_weights(
+    folders: dict[str, Path], tmp_path: Path, killed_in: int
+) -> None:
+    """Two epochs of each stage, and stage 1 ends with item vectors that stage 2 has to keep."""
+    task = planted_task(n_users=40, n_sources=1)
+
+    def fit(name: str, progress: Progress) -> torch.nn.Module:
+        method, _, _ = fitted(
+            folders["bert"], tmp_path / name, task=task, progress=progress,
+            pretrain_epochs=2, pretrain_steps=2, pretrain_batch_size=8, batch_size=16,
+            stage2_epochs=2,
+        )  # fmt: skip
+        return method.recformer
+
+    assert_resumes(fit, killed_in=killed_in)
+
+
+def test_pretraining_reads_every_item_by_its_own_title(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = planted_task(n_users=40, n_sources=1)
-    whole, _, context = fitted(folders["bert"], tmp_path / "whole", task=task)
-    requests, _ = task.validation(task.subset(None))
-    expected = whole.score(requests, context).values
-    from bench.baselines.recformer import method as module
+    """With sources of unlike sizes and titles."""
+    caught: list[tuple[TokenTable, Sequences]] = []
 
-    calls: list[int] = []
+    def watched(self: Pretraining, _: Any, table: TokenTable, rows: Sequences, *__: Any) -> Any:
+        caught.append((table, rows))
+        return self.head.bias.sum()
 
-    def killed(*args: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return item_vectors(*args)
+    monkeypatch.setattr(Pretraining, "loss", watched)
+    view = unlike_task().train_view(with_sources=True)
+    method = RecFormer(RecFormerConfig(**{**QUICK, "encoder": str(folders["bert"])}))
+    context = make_context(tmp_path, adapters=RecFormer.adapter_store(tmp_path / "store"))
+    method._pretrained(view, context, "encoder")
+    tokenizer = Parts(folders["bert"]).tokenizer
+    expected = [
+        tokenizer.convert_tokens_to_ids(tokenizer.tokenize(f"title {title}"))
+        for title in titles_read(view.sources)
+    ]
+    table, rows = caught[0]
+    found = [table.ids[table.offsets[i] : table.offsets[i + 1]].tolist() for i in rows.items]
+    assert found == expected
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "item_vectors", killed)
-        with pytest.raises(KeyboardInterrupt):
-            fitted(folders["bert"], tmp_path / "killed", task=task)
-    again, _, context = fitted(folders["bert"], tmp_path / "killed", task=task)
-    np.testing.assert_array_equal(again.score(requests, context).values, expected)
+
+def test_scores_are_cosines_of_user_and_item_over_the_temperature(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """After a stage too weak to part the item vectors from the encoder; 3 items are read."""
+    method, task, context = fitted(
+        folders["bert"], tmp_path, pretrain="none", temperature=0.1,
+        epochs=1, stage2_epochs=0, steps=1, learning_rate=1e-12,
+    )  # fmt: skip
+    requests, _ = next(task.test(task.subset(None)).chunks(100))
+    found = method.score(requests, context).values
+    assert found.shape == (len(requests), 30)
+    assert np.abs(found).max() <= 1 / 0.1 + 1e-4
+    texts, writer = method._fitted()
+    newest_first = [requests.history[row][-3:][::-1].tolist() for row in range(len(requests))]
+    with torch.inference_mode():
+        items = item_vectors(method.recformer, writer, texts)
+        users = encode_sequences(method.recformer, writer, texts, sequences(*newest_first))
+    cosines = functional.cosine_similarity(users[:, None], items[requests.candidates], dim=2)
+    assert cosines.std(dim=1).min() > 1e-3
+    np.testing.assert_allclose(found, cosines.numpy() / 0.1, rtol=0, atol=1e-4)
 
 
 def test_word_vectors_are_frozen_in_pretraining_only(

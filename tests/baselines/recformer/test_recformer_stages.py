@@ -105,7 +105,9 @@ class TestStages:
         monkeypatch.setattr(module.model, "forward", constant)
         assert total(self.losses(parts, module)).item() == pytest.approx(math.log(3), abs=1e-5)
 
-    def pretraining(self, parts: Parts, *, mlm_weight: float) -> Pretraining:
+    def pretraining(
+        self, parts: Parts, *, mlm_weight: float, mlm_share: float = 0.15
+    ) -> Pretraining:
         with isolated_randomness(0):
             return Pretraining(
                 parts.model,
@@ -113,7 +115,7 @@ class TestStages:
                 mask_id=int(parts.tokenizer.mask_token_id),
                 temperature=0.05,
                 mlm_weight=mlm_weight,
-                mlm_share=0.15,
+                mlm_share=mlm_share,
             ).eval()
 
     def losses(self, parts: Parts, module: Pretraining) -> list[Loss]:
@@ -171,6 +173,24 @@ class TestStages:
         assert float(found) == pytest.approx(expected, abs=1e-4)
         # A head that knows nothing yet predicts about uniformly over the vocabulary.
         assert float(words[0]) > 0.5 * math.log(len(parts.tokenizer))
+
+    def test_neither_the_first_token_nor_padding_is_ever_hidden(self, parts: Parts) -> None:
+        """In what the model reads, of users and of items, where nearly all words are hidden."""
+        module = self.pretraining(parts, mlm_weight=0.1, mlm_share=0.9)
+        ids: list[torch.Tensor] = []
+        masks: list[torch.Tensor] = []
+        module.model.words.register_forward_hook(lambda _, args, __: ids.append(args[0]))
+        module.model.backbone.register_forward_pre_hook(
+            lambda _, __, values: masks.append(values["attention_mask"]), with_kwargs=True
+        )
+        self.loss(parts, module)
+        hidden = 0
+        for read, mask in zip(ids, masks, strict=True):
+            assert (read[:, 0] == parts.tokenizer.cls_token_id).all()
+            assert (read[mask == 0] == parts.tokenizer.pad_token_id).all()
+            hidden += int((read == parts.tokenizer.mask_token_id).sum())
+        assert hidden > 20  # of 66 tokens
+        assert any((mask == 0).any() for mask in masks)
 
     def test_accumulated_batches_have_the_gradient_of_their_mean(self) -> None:
         weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
