@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench.methods import Progress, QuietProgress
+from bench.methods import Method, Progress, QuietProgress
+from bench.testing import TestContext
 
 
 class Epochs(QuietProgress):
@@ -36,15 +39,25 @@ class Epochs(QuietProgress):
 def assert_resumes(fit: Callable[[str, Progress], torch.nn.Module], *, killed_in: int) -> None:
     """A killed fit goes on with the epoch that it was killed in, to the weights of a whole fit.
 
+    Validation figures rise from epoch to epoch, so that the last weights are those that are kept.
+
     Args:
         fit: fits a method below the named folder, reporting to the progress, and returns its model.
         killed_in: epoch over all stages, from 1.
     """
     undisturbed, resumed = Epochs(), Epochs()
-    whole = fit("whole", undisturbed).state_dict()
-    with pytest.raises(KeyboardInterrupt):
-        fit("killed", Epochs(killed_in))
-    again = fit("killed", resumed).state_dict()
+    validate, figures = TestContext.validate, count()
+
+    def rising(self: TestContext, method: Method) -> Any:
+        validate(self, method)
+        return SimpleNamespace(ndcg={5: float(next(figures))})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TestContext, "validate", rising)
+        whole = fit("whole", undisturbed).state_dict()
+        with pytest.raises(KeyboardInterrupt):
+            fit("killed", Epochs(killed_in))
+        again = fit("killed", resumed).state_dict()
     assert resumed.begun == undisturbed.begun - killed_in + 1
     assert whole.keys() == again.keys()
     assert [name for name in whole if not torch.equal(whole[name], again[name])] == []
