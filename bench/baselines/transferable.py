@@ -20,7 +20,7 @@ from bench.baselines.checkpoints import read_state_dict
 from bench.baselines.contrastive import EqualPositives
 from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.neural import NeuralMethod
-from bench.baselines.pretraining import FirstStage
+from bench.baselines.pretraining import FirstStage, Pretrained
 from bench.baselines.sequence_encoder import (
     EncoderConfig,
     SequenceEncoder,
@@ -194,18 +194,21 @@ class TransferableMethod(StartingMethod, NeuralMethod):
         if self.config.checkpoint:
             tensors = read_state_dict(Path(self.config.checkpoint))
         elif self.config.pretrain == "sources":
-            require_sources(self.name, view.target, view.sources)
-            domains = union_domains(view, include_target=False)
-            sequences, _ = union_sequences(view, include_target=False, include_sources=True)
-            found = self.shared(
-                domains, context, lambda folder: self.pretrain(domains, sequences, context, folder)
-            )
+            found = self._pretrained(view, context)
             tensors = found.tensors
             stages["pre-training"] = dict(found.record["training"])
         stages |= self.start(tensors, view, context)
         if tensors is not None and self.config.freeze:
             self.encoder.freeze()
         return stages
+
+    def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
+        require_sources(self.name, view.target, view.sources)
+        domains = union_domains(view, include_target=False)
+        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+        return self.shared(
+            domains, context, lambda folder: self.pretrain(domains, sequences, context, folder)
+        )
 
     def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
         if self.config.pretrain == "none":

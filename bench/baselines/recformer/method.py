@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.baselines.checkpoints import load_matching, read_state_dict
 from bench.baselines.domains import union_domains, union_sequences
-from bench.baselines.pretraining import FirstStage
+from bench.baselines.pretraining import FirstStage, Pretrained
 from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.encoding import encode_sequences, item_vectors, make_writer
 from bench.baselines.recformer.loop import Batch, train_stage
@@ -115,11 +115,7 @@ class RecFormer(StartingMethod):
         if config.checkpoint:
             weights = from_authors(read_state_dict(Path(config.checkpoint)), config.checkpoint)
         elif config.pretrain == "sources":
-            domains = union_domains(view, include_target=False)
-            sequences, _ = union_sequences(view, include_target=False, include_sources=True)
-            found = self.shared(
-                domains, context, lambda folder: self._pretrain(domains, sequences, context, folder)
-            )
+            found = self._pretrained(view, context)
             weights = found.tensors
             stages["pre-training"] = dict(found.record["training"])
         with isolated_randomness(context.init_seed):
@@ -160,6 +156,13 @@ class RecFormer(StartingMethod):
 
     def planned_content(self, training_hash: str) -> str:
         return training_hash if self.config.attributes == ("title",) else ""
+
+    def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
+        domains = union_domains(view, include_target=False)
+        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+        return self.shared(
+            domains, context, lambda folder: self._pretrain(domains, sequences, context, folder)
+        )
 
     def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
         if self.config.pretrain == "none":

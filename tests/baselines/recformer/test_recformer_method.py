@@ -100,13 +100,13 @@ def test_pretraining_reads_every_item_by_its_own_title(
 
     def watched(self: Pretraining, _: Any, table: TokenTable, rows: Sequences, *__: Any) -> Any:
         caught.append((table, rows))
-        return self.head.bias.sum()
+        return [self.head.bias.sum]
 
-    monkeypatch.setattr(Pretraining, "loss", watched)
+    monkeypatch.setattr(Pretraining, "losses", watched)
     view = unlike_task().train_view(with_sources=True)
     method = RecFormer(RecFormerConfig(**{**QUICK, "encoder": str(folders["bert"])}))
     context = make_context(tmp_path, adapters=RecFormer.adapter_store(tmp_path / "store"))
-    method._pretrained(view, context, "encoder")
+    method._pretrained(view, context)
     tokenizer = Parts(folders["bert"]).tokenizer
     expected = [
         tokenizer.convert_tokens_to_ids(tokenizer.tokenize(f"title {title}"))

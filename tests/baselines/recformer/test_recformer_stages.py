@@ -183,7 +183,7 @@ class TestStages:
         module.model.backbone.register_forward_pre_hook(
             lambda _, __, values: masks.append(values["attention_mask"]), with_kwargs=True
         )
-        self.loss(parts, module)
+        total(self.losses(parts, module))
         hidden = 0
         for read, mask in zip(ids, masks, strict=True):
             assert (read[:, 0] == parts.tokenizer.cls_token_id).all()
