@@ -19,7 +19,7 @@ from bench.errors import ConfigError
 __all__ = ["encode_sequences", "item_vectors", "like_lengths", "make_writer"]
 
 # Tokens of one forward pass; on a CPU more are no faster, and what a training pass keeps for its
-# gradients grows with them: 0.3 MB per token of a small encoder.
+# gradients grows with them: about 0.4 MB per token of a small encoder.
 _TOKENS = 2048
 _TOKENS_ELSEWHERE = 65_536
 
