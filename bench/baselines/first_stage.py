@@ -14,9 +14,9 @@ from bench.baselines.pretraining import FirstStage, Pretrained, PretrainedStore,
 from bench.baselines.text import Encoder, encoder_here, resolve_encoder
 from bench.baselines.training import TrainingReport
 from bench.errors import MethodError
-from bench.methods import Context, DomainView, Job, Method, PlanSpec
+from bench.methods import Context, DomainView, Job, Method, PlanSpec, source_sha256
 
-__all__ = ["FirstStageMethod"]
+__all__ = ["FirstStageMethod", "require_sequences"]
 
 
 class FirstStageMethod(Method):
@@ -42,19 +42,11 @@ class FirstStageMethod(Method):
 
     @abstractmethod
     def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
-        """What the first stage depends on, but for domains, seed and number format; None without one.
+        """What the first stage depends on, but for what the run says; None without one.
 
         Args:
             encoder: of :meth:`encoder_name`; None where it is not on this machine, too.
         """
-
-    def domain_content(self, domain: DomainView) -> str:
-        """Hash of what the first stage reads of a domain."""
-        return domain.training_hash
-
-    def planned_content(self, training_hash: str) -> str:
-        """The same, as far as a plan knows it; "" = not known."""
-        return training_hash
 
     def plan(self, spec: PlanSpec) -> list[Job]:
         names = (*spec.sources, *((spec.target,) if self.reads_target else ()))
@@ -63,12 +55,7 @@ class FirstStageMethod(Method):
         jobs = super().plan(spec)
         if stage is None:
             return jobs
-        stage = replace(
-            stage,
-            domains={n: self.planned_content(spec.training_hashes.get(n, "")) for n in names},
-            seed=getattr(spec, self.stage_seed),
-            dtype=spec.dtype,
-        )
+        stage = self._of_run(stage, spec, {n: spec.training_hashes.get(n, "") for n in names})
         return [Job("adapter", stage.label, stage.identity, known=stage.known), *jobs]
 
     def shared(
@@ -77,7 +64,13 @@ class FirstStageMethod(Method):
         context: Context,
         make: Callable[[Path], tuple[Mapping[str, Tensor], TrainingReport]],
     ) -> Pretrained:
-        """The first stage on ``domains``, from the store or trained by ``make``."""
+        """The first stage on ``domains``, from the store or trained by ``make``.
+
+        Raises:
+            MethodError: the domains hold fewer than two sequences to learn from.
+        """
+        # One alone has nothing to be contrasted with.
+        require_sequences(self.name, domains, least=2)
         name = self.encoder_name(self.config)
         encoder = resolve_encoder(name, progress=context.progress.status) if name else None
         stage = self.first_stage(encoder)
@@ -85,11 +78,34 @@ class FirstStageMethod(Method):
             raise MethodError(
                 f"{self.name} was asked for a first stage, which its settings leave out."
             )
-        stage = replace(
-            stage,
-            domains={domain.name: self.domain_content(domain) for domain in domains},
-            seed=getattr(context, self.stage_seed),
-            dtype=context.dtype,
-        )
+        stage = self._of_run(stage, context, {d.name: d.training_hash for d in domains})
         with context.progress.stage(stage.label):
             return pretrained_store(context, self.name).get(stage, make)
+
+    def _of_run(
+        self, stage: FirstStage, run: PlanSpec | Context, domains: Mapping[str, str]
+    ) -> FirstStage:
+        return replace(
+            stage,
+            domains=domains,
+            seed=getattr(run, self.stage_seed),
+            dtype=run.dtype,
+            # A plugin may derive from a built-in method, and even keep its name.
+            plugin=source_sha256(type(self)),
+        )
+
+
+def require_sequences(name: str, domains: Sequence[DomainView], *, least: int = 1) -> None:
+    """Check, before anything is trained, that there is something to train on.
+
+    Raises:
+        MethodError: the domains together hold fewer than ``least`` training sequences of two items
+            or more.
+    """
+    found = sum(int((domain.sequences.lengths >= 2).sum()) for domain in domains)
+    if found < least:
+        where = ", ".join(domain.name for domain in domains)
+        raise MethodError(
+            f"{name} needs at least {least} training sequences of two items or more; {where} has "
+            f"{found}. Look at it with `bench data stats`; the last two events of a user are held out."
+        )

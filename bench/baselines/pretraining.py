@@ -55,6 +55,7 @@ class FirstStage:
         domains: hash of what is read of every domain, by name; "" = not known yet.
         seed: of the stage.
         dtype: number format.
+        plugin: SHA-256 of the method's source where it is no part of this package.
     """
 
     method: str
@@ -65,11 +66,12 @@ class FirstStage:
     domains: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     dtype: str = "float32"
+    plugin: str | None = None
 
     @property
     def key(self) -> dict[str, Any]:
         """The same as JSON."""
-        return {
+        key = {
             "owner": self.method,
             "version": self.version,
             "trainer": TRAINER_VERSION,
@@ -79,6 +81,7 @@ class FirstStage:
             "seed": self.seed,
             "dtype": self.dtype,
         }
+        return key if self.plugin is None else {**key, "plugin": self.plugin}
 
     @property
     def identity(self) -> str:

@@ -19,6 +19,7 @@ from bench.baselines.batches import Batch, Rows, epoch_rows, make_batch, plan_ba
 from bench.baselines.checkpoints import read_state_dict
 from bench.baselines.contrastive import EqualPositives
 from bench.baselines.domains import union_domains, union_sequences
+from bench.baselines.first_stage import require_sequences
 from bench.baselines.neural import NeuralMethod
 from bench.baselines.pretraining import FirstStage, Pretrained
 from bench.baselines.sequence_encoder import (
@@ -189,6 +190,7 @@ class TransferableMethod(StartingMethod, NeuralMethod):
         model.content = torch.from_numpy(np.ascontiguousarray(content)).to(device)
 
     def prepare(self, view: TrainView, context: Context) -> Mapping[str, dict[str, Any]]:
+        require_sequences(self.name, [view.target])
         tensors: Mapping[str, Tensor] | None = None
         stages: dict[str, dict[str, Any]] = {}
         if self.config.checkpoint:

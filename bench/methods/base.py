@@ -53,6 +53,8 @@ class Capabilities:
         needs_sources: ``fit`` uses source domains.
         single_source: it takes exactly one of them, so that several sources make one run each.
         needs_text: uses item titles.
+        item_columns: further columns of the items that it reads, such as ``brand``. Views hold no
+            others, and their content is part of a run's identity.
         trainable: has random training, so that several seeds make sense.
         may_leave_unranked: may return NaN scores or slots (a generator of lists).
         transductive: receives the unlabelled test requests in ``fit``; its rows are marked.
@@ -64,6 +66,7 @@ class Capabilities:
     needs_sources: bool = False
     single_source: bool = False
     needs_text: bool = False
+    item_columns: tuple[str, ...] = ()
     trainable: bool = False
     may_leave_unranked: bool = False
     transductive: bool = False

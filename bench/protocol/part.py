@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.domain import Domain, Sequences
-from bench.errors import ProtocolError
+from bench.data.strings import StringColumn
+from bench.errors import ConfigError, ProtocolError
 from bench.io import hash_arrays, hash_json
 from bench.protocol.candidate_sets import CandidateSets, DrawnSets, FixedSets, FullSets
 from bench.protocol.candidates import NESTED_SIZES, Population, eligible_groups, population
@@ -90,6 +93,32 @@ class DomainPart:
                 ),
             }
         )
+
+    def content_hash(self, item_columns: Sequence[str] = ()) -> str:
+        """SHA-256 of what training sees: :attr:`training_hash`, with further columns of the items.
+
+        Raises:
+            ConfigError: the items have no such column.
+        """
+        if not item_columns:
+            return self.training_hash
+        columns = self._item_columns(item_columns)
+        hashes = {
+            name: hash_arrays({"offsets": column.offsets, "data": column.data})
+            for name, column in columns.items()
+        }
+        return hash_json({"training": self.training_hash, "item_columns": hashes})
+
+    def _item_columns(self, names: Sequence[str]) -> dict[str, StringColumn]:
+        known = self.domain.items.extra
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"{self.domain.name}: its items have no column {name!r}, which the method was set to "
+                    f"read; they have {', '.join(['title', *known])}. Choose among these, or prepare the "
+                    "domain from a file with that column."
+                )
+        return {name: known[name] for name in names}
 
     @cached_property
     def ids_hash(self) -> str:
@@ -212,11 +241,17 @@ class DomainPart:
         history = prefixes(self.domain.sequences, users, drop)
         return Requests(self.domain.name, users, history, candidates)
 
-    def view(self) -> DomainView:
+    def view(self, item_columns: Sequence[str] = ()) -> DomainView:
         """What training sees of this domain; shares no memory with the domain's events.
+
+        Args:
+            item_columns: columns of the items that are shown beside their titles.
 
         The validation requests leave out users whose guarded history is empty and users whose
         validation event is a test event of another domain.
+
+        Raises:
+            ConfigError: the items have no such column.
         """
         users = self.split.users
         keep = self.split.is_train & ~self._guarded.drop
@@ -227,11 +262,11 @@ class DomainPart:
         )
         return DomainView(
             name=self.domain.name,
-            items=self.domain.items,
+            items=replace(self.domain.items, extra=self._item_columns(item_columns)),
             users=np.arange(self.domain.n_users, dtype=np.int32),
             sequences=Sequences(self.training.offsets.copy(), self.training.items.copy()),
             validation=validation,
-            training_hash=self.training_hash,
+            training_hash=self.content_hash(item_columns),
         )
 
     def _require_distinct_events(self) -> None:

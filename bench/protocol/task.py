@@ -89,7 +89,6 @@ class Task:
         candidates_hash: identity of the test candidates.
         validation_hash: identity of the validation candidates.
         source_hashes: SHA-256 of every source's guarded training data, in the order given.
-        training_hashes: the same of the target and every source.
         n_users: evaluated users.
         n_short_users: users with fewer than 3 events; trained on, not evaluated.
         n_items: items of the target.
@@ -113,7 +112,6 @@ class Task:
         self.n_short_users = part.split.n_short
         self.n_items = part.domain.n_items
         self.source_hashes = {source.domain.name: source.training_hash for source in self._sources}
-        self.training_hashes = {self.target: part.training_hash, **self.source_hashes}
         self._test_sets = part.candidate_sets("test")
         self._hashes: dict[tuple[int | None, bool], str] = {}
         self.candidates_hash = self._candidates_hash(None, full=False)
@@ -130,18 +128,38 @@ class Task:
             }
         )
 
-    def train_view(self, *, with_sources: bool, transductive: bool = False) -> TrainView:
+    def training_hashes(self, item_columns: Sequence[str] = ()) -> dict[str, str]:
+        """SHA-256 of what training sees of the target and of every source, by name.
+
+        Args:
+            item_columns: columns of the items that are read beside their titles.
+
+        Raises:
+            ConfigError: a domain has no such column.
+        """
+        return {
+            part.domain.name: part.content_hash(item_columns)
+            for part in (self._part, *self._sources)
+        }
+
+    def train_view(
+        self, *, with_sources: bool, transductive: bool = False, item_columns: Sequence[str] = ()
+    ) -> TrainView:
         """What ``Method.fit`` receives; nothing in it leads back to the task or to held-out events.
 
         Args:
             with_sources: whether the method uses source domains.
             transductive: whether it declared that it adapts to the unlabelled test requests.
+            item_columns: columns of the items that it declared to read beside their titles.
+
+        Raises:
+            ConfigError: a domain has no such column.
         """
         part = self._part
         every = np.arange(self.n_users)
         return TrainView(
-            target=part.view(),
-            sources=tuple(source.view() for source in self._sources) if with_sources else (),
+            target=part.view(item_columns),
+            sources=tuple(s.view(item_columns) for s in self._sources) if with_sources else (),
             test_requests=part.unlabelled(self._test_sets, every) if transductive else None,
             meta={"guard": self.guard, "train_on": self.options.train_on},
         )

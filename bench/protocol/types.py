@@ -99,11 +99,12 @@ class DomainView:
 
     Attributes:
         name: domain name.
-        items: the vocabulary (all items of the domain, also those never trained on).
+        items: the vocabulary (all items of the domain, also those never trained on), with the
+            columns that the method declared.
         users: int32, shape ``(n,)``, canonical user index of each training sequence.
         sequences: guarded training sequences, one row per user; rows may be empty.
         validation: unlabelled validation requests, histories guarded like the training sequences.
-        training_hash: SHA-256 of ids, titles and guarded training sequences. It does not depend on
+        training_hash: SHA-256 of the items and the guarded training sequences. It does not depend on
             which domain is the target, so that what is trained on it can be shared.
     """
 

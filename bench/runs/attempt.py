@@ -163,6 +163,7 @@ class Attempt:
         view = self._prepared.loaded.task.train_view(
             with_sources=resolved.capabilities.needs_sources,
             transductive=resolved.capabilities.transductive,
+            item_columns=resolved.capabilities.item_columns,
         )
         with (
             context.progress.stage(f"fit {resolved.spec.label}"),

@@ -99,13 +99,14 @@ def plan_spec(prepared: PreparedRun) -> PlanSpec:
     own = task.n_items if options.negatives == "full" else options.n_negatives + 1
     n_candidates = [own, *(task.n_items if one.kind == "full" else own for one in sets)]
     view = task.train_view(with_sources=True)
+    hashes = task.training_hashes(prepared.resolved.capabilities.item_columns)
     return PlanSpec(
         target=spec.target,
         sources=sources,
         profile=spec.profile,
         seed=spec.seed,
         init_seed=spec.init_seed,
-        training_hashes={name: task.training_hashes[name] for name in (spec.target, *sources)},
+        training_hashes={name: hashes[name] for name in (spec.target, *sources)},
         sizes={part.name: domain_size(part) for part in (view.target, *view.sources)},
         n_users=len(prepared.users) * len(n_candidates),
         n_candidates=round(sum(n_candidates) / len(n_candidates)),

@@ -90,7 +90,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
             method_cls.require(config)
         content = dict(method_cls.content_hashes(config))
     update: dict[str, Any] = {
-        "sources": _sources(spec, capabilities),
+        "sources": _sources(spec, method_cls, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,
         "overrides": _effective(method_cls, config, spec),
     }
@@ -135,7 +135,9 @@ def _require_known(name: str, spec: RunSpec) -> None:
         raise unknown_name("domain", name, known)
 
 
-def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
+def _sources(
+    spec: RunSpec, method_cls: type[Method], capabilities: Capabilities
+) -> tuple[str, ...]:
     """The sources of the run; what was given is checked, whether the method uses it or not."""
     for name in spec.sources or ():
         _require_known(name, spec)
@@ -149,11 +151,13 @@ def _sources(spec: RunSpec, capabilities: Capabilities) -> tuple[str, ...]:
         return ()
     sources = study_sources(spec.target, spec.data_root) if spec.sources is None else spec.sources
     if not sources:
+        alone = " ".join(f"--set {key}={value}" for key, value in method_cls.alone.items())
+        without = f"{spec.method} with {alone}" if alone else "target-only or sasrec"
         raise ConfigError(
             f"{spec.method} learns from source domains, and {spec.target} has none: it was given "
             f"{'none' if spec.sources is not None else 'no --sources and is in no study group'}. "
-            f"Name some, for example --sources {_example(spec)}; a method without sources, such as "
-            "target-only or sasrec, learns from the target alone."
+            f"Name some, for example --sources {_example(spec)}. Without any, {without} learns "
+            "from the target alone."
         )
     return tuple(sources)
 

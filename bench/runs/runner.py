@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from bench.errors import BenchError, MethodError, ResultError
-from bench.io import lock, require_free_space
+from bench.io import hash_json, lock, require_free_space
 from bench.methods import Progress
 from bench.runs.attempt import Attempt
 from bench.runs.manifest import PreparedRun
@@ -69,6 +69,10 @@ def prepare(
         task = loaded.task
         users = task.subset(resolved.spec.limit_users)
         users_hash = task.users_hash(users)
+    columns = resolved.capabilities.item_columns
+    if columns:
+        content = {"item_columns": hash_json(task.training_hashes(columns))}
+        resolved = replace(resolved, content={**resolved.content, **content})
     identity = run_id(
         task_hash=task.task_hash,
         users_hash=users_hash,

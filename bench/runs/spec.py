@@ -111,7 +111,7 @@ def run_id(
         seed: training seed (0 for methods without random training).
         init_seed: seed of adapter initialisation.
         dtype: number format.
-        content: SHA-256 of what the configuration names by a path, by setting.
+        content: SHA-256 of what the configuration names: files by setting, further item columns.
     """
     identity: dict[str, Any] = {
         "identity": 1,

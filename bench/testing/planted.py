@@ -32,6 +32,8 @@ def make_domain(
 ) -> Domain:
     """Make a domain of plain lists of item numbers; raw ids are ``item0007``, ``user0003``.
 
+    Items have a brand and a category too, for methods that read such columns.
+
     Args:
         name: name of the domain.
         sequences: item numbers of each user, oldest first, all below ``n_items``.
@@ -45,13 +47,18 @@ def make_domain(
     np.cumsum([len(row) for row in sequences], out=offsets[1:])
     flat = [item for row in sequences for item in row]
     ids = [f"{item_prefix}{i:04d}" for i in range(n_items)]
+    per_topic = max(1, -(-n_items // len(_TOPICS)))
+    topics = [_TOPICS[i // per_topic].title() for i in range(n_items)]
     if titles is None:
-        per_topic = max(1, -(-n_items // len(_TOPICS)))
-        titles = [f"{_TOPICS[i // per_topic].title()} set number {i}" for i in range(n_items)]
+        titles = [f"{topic} set number {i}" for i, topic in enumerate(topics)]
+    extra = {
+        "brand": StringColumn.from_list([f"Maker {i % 3}" for i in range(n_items)]),
+        "category": StringColumn.from_list(topics),
+    }
     ages = [age for row in sequences for age in range(len(row))]
     return Domain(
         name=name,
-        items=Items(StringColumn.from_list(ids), StringColumn.from_list(list(titles))),
+        items=Items(StringColumn.from_list(ids), StringColumn.from_list(list(titles)), extra=extra),
         user_ids=StringColumn.from_list([f"{user_prefix}{u:05d}" for u in range(len(sequences))]),
         sequences=Sequences(offsets, np.array(flat, dtype=np.int32)),
         timestamps=np.array(ages, dtype=np.float64),

@@ -175,7 +175,11 @@ class Session:
 
     def _fit(self, key: str, task: Task, seed: int, shift_globals: bool) -> Fitted:
         needs = self.capabilities
-        view = task.train_view(with_sources=needs.needs_sources, transductive=needs.transductive)
+        view = task.train_view(
+            with_sources=needs.needs_sources,
+            transductive=needs.transductive,
+            item_columns=needs.item_columns,
+        )
         context = make_context(
             self.folder / key,
             task,

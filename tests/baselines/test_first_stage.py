@@ -16,9 +16,17 @@ from bench.baselines.pretraining import PretrainedStore
 from bench.baselines.recformer.method import RecFormer
 from bench.baselines.unisrec.method import UniSRec
 from bench.baselines.vq_rec.method import VQRec
+from bench.errors import MethodError
 from bench.methods import AdapterUse, Job, Method, PlanSpec
-from bench.protocol import Task
-from bench.testing import make_context, planted_task
+from bench.methods.registry import resolve
+from bench.protocol import Task, build_task
+from bench.testing import (
+    make_context,
+    make_domain,
+    planted_domain,
+    planted_sources,
+    planted_task,
+)
 
 SMALL_ENCODER = {"hidden_size": 16, "inner_size": 16, "epochs": 1, "pretrain_epochs": 1}
 TEXTS = {"max_history": 5, "batch_size": 16, "steps": 1}
@@ -135,8 +143,55 @@ def test_what_a_plan_cannot_know_it_says(name: str, encoder: str, task: Task) ->
         assert not planned(made(name, "some/encoder"), task).known
 
 
-def test_brands_and_categories_are_unknown_to_a_plan(encoder: str, task: Task) -> None:
-    assert not planned(made("recformer", encoder, attributes=("title", "brand")), task).known
+def test_a_plugin_shares_no_stage_with_the_method_that_it_changes(
+    encoder: str, task: Task, tmp_path: Path
+) -> None:
+    keys = [planned(made("unisrec", encoder), task).key]
+    for weight in (0, 2):
+        file = tmp_path / "mine.py"
+        file.write_text(
+            "from bench.baselines.unisrec.method import UniSRec\n"
+            "class Mine(UniSRec):\n    name = 'mine'\n"
+            f"    def _contrast(self, *args):\n        return {weight} * super()._contrast(*args)\n"
+        )
+        cls = resolve(f"{file}:Mine")
+        method = cls(made("unisrec", encoder).config)
+        store = PretrainedStore(tmp_path / "store")
+        context = make_context(tmp_path / f"s{weight}", task, adapters=store, seed=3, init_seed=5)
+        method.fit(task.train_view(with_sources=True), context)
+        keys.append(planned(method, task).key)
+        assert store.has(keys[-1])
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("name", ["mcrpl", "unisrec", "vq-rec"])
+def test_a_target_without_sequences_is_refused_before_the_stage(
+    name: str, encoder: str, tmp_path: Path
+) -> None:
+    # Of three events, two are held out.
+    short = make_domain(
+        "short", [[u % 40, (u + 1) % 40, (u + 2) % 40] for u in range(9)], n_items=40
+    )
+    task = build_task(short, sources=planted_sources(1, n_users=20))
+    store = PretrainedStore(tmp_path / "store")
+    context = make_context(tmp_path / "s", task, adapters=store)
+    with pytest.raises(MethodError, match="sequences of two items or more; short has 0"):
+        made(name, encoder).fit(task.train_view(with_sources=True), context)
+    assert not store.root.exists()
+
+
+@pytest.mark.parametrize("name", ["unisrec", "vq-rec", "recformer"])
+def test_one_sequence_is_nothing_to_contrast(name: str, encoder: str, tmp_path: Path) -> None:
+    rows = [[u, u + 1, u + 2] for u in range(3)] + [[3, 4, 5, 6]]
+    source = make_domain("one", rows, n_items=40)
+    task = build_task(planted_domain(n_users=20), sources=[source])
+    store = PretrainedStore(tmp_path / "store")
+    with pytest.raises(MethodError, match=r"at least 2 training sequences.*one has 1"):
+        made(name, encoder).fit(
+            task.train_view(with_sources=True),
+            make_context(tmp_path / "s", task, adapters=store),
+        )
+    assert not store.root.exists()
 
 
 @pytest.mark.parametrize("name", ["unisrec", "vq-rec", "recformer"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 from protocol_domains import random_domain
 
+from bench.data.strings import StringColumn
+from bench.errors import ConfigError
 from bench.protocol import ProtocolOptions, build_task
 
 NAMES = ("alpha", "beta", "gamma")
@@ -34,7 +37,7 @@ def hashes(domains, target: str, *sources: str, **values: object) -> dict[str, s
     )
     view = task.train_view(with_sources=True)
     seen = {part.name: part.training_hash for part in (view.target, *view.sources)}
-    assert seen == dict(task.training_hashes), "the plan and the fit see the same hashes"
+    assert seen == task.training_hashes(), "the plan and the fit see the same hashes"
     assert list(seen) == [target, *sources]
     return seen
 
@@ -63,3 +66,47 @@ def test_other_training_rows_have_another_hash(domains, change):
 )
 def test_what_only_ranks_keeps_the_hash(domains, change):
     assert hashes(domains, "alpha", "beta", **change) == hashes(domains, "alpha", "beta")
+
+
+def branded(domain, brand: str):
+    """The same domain, with one brand and one category for all its items."""
+    columns = {"brand": brand, "category": "c"}
+    extra = {k: StringColumn.from_list([v] * domain.n_items) for k, v in columns.items()}
+    return replace(domain, items=replace(domain.items, extra=extra))
+
+
+def test_further_columns_are_seen_and_hashed_only_where_they_are_declared(domains):
+    alpha, beta = domains["alpha"], domains["beta"]
+    tasks = {
+        (target, source): build_task(
+            branded(alpha, target), sources=[branded(beta, source)], options=options()
+        )
+        for target, source in (("x", "x"), ("y", "x"), ("x", "y"))
+    }
+    views = {k: task.train_view(with_sources=True) for k, task in tasks.items()}
+    assert {tuple(v.target.items.extra) for v in views.values()} == {()}
+    assert len({v.target.training_hash for v in views.values()}) == 1
+
+    views = {
+        k: task.train_view(with_sources=True, item_columns=["brand"]) for k, task in tasks.items()
+    }
+    for (target, source), view in views.items():
+        assert {k: set(v) for k, v in view.target.items.extra.items()} == {"brand": {target}}
+        assert {k: set(v) for k, v in view.sources[0].items.extra.items()} == {"brand": {source}}
+        assert tasks[target, source].training_hashes(["brand"]) == {
+            part.name: part.training_hash for part in (view.target, *view.sources)
+        }
+    assert len({v.target.training_hash for v in views.values()}) == 2
+    assert len({v.sources[0].training_hash for v in views.values()}) == 2
+    # Another column with the same content is not the same text.
+    same = build_task(branded(alpha, "c"), options=options())
+    assert same.training_hashes(["brand"]) != same.training_hashes(["category"])
+
+
+def test_a_column_that_a_domain_lacks_is_named_with_those_it_has(domains):
+    task = build_task(branded(domains["alpha"], "x"), sources=[domains["beta"]], options=options())
+    expected = "beta: its items have no column 'brand'.*they have title\\."
+    with pytest.raises(ConfigError, match=expected):
+        task.training_hashes(["brand"])
+    with pytest.raises(ConfigError, match=expected):
+        task.train_view(with_sources=True, item_columns=["brand"])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
+
+from bench.errors import ConfigError
 from bench.report.leaderboard import build_table
 from bench.runs.matrix import expand
 from bench.runs.runner import execute, prepare
@@ -28,6 +33,33 @@ def test_defaults_typed_out_are_the_same_run(make_spec, data_root):
     plain = expand(["item-knn"], ["alpha"], **common)
     typed = expand(["item-knn"], ["alpha"], overrides={"shrinkage": 5.0}, **common)
     assert plain == typed
+
+
+def test_other_brands_are_another_run_of_a_method_that_reads_them(make_spec, data_root, tmp_path):
+    ids = {"title": set(), "brand": set()}
+    for brand in ("Acme", "Zenith"):
+        root = tmp_path / brand
+        shutil.copytree(data_root / "alpha", root / "alpha")
+        file = root / "alpha" / "alpha.item"
+        head, *rows = file.read_text().splitlines()
+        rows = [f"{row}\t{brand}" for row in rows]
+        file.write_text("\n".join([f"{head}\tbrand:token", *rows]) + "\n")
+        for column, seen in ids.items():
+            overrides = {"pretrain": "none", "attributes": ["title", column][-1:]}
+            spec = make_spec("recformer", overrides=overrides, data_root=root)
+            seen.add(prepare(spec, planning=True).run_id)
+    assert {column: len(seen) for column, seen in ids.items()} == {"title": 1, "brand": 2}
+
+
+def test_a_column_that_a_domain_lacks_is_found_before_anything_is_trained(make_spec):
+    overrides = {"attributes": ["title", "brand"]}
+    with pytest.raises(ConfigError, match="alpha: its items have no column 'brand'"):
+        prepare(make_spec("recformer", overrides=overrides, sources=("beta",)), planning=True)
+
+
+def test_a_method_that_can_do_without_sources_says_how(make_spec):
+    with pytest.raises(ConfigError, match="Without any, unisrec with --set pretrain=none learns"):
+        prepare(make_spec("unisrec"), planning=True)
 
 
 def test_other_weights_under_the_same_path_are_another_run(make_spec, tmp_path):

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from bench.baselines.batches import Rows, epoch_rows, make_batch, plan_batches
 from bench.baselines.domains import UnionVocabulary, union_domains, union_sequences
-from bench.baselines.first_stage import FirstStageMethod
+from bench.baselines.first_stage import FirstStageMethod, require_sequences
 from bench.baselines.losses import full_softmax_loss
 from bench.baselines.mcrpl.network import DiffKind, MCRPLNetwork, Mixing, diff_loss
 from bench.baselines.neural import NeuralMethod
@@ -159,6 +159,7 @@ class MCRPL(FirstStageMethod, NeuralMethod):
 
     def prepare(self, view: TrainView, context: Context) -> Mapping[str, dict[str, Any]]:
         """Stage 1, from the cache or trained now; the model holds its weights afterwards."""
+        require_sequences(self.name, [view.target])
         found = self.shared(
             union_domains(view), context, lambda folder: self._pretrain(view, context, folder)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
 from bench.errors import ConfigError, MethodError
-from bench.io import hash_json, read_json, write_json
+from bench.io import read_json, write_json
 from bench.methods import (
+    Capabilities,
     Context,
     Family,
     Requests,
@@ -88,6 +89,11 @@ class RecFormer(StartingMethod):
         self._histories: HistoryVectors | None = None
 
     @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        further = tuple(name for name in config.attributes if name != "title")
+        return replace(super().capabilities(config), item_columns=further)
+
+    @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         # The encoder runs about three times as fast in bfloat16, on CPUs that have it too.
         return RunDefaults(dtype="bfloat16")
@@ -118,7 +124,8 @@ class RecFormer(StartingMethod):
             found = self._pretrained(view, context)
             weights = found.tensors
             stages["pre-training"] = dict(found.record["training"])
-        with isolated_randomness(context.init_seed):
+        # What is new in the model is part of the training where nothing replaces it.
+        with isolated_randomness(context.seed):
             self.model = model = self._wrap(backbone, target.n_items)
         if weights is not None:
             origin = config.checkpoint or "of pre-training"
@@ -147,15 +154,6 @@ class RecFormer(StartingMethod):
             attributes=self.config.attributes,
             attribute_tokens=self.config.attribute_tokens,
         )
-
-    def domain_content(self, domain: DomainView) -> str:
-        # Training hashes hold titles; what else is written is added here.
-        further = [name for name in self.config.attributes if name in domain.items.extra]
-        texts = [list(domain.items.extra[name]) for name in further]
-        return hash_json([domain.training_hash, texts]) if texts else domain.training_hash
-
-    def planned_content(self, training_hash: str) -> str:
-        return training_hash if self.config.attributes == ("title",) else ""
 
     def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
         domains = union_domains(view, include_target=False)

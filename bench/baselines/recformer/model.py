@@ -66,6 +66,12 @@ class Recformer(nn.Module):
                 "token types). Choose a Longformer or a model of BERT's kind as the encoder."
             )
         hidden = int(backbone.config.hidden_size)
+        if types.embedding_dim != hidden:
+            raise ConfigError(
+                f"{type(backbone).__name__} reads word vectors of {types.embedding_dim} dimensions into "
+                f"states of {hidden}; the two must be equal here. Choose a Longformer or a model of "
+                "BERT's kind as the encoder."
+            )
         self.pooling = pooling
         self.is_longformer = backbone.config.model_type == "longformer"
         self.multiple = attention_window if self.is_longformer else 1

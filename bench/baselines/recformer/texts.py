@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bench.baselines.text.title_tokens import TokenTable, join_tables, lay_out, tokenise
 from bench.data.domain import Items, Sequences
-from bench.errors import ConfigError
 
 __all__ = ["FIRST", "NAME", "PADDING", "VALUE", "SequenceWriter", "TextBatch", "item_table"]
 
@@ -99,18 +98,9 @@ def item_table(
 
     Returns:
         one text per item; ``kinds`` holds :data:`NAME` and :data:`VALUE`.
-
-    Raises:
-        ConfigError: the domain has no such field.
     """
     parts = []
     for attribute in attributes:
-        if attribute != "title" and attribute not in items.extra:
-            known = ", ".join(["title", *items.extra])
-            raise ConfigError(
-                f"attributes={list(attributes)}: the items have no {attribute!r}, only {known}. "
-                "Choose among these with --set attributes=..."
-            )
         values = items.titles if attribute == "title" else items.extra[attribute]
         name = tokenise([attribute], tokenizer, kind=NAME)
         n = len(items)

@@ -13,7 +13,6 @@ from tiny_catalogue import TITLES, sequences
 
 from bench.baselines.recformer.masking import IGNORED, mask_words
 from bench.baselines.recformer.texts import FIRST, NAME, PADDING, VALUE, item_table
-from bench.errors import ConfigError
 
 
 class TestTexts:
@@ -39,11 +38,6 @@ class TestTexts:
             kinds = [NAME] * n_name + [VALUE] * (len(first) - n_name)
             kinds += [NAME] * m_name + [VALUE] * (len(second) - m_name)
             assert table.kinds[part].tolist() == kinds
-
-    def test_a_field_that_the_domain_lacks_is_named(self, folders: dict[str, Path]) -> None:
-        tokenizer = Parts(folders["bert"]).tokenizer
-        with pytest.raises(ConfigError, match="no 'brand', only title"):
-            item_table(items(), tokenizer, attributes=["brand"], attribute_tokens=8)
 
     def test_a_sequence_begins_with_the_first_token_and_the_newest_item(self, parts: Parts) -> None:
         batch = parts.writer.write(parts.table, sequences([3, 0], [], [1]))
