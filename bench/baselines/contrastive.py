@@ -35,7 +35,6 @@ def info_nce(
     same: Tensor | None = None,
     handling: EqualPositives = "exclude",
     further: Tensor | None = None,
-    cosine: bool = True,
 ) -> Tensor:
     """Mean of ``-log(exp(s_ii) / sum_j exp(s_ij))`` with ``s_ij = cos(queries_i, keys_j) / temperature``.
 
@@ -50,7 +49,6 @@ def info_nce(
         same: bool, shape ``(b, b)``, the pairs of :func:`equal_positives`, or None for no such pair.
         handling: what becomes of those pairs.
         further: float, shape ``(b, m, d)``: m more negatives of each row alone, or None.
-        cosine: whether the vectors are normalised first; otherwise plain dot products.
 
     Returns:
         Scalar tensor, nats, computed in float32 or wider; ``log(b)`` when all vectors are equal, no
@@ -58,18 +56,18 @@ def info_nce(
     """
     # In bfloat16 two logits near 1 / 0.07 would differ by steps of 0.06.
     with torch.autocast(queries.device.type, enabled=False):
-        queries, keys = _wide(queries, cosine), _wide(keys, cosine)
+        queries, keys = _direction(queries), _direction(keys)
         logits = queries @ keys.T / temperature
         positive = logits.diagonal()
         if same is not None:
             logits = logits.masked_fill(same, 0.0 if handling == "as-published" else -torch.inf)
         if further is not None:
-            extra = torch.einsum("bd,bmd->bm", queries, _wide(further, cosine)) / temperature
+            extra = torch.einsum("bd,bmd->bm", queries, _direction(further)) / temperature
             logits = torch.cat((logits, extra), dim=1)
         return (torch.logsumexp(logits, dim=1) - positive).mean()
 
 
-def _wide(vectors: Tensor, cosine: bool) -> Tensor:
+def _direction(vectors: Tensor) -> Tensor:
     if vectors.dtype in (torch.bfloat16, torch.float16):
         vectors = vectors.float()
-    return functional.normalize(vectors, dim=-1) if cosine else vectors
+    return functional.normalize(vectors, dim=-1)

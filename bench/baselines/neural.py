@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.baselines.batches import pad_histories
+from bench.baselines.scoring import score_in_chunks
 from bench.baselines.training import (
     LoopConfig,
     TrainingReport,
-    autocast,
     isolated_randomness,
     train,
 )
@@ -27,8 +27,6 @@ from bench.methods import Capabilities, Context, Method, Requests, Scores, Train
 
 __all__ = ["NeuralMethod"]
 
-# Scores of all items are held for so many (user, item) pairs at once: 32 MB in fp32.
-_SCORE_CELLS = 2**23
 _SCORE_ROWS = 512
 
 
@@ -117,34 +115,28 @@ class NeuralMethod(Method):
     def score(self, requests: Requests, context: Context) -> Scores:
         if self.model is None:
             raise MethodError(f"{self.name} was asked for scores before it was fitted or loaded.")
-        if len(requests.candidates) and int(requests.candidates.min()) < 0:
-            raise MethodError(f"{self.name} was given a negative candidate index.")
         device = torch.device(context.device)
         self.model.to(device).eval()
-        values = np.empty(requests.candidates.shape, dtype=np.float32)
-        rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // (self._shape["n_items"] + 1)))
-        # Rows of like length together: trimmed batches then hold little padding.
-        order = np.argsort(requests.history.lengths, kind="stable")
-        with torch.inference_mode(), autocast(context):
-            for start in range(0, len(order), rows_at_once):
-                rows = order[start : start + rows_at_once]
-                values[rows] = self._score_rows(requests, rows, device)
-        return Scores(values)
 
-    def _score_rows(
-        self, requests: Requests, rows: NDArray[np.integer], device: torch.device
-    ) -> NDArray[np.float32]:
-        items, lengths = pad_histories(
-            requests.history, rows, max_length=self.max_input, width=self.width
+        def score_rows(rows: NDArray[np.int64]) -> Tensor:
+            items, lengths = pad_histories(
+                requests.history, rows, max_length=self.max_input, width=self.width
+            )
+            scores = self.score_all(
+                torch.from_numpy(items).to(device),
+                torch.from_numpy(lengths).to(device),
+                torch.from_numpy(requests.users[rows].astype(np.int64) + 1).to(device),
+            )
+            return scores[:, 1:]
+
+        return score_in_chunks(
+            requests,
+            context,
+            score_rows,
+            owner=self.name,
+            n_items=self._shape["n_items"],
+            most_rows=_SCORE_ROWS,
         )
-        scores = self.score_all(
-            torch.from_numpy(items).to(device),
-            torch.from_numpy(lengths).to(device),
-            torch.from_numpy(requests.users[rows].astype(np.int64) + 1).to(device),
-        )
-        columns = torch.from_numpy(requests.candidates[rows].astype(np.int64) + 1).to(device)
-        picked: NDArray[np.float32] = scores.gather(1, columns).float().cpu().numpy()
-        return picked
 
     @property
     def max_input(self) -> int:
@@ -173,5 +165,4 @@ class NeuralMethod(Method):
         self.model.load_state_dict(load_file(folder / "model.safetensors"))
         self.model.eval()
         training = described["training"]
-        if training is not None:
-            self.report = TrainingReport.from_dict(training)
+        self.report = None if training is None else TrainingReport.from_dict(training)

@@ -49,17 +49,18 @@ class EncoderConfig(LoopConfig):
         hidden_dropout_prob: dropout on states.
         attn_dropout_prob: dropout on attention weights.
         temperature: cosines are divided by it in every loss.
-        rows: rows of a fine-tuning epoch (see "One training loop").
+        rows: rows of an epoch of the main training: every prefix of a sequence is one, or every
+            sequence is one with all its positions.
     """
 
-    hidden_size: int = Field(default=300, ge=1)
+    hidden_size: int = Field(default=64, ge=1)
     inner_size: int = Field(default=256, ge=1)
     n_layers: int = Field(default=2, ge=1)
     n_heads: int = Field(default=2, ge=1)
     hidden_dropout_prob: float = Field(default=0.5, ge=0, lt=1)
     attn_dropout_prob: float = Field(default=0.5, ge=0, lt=1)
     temperature: float = Field(default=0.07, gt=0)
-    rows: Literal["prefixes", "all-positions"] = "prefixes"
+    rows: Literal["prefixes", "all-positions"] = "all-positions"
     batch_size: int = Field(default=2048, ge=1)
 
     @model_validator(mode="after")

@@ -1,45 +1,69 @@
 """Where the training of a transferable model starts: weights of its authors, the sources, or nothing.
 
-Settings that these functions read: ``pretrain`` (``sources`` or ``none``) and ``checkpoint``.
+Settings that are read here: ``pretrain`` (``sources`` or ``none``) and ``checkpoint``.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
+from bench.baselines.checkpoints import read_state_dict
+from bench.baselines.domains import union_domains, union_sequences
+from bench.baselines.encoder_method import EncoderMethod
 from bench.baselines.first_stage import FirstStageMethod
-from bench.baselines.text import encoder_content, require_encoder
-from bench.baselines.text.names import substitute_note
+from bench.baselines.pretraining import FirstStage
+from bench.baselines.text import Encoder
+from bench.baselines.training import TrainingReport
 from bench.data.cache import content_sha256
+from bench.data.domain import Sequences
 from bench.errors import ConfigError
-from bench.methods import Capabilities, DomainView
+from bench.methods import Capabilities, Context, DomainView, TrainView
 
-__all__ = ["StartingMethod", "one_start", "require_sources"]
+__all__ = ["StartingMethod", "one_start"]
 
 
-class StartingMethod(FirstStageMethod):
+class StartingMethod(EncoderMethod, FirstStageMethod):
     """A method that starts from its authors' weights, from the sources, or from its text encoder alone.
 
     Attributes:
-        encoder_setting: the setting that names the text encoder.
-        official_encoder: the authors' encoder.
+        tuning_only: settings that pre-training does not read, or that its identity holds in another
+            form.
     """
 
-    encoder_setting: ClassVar[str] = "encoder"
-    official_encoder: ClassVar[str]
+    tuning_only: ClassVar[frozenset[str]]
     alone = {"pretrain": "none"}  # noqa: RUF012  (declared by the base class)
+
+    @abstractmethod
+    def pretrain(
+        self, domains: Sequence[DomainView], sequences: Sequences, context: Context, folder: Path
+    ) -> tuple[Mapping[str, Tensor], TrainingReport]:
+        """The first stage.
+
+        Args:
+            domains: the sources, ascending by name.
+            sequences: their training sequences over their union vocabulary.
+            context: the run's; only device, dtype, ``init_seed`` and reporting may be used.
+            folder: for checkpoints.
+
+        Returns:
+            The weights that tuning starts from, by name, and the report.
+        """
 
     @classmethod
     def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(
-            needs_sources=config.pretrain == "sources", needs_text=True, trainable=True
+        return replace(
+            super().capabilities(config), needs_sources=config.pretrain == "sources", trainable=True
         )
 
     @classmethod
     def require(cls, config: Any) -> None:
-        require_encoder(cls.encoder_name(config))
+        super().require(config)
         if config.checkpoint and not Path(config.checkpoint).is_file():
             raise ConfigError(
                 f"checkpoint {config.checkpoint}: no such file. Give the path of the authors' weights, "
@@ -48,7 +72,7 @@ class StartingMethod(FirstStageMethod):
 
     @classmethod
     def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        found = encoder_content(cls.encoder_setting, cls.encoder_name(config))
+        found = dict(super().content_hashes(config))
         if config.checkpoint and Path(config.checkpoint).is_file():
             found["checkpoint"] = content_sha256(Path(config.checkpoint))
         return found
@@ -56,14 +80,62 @@ class StartingMethod(FirstStageMethod):
     @classmethod
     def row_note(cls, config: Any) -> str:
         start = "source pre-trained" if config.pretrain == "sources" else "no pre-training"
-        parts = ["" if config.checkpoint else start]
-        parts.append(substitute_note(cls.encoder_name(config), cls.official_encoder))
+        parts = ["" if config.checkpoint else start, super().row_note(config)]
         return ", ".join(part for part in parts if part)
 
-    @classmethod
-    def encoder_name(cls, config: Any) -> str:
-        name: str = getattr(config, cls.encoder_setting)
-        return name
+    @property
+    def origin(self) -> str:
+        """Where the first weights come from, for messages."""
+        return str(self.config.checkpoint or "of the first stage")
+
+    def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
+        if self.config.pretrain == "none":
+            return None
+        return FirstStage(
+            self.name,
+            self.version,
+            "pre-trained",
+            self.stage_settings(encoder),
+            encoder="" if encoder is None else encoder.content_hash,
+        )
+
+    def stage_settings(self, encoder: Encoder | None) -> dict[str, Any]:
+        """The settings that the first stage reads, as JSON values."""
+        return dict(self.config.model_dump(mode="json", exclude=set(self.tuning_only)))
+
+    def first_weights(
+        self, view: TrainView, context: Context
+    ) -> tuple[Mapping[str, Tensor] | None, dict[str, dict[str, Any]]]:
+        """The weights that tuning starts from, None for none; and what the training report says.
+
+        Raises:
+            ConfigError: there is no source to pre-train on, or no such checkpoint.
+            DataError: the checkpoint is damaged or none.
+            MethodError: the sources hold too few sequences.
+        """
+        if self.config.checkpoint:
+            return self.authors_weights(self.config.checkpoint), {}
+        if self.config.pretrain == "none":
+            return None, {}
+        if not view.sources:
+            raise ConfigError(
+                f"{self.name} pre-trains on source domains, and {view.target.name} was given none. Name "
+                "some with --sources, or leave pre-training out: --set pretrain=none."
+            )
+        domains = union_domains(view, include_target=False)
+        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
+        found = self.shared(
+            domains, context, lambda folder: self.pretrain(domains, sequences, context, folder)
+        )
+        return found.tensors, {"pre-training": dict(found.record["training"])}
+
+    def authors_weights(self, path: str) -> Mapping[str, Tensor]:
+        """The weights in a checkpoint of the method's authors, by the names of the model's.
+
+        Raises:
+            ConfigError, DataError: as :func:`bench.baselines.checkpoints.read_state_dict`.
+        """
+        return read_state_dict(Path(path))
 
 
 def one_start(values: Any) -> Any:
@@ -77,16 +149,3 @@ def one_start(values: Any) -> Any:
             raise ValueError("checkpoint and pretrain=sources are two starts; give one of them")
         return {**values, "pretrain": "none"}
     return values
-
-
-def require_sources(name: str, target: DomainView, sources: Sequence[DomainView]) -> None:
-    """Check that there is something to pre-train on.
-
-    Raises:
-        ConfigError: there is no source domain.
-    """
-    if not sources:
-        raise ConfigError(
-            f"{name} pre-trains on source domains, and {target.name} was given none. Name some with "
-            "--sources, or leave pre-training out: --set pretrain=none."
-        )

@@ -1,6 +1,6 @@
-"""The one training loop of everything that is not an LLM.
+"""The one training loop of all baselines, their first stages included.
 
-Epochs of length-bucketed batches, Adam, early stopping on the validation figure that the context
+Epochs of steps that the method plans, Adam, early stopping on the validation figure that the context
 hands out, best weights restored, and an epoch-level checkpoint from which a killed run resumes with
 the same result: all randomness of an epoch is derived from (seed, epoch) alone.
 """
@@ -285,7 +285,7 @@ def _save(
 def _resume(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, context: Context
 ) -> tuple[list[dict[str, float]], float, dict[str, Tensor] | None]:
-    """Continue from a checkpoint in the scratch folder, if one is there."""
+    """Continue from the checkpoint ``path``, if it is there."""
     if not path.exists():
         return [], -math.inf, None
     state = torch.load(path, weights_only=True, map_location="cpu")

@@ -16,27 +16,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.baselines.batches import Batch, Rows, epoch_rows, make_batch, plan_batches
-from bench.baselines.checkpoints import read_state_dict
 from bench.baselines.contrastive import EqualPositives
-from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.first_stage import require_sequences
 from bench.baselines.neural import NeuralMethod
-from bench.baselines.pretraining import FirstStage, Pretrained
 from bench.baselines.sequence_encoder import (
     EncoderConfig,
     SequenceEncoder,
     cosine_softmax,
     predictions,
 )
-from bench.baselines.starts import StartingMethod, one_start, require_sources
-from bench.baselines.text import DEFAULT_ENCODER, Encoder, encode_texts
+from bench.baselines.starts import StartingMethod, one_start
+from bench.baselines.text import DEFAULT_ENCODER, Encoder, Pooling, encode_texts
 from bench.baselines.training import LoopConfig, TrainingReport, autocast, train
 from bench.data.domain import Sequences
 from bench.errors import MethodError
 from bench.methods import Context, Requests, Scores, TrainView
 from bench.protocol.types import DomainView
 
-__all__ = ["OFFICIAL_ENCODER", "TextConfig", "TransferableMethod"]
+__all__ = ["TextConfig", "TransferableMethod"]
 
 OFFICIAL_ENCODER = "google-bert/bert-base-uncased"
 _CONTENT = "content.npy"
@@ -64,7 +61,7 @@ class TextConfig(EncoderConfig):
     """
 
     text_encoder: str = DEFAULT_ENCODER
-    text_pooling: Literal["cls", "mean"] | None = None
+    text_pooling: Pooling | None = None
     text_tokens: int = Field(default=64, ge=3)
     pretrain: Literal["none", "sources"] = "sources"
     checkpoint: str | None = None
@@ -74,11 +71,8 @@ class TextConfig(EncoderConfig):
     pretrain_batch_size: int = Field(default=1024, ge=2)
     pretrain_learning_rate: float = Field(default=1e-3, gt=0)
     equal_positives: EqualPositives = "exclude"
-    hidden_size: int = Field(default=64, ge=1)
-    rows: Literal["prefixes", "all-positions"] = "all-positions"
     epochs: int = Field(default=30, ge=1)
     patience: int = Field(default=5, ge=1)
-    batch_size: int = Field(default=2048, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -115,8 +109,7 @@ class TransferableMethod(StartingMethod, NeuralMethod):
     config: TextConfig
     encoder_setting = "text_encoder"
     official_encoder = OFFICIAL_ENCODER
-    # Settings that the first stage does not read: they are no part of its identity.
-    tuning_only: ClassVar[frozenset[str]] = frozenset(
+    tuning_only = frozenset(
         {
             *("epochs", "patience", "batch_size", "learning_rate", "rows", "validation_users"),
             *("pretrain", "checkpoint", "freeze", "text_encoder"),
@@ -126,22 +119,6 @@ class TransferableMethod(StartingMethod, NeuralMethod):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._table: Tensor | None = None
-
-    @abstractmethod
-    def pretrain(
-        self, domains: Sequence[DomainView], sequences: Sequences, context: Context, folder: Path
-    ) -> tuple[Mapping[str, Tensor], TrainingReport]:
-        """The first stage.
-
-        Args:
-            domains: the sources, ascending by name.
-            sequences: their training sequences over their union vocabulary.
-            context: the run's; only device, dtype, ``init_seed`` and reporting may be used.
-            folder: for checkpoints.
-
-        Returns:
-            What :meth:`start` needs, by name, and the report.
-        """
 
     @abstractmethod
     def start(
@@ -191,40 +168,17 @@ class TransferableMethod(StartingMethod, NeuralMethod):
 
     def prepare(self, view: TrainView, context: Context) -> Mapping[str, dict[str, Any]]:
         require_sequences(self.name, [view.target])
-        tensors: Mapping[str, Tensor] | None = None
-        stages: dict[str, dict[str, Any]] = {}
-        if self.config.checkpoint:
-            tensors = read_state_dict(Path(self.config.checkpoint))
-        elif self.config.pretrain == "sources":
-            found = self._pretrained(view, context)
-            tensors = found.tensors
-            stages["pre-training"] = dict(found.record["training"])
+        tensors, stages = self.first_weights(view, context)
         stages |= self.start(tensors, view, context)
         if tensors is not None and self.config.freeze:
             self.encoder.freeze()
         return stages
 
-    def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
-        require_sources(self.name, view.target, view.sources)
-        domains = union_domains(view, include_target=False)
-        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
-        return self.shared(
-            domains, context, lambda folder: self.pretrain(domains, sequences, context, folder)
-        )
-
-    def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
-        if self.config.pretrain == "none":
-            return None
-        settings = self.config.model_dump(mode="json", exclude=set(self.tuning_only))
+    def stage_settings(self, encoder: Encoder | None) -> dict[str, Any]:
+        settings = super().stage_settings(encoder)
         if encoder is not None:
             settings["text_pooling"] = self.config.text_pooling or encoder.pooling
-        return FirstStage(
-            self.name,
-            self.version,
-            "pre-trained",
-            settings,
-            encoder="" if encoder is None else encoder.content_hash,
-        )
+        return settings
 
     def train_first_stage(
         self,

@@ -90,10 +90,11 @@ def test_permuting_the_batch_changes_nothing() -> None:
     torch.testing.assert_close(first, second)
 
 
-def test_dot_products_are_plain_cross_entropy() -> None:
+def test_without_equal_items_it_is_cross_entropy_over_the_batch() -> None:
     queries, keys = vectors(0, B, D), vectors(1, B, D)
-    expected = functional.cross_entropy(queries @ keys.T / 0.3, torch.arange(B))
-    torch.testing.assert_close(info_nce(queries, keys, temperature=0.3, cosine=False), expected)
+    cosines = functional.normalize(queries, dim=-1) @ functional.normalize(keys, dim=-1).T
+    expected = functional.cross_entropy(cosines / 0.3, torch.arange(B))
+    torch.testing.assert_close(info_nce(queries, keys, temperature=0.3), expected)
 
 
 def test_a_batch_with_one_positive_for_all_has_no_negative_and_finite_gradients() -> None:

@@ -11,7 +11,9 @@ from bench.baselines.domains import Mixing
 from bench.baselines.text import DEFAULT_ENCODER, Pooling
 from bench.baselines.training import LoopConfig
 
-__all__ = ["LLMRecConfig", "unread"]
+__all__ = ["OFFICIAL_ENCODER", "LLMRecConfig", "unread"]
+
+OFFICIAL_ENCODER = "google-bert/bert-base-uncased"
 
 
 class LLMRecConfig(LoopConfig):
@@ -71,7 +73,7 @@ class LLMRecConfig(LoopConfig):
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
         "paper": {
-            "encoder": "google-bert/bert-base-uncased",
+            "encoder": OFFICIAL_ENCODER,
             "pooling": "cls",
             "temperature": None,
             "title_tokens": 40,

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.baselines.domains import UnionVocabulary, union_domains, union_sequences
+from bench.baselines.encoder_method import EncoderMethod
 from bench.baselines.first_stage import FirstStageMethod
-from bench.baselines.llm_rec.config import LLMRecConfig, unread
+from bench.baselines.llm_rec.config import OFFICIAL_ENCODER, LLMRecConfig, unread
 from bench.baselines.llm_rec.model import TextEncoder, TextWriter, title_table
 from bench.baselines.llm_rec.training import (
     Corpus,
@@ -25,16 +26,10 @@ from bench.baselines.llm_rec.training import (
     weights_of,
 )
 from bench.baselines.pretraining import FirstStage
-from bench.baselines.text import (
-    Encoder,
-    encoder_content,
-    load_encoder_model,
-    require_encoder,
-    resolve_encoder,
-)
+from bench.baselines.scoring import score_in_chunks
+from bench.baselines.text import Encoder, load_encoder_model, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
-from bench.baselines.text.names import substitute_note
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
@@ -53,13 +48,11 @@ from bench.protocol.types import DomainView
 
 __all__ = ["LLMRec"]
 
-OFFICIAL_ENCODER = "google-bert/bert-base-uncased"
-# Histories of one pass, and (history, item) pairs whose scores are held at once: 32 MB.
+# Histories of one pass of the encoder.
 _SCORE_ROWS = 1024
-_SCORE_CELLS = 2**23
 
 
-class LLMRec(FirstStageMethod):
+class LLMRec(EncoderMethod, FirstStageMethod):
     """One text encoder for users and items of all domains; the best dot product is next."""
 
     name = "llm-rec"
@@ -67,6 +60,7 @@ class LLMRec(FirstStageMethod):
     family = Family.LLM
     Config = LLMRecConfig
     config: LLMRecConfig
+    official_encoder = OFFICIAL_ENCODER
     reads_target = True
     stage_seed = "seed"
 
@@ -84,26 +78,9 @@ class LLMRec(FirstStageMethod):
         return Capabilities(needs_sources=True, needs_text=True, trainable=True)
 
     @classmethod
-    def require(cls, config: Any) -> None:
-        require_encoder(config.encoder)
-
-    @classmethod
-    def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        return encoder_content("encoder", config.encoder)
-
-    @classmethod
-    def row_note(cls, config: Any) -> str:
-        return substitute_note(config.encoder, OFFICIAL_ENCODER)
-
-    @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         # The encoder runs about three times as fast in bfloat16, on CPUs that have it too.
         return RunDefaults(dtype="bfloat16")
-
-    @classmethod
-    def encoder_name(cls, config: Any) -> str:
-        name: str = config.encoder
-        return name
 
     def first_stage(self, encoder: Encoder | None) -> FirstStage:
         return FirstStage(
@@ -206,28 +183,26 @@ class LLMRec(FirstStageMethod):
         texts, writer, model = self._fitted()
         if self._items is None:
             raise MethodError(f"{self.name} has no item vectors: it was neither fitted nor loaded.")
-        if len(requests.candidates) and int(requests.candidates.min()) < 0:
-            raise MethodError(f"{self.name} was given a negative candidate index.")
         model.to(context.device).eval()
         items = self._items.to(context.device)
-        values = np.empty(requests.candidates.shape, dtype=np.float32)
-        rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // len(texts)))
 
         def encode(histories: Sequences) -> NDArray[np.float32]:
             vectors: NDArray[np.float32] = model.encode(writer, texts, histories).cpu().numpy()
             return vectors
 
-        # Histories of like length together: little of a batch is padding then.
-        order = np.argsort(requests.history.lengths, kind="stable")
-        with torch.inference_mode(), autocast(context):
-            for start in range(0, len(order), rows_at_once):
-                rows = order[start : start + rows_at_once]
-                history = newest(requests.history, rows, most=self.config.max_history)
-                users = self._histories.get(history, f"{context.device} {context.dtype}", encode)
-                scores = model.scores(torch.from_numpy(users).to(items.device), items)
-                columns = torch.from_numpy(requests.candidates[rows].astype(np.int64))
-                values[rows] = scores.gather(1, columns.to(scores.device)).cpu().numpy()
-        return Scores(values)
+        def score_rows(rows: NDArray[np.int64]) -> Tensor:
+            history = newest(requests.history, rows, most=self.config.max_history)
+            users = self._histories.get(history, f"{context.device} {context.dtype}", encode)
+            return model.scores(torch.from_numpy(users).to(items.device), items)
+
+        return score_in_chunks(
+            requests,
+            context,
+            score_rows,
+            owner=self.name,
+            n_items=len(texts),
+            most_rows=_SCORE_ROWS,
+        )
 
     def save(self, folder: Path) -> None:
         texts, writer, model = self._fitted()

@@ -11,7 +11,9 @@ from bench.baselines.starts import one_start
 from bench.baselines.text import DEFAULT_ENCODER, Pooling
 from bench.baselines.training import LoopConfig
 
-__all__ = ["Attribute", "RecFormerConfig"]
+__all__ = ["OFFICIAL_ENCODER", "Attribute", "RecFormerConfig"]
+
+OFFICIAL_ENCODER = "allenai/longformer-base-4096"
 
 Attribute = Literal["title", "brand", "category"]
 
@@ -86,7 +88,7 @@ class RecFormerConfig(LoopConfig):
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
         "paper": {
-            "encoder": "allenai/longformer-base-4096",
+            "encoder": OFFICIAL_ENCODER,
             "pooling": "cls",
             "attribute_tokens": 32,
             "max_tokens": 1024,

@@ -16,10 +16,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.baselines.checkpoints import load_matching, read_state_dict
-from bench.baselines.domains import union_domains, union_sequences
-from bench.baselines.pretraining import FirstStage, Pretrained
-from bench.baselines.recformer.config import RecFormerConfig
+from bench.baselines.checkpoints import load_matching
+from bench.baselines.recformer.config import OFFICIAL_ENCODER, RecFormerConfig
 from bench.baselines.recformer.encoding import encode_sequences, item_vectors, make_writer
 from bench.baselines.recformer.loop import Batch, train_stage
 from bench.baselines.recformer.model import Recformer, from_authors, scored_rows
@@ -32,8 +30,9 @@ from bench.baselines.recformer.stages import (
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import SequenceWriter, item_table
-from bench.baselines.starts import StartingMethod, require_sources
-from bench.baselines.text import Encoder, load_encoder_model, resolve_encoder
+from bench.baselines.scoring import score_in_chunks
+from bench.baselines.starts import StartingMethod
+from bench.baselines.text import load_encoder_model, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
@@ -54,18 +53,8 @@ from bench.protocol.types import DomainView
 
 __all__ = ["RecFormer"]
 
-OFFICIAL_ENCODER = "allenai/longformer-base-4096"
-# Settings that pre-training does not read, or that its key holds in another form.
-_TUNING_ONLY = frozenset(
-    {
-        *("encoder", "checkpoint", "pretrain", "validation_users"),
-        *("steps", "batch_size", "epochs", "patience", "learning_rate"),
-        *("warmup", "stage2_epochs", "stage2_patience"),
-    }
-)
-# Histories of one pass, and (history, item) pairs whose scores are held at once: 32 MB.
+# Histories of one pass of the encoder.
 _SCORE_ROWS = 1024
-_SCORE_CELLS = 2**23
 
 
 class RecFormer(StartingMethod):
@@ -77,6 +66,13 @@ class RecFormer(StartingMethod):
     Config = RecFormerConfig
     config: RecFormerConfig
     official_encoder = OFFICIAL_ENCODER
+    tuning_only = frozenset(
+        {
+            *("encoder", "checkpoint", "pretrain", "validation_users"),
+            *("steps", "batch_size", "epochs", "patience", "learning_rate"),
+            *("warmup", "stage2_epochs", "stage2_patience"),
+        }
+    )
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -84,7 +80,6 @@ class RecFormer(StartingMethod):
         self.report: TrainingReport | None = None
         self._texts: TokenTable | None = None
         self._writer: SequenceWriter | None = None
-        self._backbone: dict[str, Any] = {}
         # None while the model is still being trained.
         self._histories: HistoryVectors | None = None
 
@@ -111,25 +106,15 @@ class RecFormer(StartingMethod):
 
     def fit(self, view: TrainView, context: Context) -> None:
         config, target = self.config, view.target
-        if config.pretrain == "sources":
-            require_sources(self.name, target, view.sources)
         self._histories = None
-        stages: dict[str, dict[str, Any]] = {}
         encoder = resolve_encoder(config.encoder, progress=context.progress.status)
         backbone, tokenizer = load_encoder_model(encoder)
-        weights: Mapping[str, Tensor] | None = None
-        if config.checkpoint:
-            weights = from_authors(read_state_dict(Path(config.checkpoint)), config.checkpoint)
-        elif config.pretrain == "sources":
-            found = self._pretrained(view, context)
-            weights = found.tensors
-            stages["pre-training"] = dict(found.record["training"])
+        weights, stages = self.first_weights(view, context)
         # What is new in the model is part of the training where nothing replaces it.
         with isolated_randomness(context.seed):
             self.model = model = self._wrap(backbone, target.n_items)
         if weights is not None:
-            origin = config.checkpoint or "of pre-training"
-            load_matching(model, weights, optional=["item_vectors"], origin=origin)
+            load_matching(model, weights, optional=["item_vectors"], origin=self.origin)
         model.to(context.device)
         self._texts = self._item_texts(target, tokenizer)
         self._writer = make_writer(model, tokenizer, config)
@@ -137,15 +122,13 @@ class RecFormer(StartingMethod):
         self._histories = HistoryVectors()
 
     def _wrap(self, backbone: Any, n_items: int) -> Recformer:
-        model = Recformer(
+        return Recformer(
             backbone,
             n_items=n_items,
             max_history=self.config.max_history,
             pooling=self.config.pooling,
             attention_window=self.config.attention_window,
         )
-        self._backbone = describe_backbone(backbone)
-        return model
 
     def _item_texts(self, domain: DomainView, tokenizer: Any) -> TokenTable:
         return item_table(
@@ -155,25 +138,10 @@ class RecFormer(StartingMethod):
             attribute_tokens=self.config.attribute_tokens,
         )
 
-    def _pretrained(self, view: TrainView, context: Context) -> Pretrained:
-        domains = union_domains(view, include_target=False)
-        sequences, _ = union_sequences(view, include_target=False, include_sources=True)
-        return self.shared(
-            domains, context, lambda folder: self._pretrain(domains, sequences, context, folder)
-        )
+    def authors_weights(self, path: str) -> Mapping[str, Tensor]:
+        return from_authors(super().authors_weights(path), path)
 
-    def first_stage(self, encoder: Encoder | None) -> FirstStage | None:
-        if self.config.pretrain == "none":
-            return None
-        return FirstStage(
-            self.name,
-            self.version,
-            "pre-trained",
-            self.config.model_dump(mode="json", exclude=set(_TUNING_ONLY)),
-            encoder="" if encoder is None else encoder.content_hash,
-        )
-
-    def _pretrain(
+    def pretrain(
         self, domains: Sequence[DomainView], sequences: Sequences, context: Context, folder: Path
     ) -> tuple[Mapping[str, Tensor], TrainingReport]:
         config, seed = self.config, context.init_seed
@@ -294,11 +262,7 @@ class RecFormer(StartingMethod):
 
     def score(self, requests: Requests, context: Context) -> Scores:
         texts, writer = self._fitted()
-        if len(requests.candidates) and int(requests.candidates.min()) < 0:
-            raise MethodError(f"{self.name} was given a negative candidate index.")
         model = self.recformer.to(context.device).eval()
-        values = np.empty(requests.candidates.shape, dtype=np.float32)
-        rows_at_once = min(_SCORE_ROWS, max(1, _SCORE_CELLS // len(texts)))
         known = self._histories or HistoryVectors()
 
         def encode(histories: Sequences) -> NDArray[np.float32]:
@@ -307,21 +271,22 @@ class RecFormer(StartingMethod):
             )
             return vectors
 
-        # Histories of like length together: little of a batch is padding then.
-        order = np.argsort(requests.history.lengths, kind="stable")
-        with torch.inference_mode(), autocast(context):
-            for start in range(0, len(order), rows_at_once):
-                rows = order[start : start + rows_at_once]
-                history = newest(
-                    requests.history, rows, most=self.config.max_history, newest_first=True
-                )
-                users = known.get(history, f"{context.device} {context.dtype}", encode)
-                scores = scored_rows(
-                    model, torch.from_numpy(users).to(context.device), self.config.temperature
-                )
-                columns = torch.from_numpy(requests.candidates[rows].astype(np.int64))
-                values[rows] = scores.gather(1, columns.to(scores.device)).cpu().numpy()
-        return Scores(values)
+        def score_rows(rows: NDArray[np.int64]) -> Tensor:
+            history = newest(
+                requests.history, rows, most=self.config.max_history, newest_first=True
+            )
+            users = known.get(history, f"{context.device} {context.dtype}", encode)
+            vectors = torch.from_numpy(users).to(context.device)
+            return scored_rows(model, vectors, self.config.temperature)
+
+        return score_in_chunks(
+            requests,
+            context,
+            score_rows,
+            owner=self.name,
+            n_items=len(texts),
+            most_rows=_SCORE_ROWS,
+        )
 
     def save(self, folder: Path) -> None:
         texts, writer = self._fitted()
@@ -330,7 +295,7 @@ class RecFormer(StartingMethod):
         save_file(state, folder / "model.safetensors")
         save_arrays(asdict(texts), folder / "texts.safetensors")
         described = {
-            "backbone": self._backbone,
+            "backbone": describe_backbone(model.backbone),
             "writer": asdict(writer),
             "training": self.report.as_dict() if self.report else None,
         }
@@ -346,8 +311,7 @@ class RecFormer(StartingMethod):
         self._writer = SequenceWriter(**described["writer"])
         self._histories = HistoryVectors()
         training = described["training"]
-        if training is not None:
-            self.report = TrainingReport.from_dict(training)
+        self.report = None if training is None else TrainingReport.from_dict(training)
 
 
 def _stage_seed(seed: int, stage: int) -> int:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
+from bench.baselines.encoder_method import EncoderMethod
 from bench.baselines.reference.arrays import item_counts, log_popularity
 from bench.baselines.reference.item_knn import ItemKNN, ItemKNNConfig
 from bench.baselines.reference.title_knn import TitleKNN, TitleKNNConfig
-from bench.baselines.text import encoder_content, require_encoder
 from bench.io import hash_arrays, read_json, write_json
 from bench.methods import (
-    Capabilities,
     Context,
     Family,
-    Method,
     MethodConfig,
     Requests,
     Scores,
@@ -65,7 +62,7 @@ class HybridKNNConfig(MethodConfig):
         return weights
 
 
-class HybridKNN(Method):
+class HybridKNN(EncoderMethod):
     """Weighted sum of title-knn, item-knn and log popularity, weighted by validation.
 
     Each part is divided by its standard deviation over the candidates of the first 1,000 validation
@@ -83,6 +80,7 @@ class HybridKNN(Method):
     version: ClassVar[str] = "1"
     family: ClassVar[Family] = Family.REFERENCE
     Config: ClassVar[type[BaseModel]] = HybridKNNConfig
+    encoder_setting: ClassVar[str] = "title.encoder"
 
     weights: NDArray[np.float32]  # shape (3,), in the order of PARTS
     spreads: NDArray[np.float32]  # shape (3,), likewise
@@ -94,18 +92,6 @@ class HybridKNN(Method):
         self.item_knn = ItemKNN(self.config.item_knn)
         # Scores of the parts by requests, while weights are tried on the same ones again and again.
         self._known: dict[str, tuple[NDArray[np.float32], ...]] | None = None
-
-    @classmethod
-    def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(needs_text=True)
-
-    @classmethod
-    def require(cls, config: Any) -> None:
-        require_encoder(config.title.encoder)
-
-    @classmethod
-    def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        return encoder_content("title.encoder", config.title.encoder)
 
     def fit(self, view: TrainView, context: Context) -> None:
         self.title.fit(view, context)

@@ -1,4 +1,4 @@
-"""Sparse matrices and plain arrays as ``.npy`` files."""
+"""Sparse matrices as ``.npy`` files."""
 
 from __future__ import annotations
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from bench.baselines.encoder_method import EncoderMethod
 from bench.baselines.reference.title_vectors import (
     TitleVectors,
     cosines_over_history,
     encode_titles,
 )
-from bench.baselines.text import DEFAULT_ENCODER, Pooling, encoder_content, require_encoder
+from bench.baselines.text import DEFAULT_ENCODER, Pooling
 from bench.methods import (
-    Capabilities,
     Context,
     Family,
-    Method,
     MethodConfig,
     Requests,
     Scores,
@@ -51,7 +49,7 @@ class TitleKNNConfig(MethodConfig):
     max_tokens: int = Field(default=64, ge=3, description="tokens of a title that are read")
 
 
-class TitleKNN(Method):
+class TitleKNN(EncoderMethod):
     """Cosine of the candidate's title to the titles of the user's history.
 
     Titles become vectors of a frozen text encoder, divided by their norm here. With ``mode=max`` the
@@ -70,18 +68,6 @@ class TitleKNN(Method):
     )
 
     titles: TitleVectors
-
-    @classmethod
-    def capabilities(cls, config: Any) -> Capabilities:
-        return Capabilities(needs_text=True)
-
-    @classmethod
-    def require(cls, config: Any) -> None:
-        require_encoder(config.encoder)
-
-    @classmethod
-    def content_hashes(cls, config: Any) -> Mapping[str, str]:
-        return encoder_content("encoder", config.encoder)
 
     def fit(self, view: TrainView, context: Context) -> None:
         config: TitleKNNConfig = self.config

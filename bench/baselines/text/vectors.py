@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,8 @@ def encode_texts(
     shown = progress or QuietProgress()
     found = resolve_encoder(encoder, progress=shown.status)
     chosen = pooling or found.pooling
-    if chosen not in ("cls", "mean"):
-        raise unknown_name("pooling", chosen, ("cls", "mean"))
+    if chosen not in get_args(Pooling):
+        raise unknown_name("pooling", chosen, get_args(Pooling))
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     if max_tokens < _FEWEST_TOKENS:

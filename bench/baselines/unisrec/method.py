@@ -87,7 +87,7 @@ class UniSRec(TransferableMethod):
                 self.encoder,
                 tensors,
                 optional=["item_embedding."],
-                origin=self.config.checkpoint or "of the first stage",
+                origin=self.origin,
             )
         return {}
 

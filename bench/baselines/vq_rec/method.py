@@ -126,8 +126,7 @@ class VQRec(TransferableMethod):
             "codes": {"items": len(codes), "distinct": len(np.unique(codes, axis=0))}
         }
         if tensors is not None:
-            origin = self.config.checkpoint or "of the first stage"
-            load_matching(self.encoder, tensors, origin=origin)
+            load_matching(self.encoder, tensors, origin=self.origin)
             stages |= self._align(view, context)
         return stages
 

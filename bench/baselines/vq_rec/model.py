@@ -15,7 +15,14 @@ from torch.nn import functional
 
 from bench.baselines.sequence_encoder import EncoderConfig, SequenceEncoder, initialise
 
-__all__ = ["Alignment", "VQRecModel", "fake_codes", "flat_ids", "released_alignment"]
+__all__ = [
+    "Alignment",
+    "VQRecModel",
+    "apply_alignment",
+    "fake_codes",
+    "flat_ids",
+    "released_alignment",
+]
 
 _ALIGNMENT_TEMPERATURE = 0.7
 _SINKHORN_ROUNDS = 3
