@@ -35,6 +35,7 @@ __all__ = [
     "make_batch",
     "pad_histories",
     "plan_batches",
+    "rows_before",
     "window_rows",
 ]
 
@@ -68,6 +69,32 @@ class Rows:
     def lengths(self) -> NDArray[np.int64]:
         """Number of input items per row, int64, shape ``(n,)``."""
         return self.end - self.start
+
+    def take(self, chosen: NDArray[np.integer]) -> Rows:
+        """Rows ``chosen``, in that order."""
+        return Rows(
+            self.sequence[chosen], self.start[chosen], self.end[chosen], self.n_targets[chosen]
+        )
+
+
+def rows_before(
+    sequences: Sequences,
+    row: NDArray[np.int64],
+    target: NDArray[np.int64],
+    *,
+    max_length: int,
+) -> Rows:
+    """One row per target: the newest items before it.
+
+    Args:
+        sequences: training sequences.
+        row: shape ``(n,)``, sequence of each target.
+        target: shape ``(n,)``, place of the target in its sequence, 0-based; at 0 the row is empty.
+        max_length: most items before a target.
+    """
+    begin = sequences.offsets[:-1][row]
+    end = begin + target
+    return Rows(row, np.maximum(begin, end - max_length), end, np.ones(len(row), dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

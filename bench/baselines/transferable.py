@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from bench.baselines.batches import Batch, Rows, epoch_rows, make_batch, plan_batches
+from bench.baselines.batches import Batch, epoch_rows, make_batch, plan_batches
 from bench.baselines.contrastive import EqualPositives
 from bench.baselines.first_stage import require_sequences
 from bench.baselines.neural import NeuralMethod
@@ -195,7 +195,7 @@ class TransferableMethod(StartingMethod, NeuralMethod):
         def epoch(rng: np.random.Generator) -> Sequence[Callable[[], Tensor]]:
             rows = epoch_rows(sequences, "prefixes", max_length=length, rng=rng)
             if wanted is not None and wanted < len(rows):
-                rows = _take(rows, rng.permutation(len(rows))[:wanted])
+                rows = rows.take(rng.permutation(len(rows))[:wanted])
             batches = plan_batches(
                 rows, batch_size=config.pretrain_batch_size, rng=rng, bucketed=False
             )
@@ -266,7 +266,3 @@ class TransferableMethod(StartingMethod, NeuralMethod):
     def load(self, folder: Path) -> None:
         super().load(folder)
         self.set_content(self.encoder, np.load(folder / _CONTENT, allow_pickle=False))
-
-
-def _take(rows: Rows, chosen: NDArray[np.int64]) -> Rows:
-    return Rows(rows.sequence[chosen], rows.start[chosen], rows.end[chosen], rows.n_targets[chosen])

@@ -29,6 +29,11 @@ class Sequences:
     offsets: NDArray[np.int64]
     items: NDArray[np.int32]
 
+    @classmethod
+    def of_single_items(cls, items: NDArray[np.integer]) -> Sequences:
+        """One sequence of one item for each of ``items``."""
+        return cls(np.arange(len(items) + 1, dtype=np.int64), items.astype(np.int32))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -30,6 +30,7 @@ from bench.baselines.scoring import score_in_chunks
 from bench.baselines.text import Encoder, load_encoder_model, resolve_encoder
 from bench.baselines.text.backbones import describe_backbone, empty_backbone
 from bench.baselines.text.histories import HistoryVectors
+from bench.baselines.text.passes import first_position
 from bench.baselines.text.title_tokens import TokenTable, newest, stack_tables
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness
 from bench.data.domain import Sequences
@@ -119,10 +120,7 @@ class LLMRec(EncoderMethod, FirstStageMethod):
     def _make_writer(self, backbone: Any, tokenizer: Any) -> TextWriter:
         config = self.config
         wanted = config.max_history * config.title_tokens
-        # RoBERTa's kind counts positions from the padding id on.
-        padding = getattr(getattr(backbone, "embeddings", None), "padding_idx", None)
-        reserved = 0 if padding is None else int(padding) + 1
-        longest = int(backbone.config.max_position_embeddings) - reserved - 1
+        longest = int(backbone.config.max_position_embeddings) - first_position(backbone) - 1
         if wanted > longest:
             raise ConfigError(
                 f"max_history={config.max_history} titles of title_tokens={config.title_tokens} are up "

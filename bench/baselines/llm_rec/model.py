@@ -18,21 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.baselines.text import Pooling
-from bench.baselines.text.title_tokens import (
-    TokenTable,
-    lay_out,
-    like_widths,
-    n_tokens,
-    tokenise,
-)
+from bench.baselines.text.passes import pass_groups, pool
+from bench.baselines.text.title_tokens import TokenTable, lay_out, n_tokens, tokenise
 from bench.data.domain import Sequences
 
 __all__ = ["TextEncoder", "TextWriter", "title_table"]
 
 _SEPARATOR = "; "
-# Tokens of one group of like length within a batch; larger ones leave a CPU's cache.
-_TOKENS = 2048
-_TOKENS_ELSEWHERE = 65_536
 
 
 def title_table(titles: Sequence[str], tokenizer: Any, *, title_tokens: int) -> TokenTable:
@@ -83,19 +75,14 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Vectors, float32, shape ``(b, d)``; of unit length where there is a temperature."""
         states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        if self.pooling == "cls":
-            pooled = states[:, 0].float()
-        else:
-            weights = mask[..., None].float()
-            pooled = (states.float() * weights).sum(1) / weights.sum(1)
+        pooled = pool(states, mask, self.pooling)
         return pooled if self.temperature is None else functional.normalize(pooled, dim=-1)
 
     def encode(self, writer: TextWriter, table: TokenTable, sequences: Sequences) -> Tensor:
         """Vectors of item sequences, in groups of like length: float32, shape ``(b, d)``."""
         device = next(self.parameters()).device
-        cells = _TOKENS if device.type == "cpu" else _TOKENS_ELSEWHERE
         widths = 1 + n_tokens(table, sequences, most=writer.max_tokens)
-        groups = like_widths(widths, cells=cells)
+        groups = pass_groups(widths, device)
         parts = []
         for rows in groups:
             ids, mask = writer.write(table, sequences.take(rows))
@@ -109,8 +96,7 @@ class TextEncoder(nn.Module):
         self, writer: TextWriter, table: TokenTable, items: NDArray[np.integer]
     ) -> Tensor:
         """Vectors of items, each by itself: float32, shape ``(len(items), d)``."""
-        alone = Sequences(np.arange(len(items) + 1, dtype=np.int64), items.astype(np.int32))
-        return self.encode(writer, table, alone)
+        return self.encode(writer, table, Sequences.of_single_items(items))
 
     def scale(self) -> float:
         """Factor of the dot products in the training loss."""

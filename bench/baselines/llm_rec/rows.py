@@ -113,11 +113,7 @@ def split_rows(
     held = rng.random(len(sequences)) < holdout_share
     last = rows.end == sequences.offsets[1:][rows.sequence] - 1
     out = last & held[rows.sequence]
-    return _take(rows, np.flatnonzero(~out)), _take(rows, np.flatnonzero(out))
-
-
-def _take(rows: Rows, chosen: NDArray[np.int64]) -> Rows:
-    return Rows(rows.sequence[chosen], rows.start[chosen], rows.end[chosen], rows.n_targets[chosen])
+    return rows.take(np.flatnonzero(~out)), rows.take(np.flatnonzero(out))
 
 
 class BatchStream:

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from bench.baselines.batches import Rows, epoch_rows, make_batch, plan_batches
+from bench.baselines.batches import Rows, epoch_rows, make_batch, plan_batches, rows_before
 from bench.baselines.domains import UnionVocabulary, union_domains, union_sequences
 from bench.baselines.first_stage import FirstStageMethod, require_sequences
 from bench.baselines.losses import full_softmax_loss
@@ -102,9 +102,7 @@ def training_rows(
     if kind != "last":
         return epoch_rows(sequences, kind, max_length=max_length, rng=rng)
     row = np.flatnonzero(sequences.lengths >= 2)
-    end = sequences.offsets[1:][row] - 1
-    start = np.maximum(sequences.offsets[:-1][row], end - max_length)
-    return Rows(row, start, end, np.ones(len(row), dtype=np.int64))
+    return rows_before(sequences, row, sequences.lengths[row] - 1, max_length=max_length)
 
 
 class MCRPL(FirstStageMethod, NeuralMethod):

@@ -12,16 +12,12 @@ from torch import Tensor
 from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.model import Recformer
 from bench.baselines.recformer.texts import SequenceWriter
-from bench.baselines.text.title_tokens import TokenTable, like_widths, n_tokens
+from bench.baselines.text.passes import pass_groups
+from bench.baselines.text.title_tokens import TokenTable, n_tokens
 from bench.data.domain import Sequences
 from bench.errors import ConfigError
 
 __all__ = ["encode_sequences", "item_vectors", "like_lengths", "make_writer"]
-
-# Tokens of one forward pass; on a CPU more are no faster, and what a training pass keeps for its
-# gradients grows with them: about 0.4 MB per token of a small encoder.
-_TOKENS = 2048
-_TOKENS_ELSEWHERE = 65_536
 
 
 def encode_sequences(
@@ -51,15 +47,13 @@ def like_lengths(
 ) -> list[NDArray[np.int64]]:
     """Rows that one forward pass reads, by group: of like length, so that they hold little padding."""
     widths = 1 + n_tokens(table, sequences, most=writer.max_tokens - 1)
-    on_cpu = model.item_vectors.device.type == "cpu"
-    return like_widths(widths, cells=_TOKENS if on_cpu else _TOKENS_ELSEWHERE)
+    return pass_groups(widths, model.item_vectors.device)
 
 
 def item_vectors(model: Recformer, writer: SequenceWriter, table: TokenTable) -> Tensor:
     """Vectors of all items, each read as a sequence of one: ``(n_items, d)``; equal texts are equal."""
     first, place = table.distinct()
-    alone = Sequences(np.arange(len(first) + 1, dtype=np.int64), first.astype(np.int32))
-    vectors = encode_sequences(model, writer, table, alone)
+    vectors = encode_sequences(model, writer, table, Sequences.of_single_items(first))
     return vectors[torch.from_numpy(place).to(vectors.device)]
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from bench.baselines.recformer.masking import IGNORED
 from bench.baselines.recformer.texts import TextBatch
 from bench.baselines.text import Pooling
+from bench.baselines.text.passes import first_position, pool
 from bench.errors import ConfigError
 
 __all__ = ["Recformer", "WordHead", "from_authors", "scored_rows"]
@@ -76,9 +77,7 @@ class Recformer(nn.Module):
         self.is_longformer = backbone.config.model_type == "longformer"
         self.multiple = attention_window if self.is_longformer else 1
         self.pad_id = int(backbone.config.pad_token_id)
-        # RoBERTa's kind, of which Longformer is, counts positions from the padding id on.
-        counts_from_padding = getattr(embeddings, "padding_idx", None) is not None
-        self.first_position = self.pad_id + 1 if counts_from_padding else 0
+        self.first_position = first_position(backbone)
         if self.is_longformer:
             _set_window(backbone, attention_window)
         # Row 0 is what every token of a plain text had; the rest starts near it.
@@ -131,13 +130,7 @@ class Recformer(nn.Module):
 
     def forward(self, batch: TextBatch) -> Tensor:
         """Vectors of unit length, float32, shape ``(b, d)``."""
-        states = self.states(batch)
-        if self.pooling == "cls":
-            pooled = states[:, 0].float()
-        else:
-            weights = batch.mask[..., None].float()
-            pooled = (states.float() * weights).sum(1) / weights.sum(1)
-        return functional.normalize(pooled, dim=-1)
+        return functional.normalize(pool(self.states(batch), batch.mask, self.pooling), dim=-1)
 
 
 def _set_window(backbone: Any, window: int) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.baselines.batches import Rows, plan_batches
+from bench.baselines.batches import Rows, plan_batches, rows_before
 from bench.baselines.contrastive import info_nce
 from bench.baselines.recformer.encoding import encode_sequences, like_lengths
 from bench.baselines.recformer.masking import IGNORED, mask_words
@@ -37,7 +37,8 @@ Loss = Callable[[], Tensor]
 def fine_tuning_rows(sequences: Sequences, *, max_history: int, rng: np.random.Generator) -> Rows:
     """One target per user, uniform over the whole sequence; the history before it may be empty."""
     row = np.flatnonzero(sequences.lengths >= 1)
-    return _rows(sequences, row, rng.integers(0, sequences.lengths[row]), max_history)
+    target = rng.integers(0, sequences.lengths[row])
+    return rows_before(sequences, row, target, max_length=max_history)
 
 
 def pretraining_rows(sequences: Sequences, *, max_history: int, rng: np.random.Generator) -> Rows:
@@ -48,17 +49,8 @@ def pretraining_rows(sequences: Sequences, *, max_history: int, rng: np.random.G
     """
     row = np.flatnonzero(sequences.lengths >= 2)
     lengths = sequences.lengths[row]
-    return _rows(
-        sequences, row, rng.integers(np.maximum(1, (lengths - 1) // 2), lengths), max_history
-    )
-
-
-def _rows(
-    sequences: Sequences, row: NDArray[np.int64], target: NDArray[np.int64], max_history: int
-) -> Rows:
-    end = sequences.offsets[:-1][row] + target
-    start = np.maximum(sequences.offsets[:-1][row], end - max_history)
-    return Rows(row, start, end, np.ones(len(row), dtype=np.int64))
+    target = rng.integers(np.maximum(1, (lengths - 1) // 2), lengths)
+    return rows_before(sequences, row, target, max_length=max_history)
 
 
 def planned(
@@ -68,8 +60,7 @@ def planned(
     chosen = np.arange(len(rows))
     if most is not None and most * batch_size < len(rows):
         chosen = np.sort(rng.choice(len(rows), size=most * batch_size, replace=False))
-    part = Rows(rows.sequence[chosen], rows.start[chosen], rows.end[chosen], rows.n_targets[chosen])
-    return [chosen[b] for b in plan_batches(part, batch_size=batch_size, rng=rng)]
+    return [chosen[b] for b in plan_batches(rows.take(chosen), batch_size=batch_size, rng=rng)]
 
 
 def n_batches(n_rows: int, *, batch_size: int, most: int | None) -> int:

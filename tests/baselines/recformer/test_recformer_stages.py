@@ -13,7 +13,7 @@ from tiny_catalogue import sequences
 from torch.nn import functional
 
 from bench.baselines.batches import Rows
-from bench.baselines.recformer import encoding, masking
+from bench.baselines.recformer import masking
 from bench.baselines.recformer.encoding import item_vectors
 from bench.baselines.recformer.loop import accumulated
 from bench.baselines.recformer.stages import (
@@ -25,6 +25,7 @@ from bench.baselines.recformer.stages import (
     pretraining_rows,
 )
 from bench.baselines.recformer.texts import TextBatch
+from bench.baselines.text import passes
 from bench.baselines.training import isolated_randomness
 
 # Three sequences, and the row of each that a batch reads: (1, 0) -> 3, (2) -> 4, (3, 4) -> 1.
@@ -133,7 +134,7 @@ class TestStages:
         monkeypatch.setattr(masking, "_MASKED", 1.0)
         found = []
         for tokens, groups in ((10_000, 1), (8, 3)):
-            monkeypatch.setattr(encoding, "_TOKENS", tokens)
+            monkeypatch.setattr(passes, "_TOKENS", tokens)
             module.zero_grad()
             if stage == "pre-training":
                 losses = self.losses(parts, module)
