@@ -193,17 +193,7 @@ class RecFormer(StartingMethod):
         self, sequences: Sequences, context: Context, stages: dict[str, dict[str, Any]]
     ) -> TrainingReport:
         config, model = self.config, self.recformer
-        texts, writer = self._fitted()
-
-        def batches(rng: np.random.Generator) -> list[Batch]:
-            rows = fine_tuning_rows(sequences, max_history=config.max_history, rng=rng)
-            losses = partial(fine_tuning_losses, model, writer, texts, sequences, rows)
-            return [
-                partial(losses, chosen, temperature=config.temperature)
-                for chosen in planned(
-                    rows, batch_size=config.batch_size, most=config.steps, rng=rng
-                )
-            ]
+        batches = partial(self._batches, sequences)
 
         def with_new_items(rng: np.random.Generator) -> list[Batch]:
             self._encode_items(context)
@@ -244,6 +234,17 @@ class RecFormer(StartingMethod):
             model.load_state_dict(best)
         second.stages = {**stages, "stage 1": {**first.as_dict(), "kept": not improved}}
         return second
+
+    def _batches(self, sequences: Sequences, rng: np.random.Generator) -> list[Batch]:
+        """The batches of an epoch of fine-tuning."""
+        config = self.config
+        texts, writer = self._fitted()
+        rows = fine_tuning_rows(sequences, max_history=config.max_history, rng=rng)
+        losses = partial(fine_tuning_losses, self.recformer, writer, texts, sequences, rows)
+        return [
+            partial(losses, chosen, temperature=config.temperature)
+            for chosen in planned(rows, batch_size=config.batch_size, most=config.steps, rng=rng)
+        ]
 
     def _encode_items(self, context: Context) -> None:
         texts, writer = self._fitted()

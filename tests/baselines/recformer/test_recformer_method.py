@@ -106,7 +106,7 @@ def test_pretraining_reads_every_item_by_its_own_title(
     view = unlike_task().train_view(with_sources=True)
     method = RecFormer(RecFormerConfig(**{**QUICK, "encoder": str(folders["bert"])}))
     context = make_context(tmp_path, adapters=RecFormer.adapter_store(tmp_path / "store"))
-    method._pretrained(view, context)
+    method.first_weights(view, context)
     tokenizer = Parts(folders["bert"]).tokenizer
     expected = [
         tokenizer.convert_tokens_to_ids(tokenizer.tokenize(f"title {title}"))
