@@ -279,7 +279,7 @@ def test_pretraining_reads_every_item_by_its_own_title(
     view = unlike_task().train_view(with_sources=True)
     adapters = UniSRec.adapter_store(tmp_path / "store")
     method = UniSRec(small(text_encoder=encoder))
-    method._pretrained(view, make_context(tmp_path / "run", adapters=adapters))
+    method.first_weights(view, make_context(tmp_path / "run", adapters=adapters))
     content, ids, n_ids = caught
     titles = titles_read(view.sources)
     np.testing.assert_array_equal(content[ids], made_up_vectors(titles))

@@ -293,7 +293,7 @@ def test_pretraining_reads_every_item_by_the_codes_of_its_own_title(
     view = unlike_task().train_view(with_sources=True)
     adapters = VQRec.adapter_store(tmp_path / "store")
     method = VQRec(small(text_encoder=encoder))
-    method._pretrained(view, make_context(tmp_path / "run", adapters=adapters))
+    method.first_weights(view, make_context(tmp_path / "run", adapters=adapters))
     index, content, ids = caught
     codes = index.encode(made_up_vectors(titles_read(view.sources)))
     assert len(np.unique(codes, axis=0)) > 60
