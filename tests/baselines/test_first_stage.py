@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_encoder import tiny_encoder
 
 from bench.baselines.first_stage import FirstStageMethod
 from bench.baselines.llm_rec.method import LLMRec
@@ -70,18 +68,6 @@ CASES = {
         {"epochs": 2, "patience": 1, "lora_alpha": 1.0, "validation_users": 50},
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

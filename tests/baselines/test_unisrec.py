@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from killed_epoch import assert_resumes
-from tiny_encoder import tiny_encoder
 from tiny_group import made_up_vectors, titles_read, unlike_task
 from torch.nn import functional
 
@@ -27,18 +25,6 @@ from bench.testing import check_method, evaluate, make_context, planted_task
 
 N_ITEMS, TEXT, SIZE = 30, 12, 16
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def small(**more: Any) -> UniSRecConfig:
