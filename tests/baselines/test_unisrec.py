@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fitted_method import fitted
 from killed_epoch import assert_resumes
+from tiny_batch import three_groups
 from tiny_group import made_up_vectors, titles_read, unlike_task
 from torch.nn import functional
 
-from bench.baselines.batches import Batch, length_groups
 from bench.baselines.sequence_encoder import ENCODER_PARTS
 from bench.baselines.training import TrainingReport, isolated_randomness
 from bench.baselines.unisrec.augment import drop_items, drop_words, pick_dropped_texts
@@ -214,20 +215,12 @@ class SameDraws:
 def test_the_pretraining_loss_is_the_sum_of_the_two_contrasts() -> None:
     """On rows that are encoded in three groups, in another order, some with the same next item."""
     method = built(texts(N_ITEMS), mode="inductive", sequence_loss_weight=0.5)
-    rng, rows = np.random.default_rng(0), 48
-    lengths = np.tile([10, 3, 6], rows // 3)
-    assert len(length_groups(lengths)) == 3
-    drawn = rng.integers(1, N_ITEMS + 1, size=(rows, 10))
-    items = np.where(np.arange(10) < lengths[:, None], drawn, 0)
-    targets = rng.integers(1, N_ITEMS + 1, size=rows)
-    one = Batch(items, lengths, targets, np.arange(rows))
+    one, same = three_groups(N_ITEMS)
     draws: Any = SameDraws()
-    other, left = drop_items(items, lengths, probability=0.2, rng=draws)
-    assert (left < lengths).any()
+    other, left = drop_items(one.items, one.lengths, probability=0.2, rng=draws)
+    assert (left < one.lengths).any()
 
     model: Any = method.encoder
-    same = torch.from_numpy(targets[:, None] == targets).fill_diagonal_(False)
-    assert same.any()
 
     def vectors(items: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
         read = model.input_vectors(torch.from_numpy(items))
@@ -235,12 +228,12 @@ def test_the_pretraining_loss_is_the_sum_of_the_two_contrasts() -> None:
 
     def contrast(keys: torch.Tensor) -> torch.Tensor:
         logits = (hidden @ keys.T / 0.07).masked_fill(same, -torch.inf)
-        return functional.cross_entropy(logits, torch.arange(rows))
+        return functional.cross_entropy(logits, torch.arange(len(same)))
 
     with torch.inference_mode():
         found = method._contrast(model, one, N_ITEMS + 1, draws, CPU)
-        hidden = vectors(items, lengths)
-        goals = functional.normalize(model.item_vectors()[targets - 1], dim=1)
+        hidden = vectors(one.items, one.lengths)
+        goals = functional.normalize(model.item_vectors()[one.targets - 1], dim=1)
         expected = contrast(goals) + 0.5 * contrast(vectors(other, left))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -291,14 +284,14 @@ def test_an_authors_checkpoint_is_taken_over_but_for_ids_and_frozen_if_wished(
     method = UniSRec(small(text_encoder=encoder, epochs=1, n_experts=3, **start))
     assert not UniSRec.capabilities(method.config).needs_sources
     assert UniSRec.row_note(method.config) == "tiny"
-    method.fit(task.train_view(with_sources=False), make_context(tmp_path / "s", task))
+    fitted(method, task, tmp_path)
     for name, value in method.encoder.state_dict().items():
         if freeze and name.startswith(ENCODER_PARTS):
             assert torch.equal(value, theirs.state_dict()[name]), name
         elif name.startswith(("moe_adaptor.experts", *ENCODER_PARTS)):
             other = theirs.state_dict()[name]
             assert value.shape == other.shape
-            # One epoch at 1e-3 moves it a little.
+            # One epoch moves it a little.
             assert 0 < (value - other).abs().max() < 0.05, name
 
 
@@ -310,7 +303,7 @@ def test_a_checkpoint_of_other_sizes_is_refused(tmp_path: Path, encoder: str) ->
     torch.save(theirs.state_dict(), file)
     method = UniSRec(small(text_encoder=encoder, checkpoint=str(file)))
     with pytest.raises(ConfigError, match=r"w_gate has shape \(768, 8\), expected \(32, 8\)"):
-        method.fit(task.train_view(with_sources=False), make_context(tmp_path / "s", task))
+        fitted(method, task, tmp_path)
 
 
 def test_a_missing_checkpoint_is_named_before_anything_is_read(encoder: str) -> None:
@@ -369,20 +362,13 @@ def test_pretraining_is_shared_by_targets_seeds_and_modes_and_learns(
     quick = QUICK | {"freeze": True}
     config = small(text_encoder=encoder, **quick)
 
-    def fitted(seed: int, chosen: UniSRecConfig) -> UniSRec:
-        method = UniSRec(chosen)
-        context = make_context(
-            tmp_path / f"s{seed}-{chosen.mode}-{chosen.epochs}", task, adapters=store, seed=seed
-        )
-        method.fit(task.train_view(with_sources=True), context)
-        return method
-
-    first = fitted(0, config)
+    first = fitted(UniSRec(config), task, tmp_path / "first", store=store)
     outcomes = evaluate(first, task.test(task.subset(None)), make_context(tmp_path / "e", task))
     assert metric_per_user(outcomes, "ndcg@5").mean() > random_row(30)["ndcg@5"] + 0.5
     curve = first.report.stages["pre-training"]["history"]
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.5
-    other = fitted(1, small(text_encoder=encoder, **(quick | {"epochs": 1}), mode="inductive"))
+    changed = small(text_encoder=encoder, **(quick | {"epochs": 1}), mode="inductive")
+    other = fitted(UniSRec(changed), task, tmp_path / "other", store=store, seed=1)
     assert trained == [True, False]
     shared, again = first.encoder.state_dict(), other.encoder.state_dict()
     for name in shared:
@@ -395,11 +381,7 @@ def test_a_killed_run_resumes_with_the_same_weights(tmp_path: Path, encoder: str
     config = small(text_encoder=encoder, **(QUICK | {"epochs": 2, "pretrain_epochs": 2}))
 
     def fit(name: str, progress: Progress) -> torch.nn.Module:
-        method = UniSRec(config)
-        adapters = UniSRec.adapter_store(tmp_path / name / "store")
-        context = make_context(tmp_path / name / "run", task, adapters=adapters, progress=progress)
-        method.fit(task.train_view(with_sources=True), context)
-        return method.encoder
+        return fitted(UniSRec(config), task, tmp_path / name, progress=progress).encoder
 
     assert_resumes(fit, killed_in=4)
 

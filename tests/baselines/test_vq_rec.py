@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fitted_method import fitted
 from killed_epoch import assert_resumes
+from tiny_batch import three_groups
 from tiny_group import made_up_vectors, titles_read, unlike_task
 from torch.nn import functional
 
-from bench.baselines.batches import Batch, length_groups
 from bench.baselines.sequence_encoder import ENCODER_PARTS
 from bench.baselines.training import TrainingReport, isolated_randomness
 from bench.baselines.vq_rec.method import VQRec, VQRecConfig
@@ -234,25 +235,17 @@ def test_the_pretraining_loss_contrasts_with_the_batch_and_one_fake_per_row() ->
     """On rows that are encoded in three groups, in another order, some with the same next item."""
     method = built(codes_of_items(), fake_share=0.0)
     model: Any = method.encoder
-    rng, rows = np.random.default_rng(0), 48
-    lengths = np.tile([10, 3, 6], rows // 3)
-    assert len(length_groups(lengths)) == 3
-    drawn = rng.integers(1, N_ITEMS + 1, size=(rows, 10))
-    items = np.where(np.arange(10) < lengths[:, None], drawn, 0)
-    targets = rng.integers(1, N_ITEMS + 1, size=rows)
-    same = torch.from_numpy(targets[:, None] == targets).fill_diagonal_(False)
-    assert same.any()
-    one = Batch(items, lengths, targets, np.arange(rows))
+    one, same = three_groups(N_ITEMS)
     with torch.inference_mode():
         found = method._contrast(model, one, CPU)
-        vectors = model.input_vectors(torch.from_numpy(items))
-        hidden = model.encode(vectors, torch.from_numpy(lengths))
-        goals = functional.normalize(model.item_vectors()[targets - 1], dim=1)
+        vectors = model.input_vectors(torch.from_numpy(one.items))
+        hidden = model.encode(vectors, torch.from_numpy(one.lengths))
+        goals = functional.normalize(model.item_vectors()[one.targets - 1], dim=1)
         logits = functional.normalize(hidden, dim=1) @ goals.T / 0.07
         # A fake whose codes were all kept is the positive itself, once more.
         further = logits.diagonal()[:, None]
         logits = torch.cat((logits.masked_fill(same, -torch.inf), further), dim=1)
-        expected = functional.cross_entropy(logits, torch.arange(rows))
+        expected = functional.cross_entropy(logits, torch.arange(len(same)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -305,15 +298,11 @@ def test_the_matrices_have_one_choice_per_row_and_a_gradient() -> None:
 
 
 def test_the_released_mapping_has_no_gradient_and_is_no_permutation() -> None:
-    """What the published code computes: a ceiling over the largest entry of every row."""
     with isolated_randomness(0):
-        raw = torch.randn(BLOCKS, CODES + 1, CODES + 1, requires_grad=True)
-        soft = raw.softmax(dim=2)
-        values, place = soft.topk(1, dim=2)
-        (torch.zeros_like(soft).scatter(2, place, values).ceil()).sum().backward()
         matrices = released_alignment(BLOCKS, CODES)
-    assert raw.grad is not None
-    assert raw.grad.norm() == 0
+    assert not matrices.requires_grad
+    assert matrices.shape == (BLOCKS, CODES + 1, CODES + 1)
+    assert set(matrices.unique().tolist()) == {0.0, 1.0}
     assert (matrices.sum(dim=2) == 1).all()
     assert (matrices.sum(dim=1) > 1).any()
 
@@ -373,11 +362,9 @@ def test_learns_a_planted_pattern_after_pretraining(
     tmp_path: Path, encoder: str, alignment: str
 ) -> None:
     task = planted_task(n_sources=1, n_users=200)
-    method = VQRec(small(text_encoder=encoder, alignment=alignment, freeze=True, **QUICK))
-    store = VQRec.adapter_store(tmp_path / "store")
-    context = make_context(tmp_path / "s", task, adapters=store)
-    method.fit(task.train_view(with_sources=True), context)
-    outcomes = evaluate(method, task.test(task.subset(None)), context)
+    config = small(text_encoder=encoder, alignment=alignment, freeze=True, **QUICK)
+    method = fitted(VQRec(config), task, tmp_path)
+    outcomes = evaluate(method, task.test(task.subset(None)), make_context(tmp_path / "e", task))
     assert metric_per_user(outcomes, "ndcg@5").mean() > random_row(30)["ndcg@5"] + 0.3
     stages = method.report.stages
     assert stages["codes"]["items"] == 60
@@ -410,9 +397,7 @@ def test_the_index_is_learnt_from_items_of_training_sequences_alone(
     task = unlike_task(n_users=6)
     view = task.train_view(with_sources=True)
     settings = {"pretrain": pretrain, "pretrain_epochs": 1, "epochs": 1, "alignment": "released"}
-    method = VQRec(small(text_encoder=encoder, **settings))
-    adapters = VQRec.adapter_store(tmp_path / "store")
-    method.fit(view, make_context(tmp_path / "run", task, adapters=adapters))
+    method = fitted(VQRec(small(text_encoder=encoder, **settings)), task, tmp_path)
     groups = [[view.target]] if pretrain == "none" else [view.sources, [view.target]]
     assert len(learnt_from) == len(groups)
     for vectors, domains in zip(learnt_from, groups, strict=True):
@@ -436,7 +421,7 @@ def test_an_authors_checkpoint_is_loaded_and_aligned(tmp_path: Path, encoder: st
     torch.save({"state_dict": state}, file)
     changes = {"checkpoint": str(file), "epochs": 1, "learning_rate": 1e-6}
     method = VQRec(small(text_encoder=encoder, alignment_epochs=1, **changes))
-    method.fit(task.train_view(with_sources=False), make_context(tmp_path / "s", task))
+    fitted(method, task, tmp_path)
     assert VQRec.row_note(method.config) == "tiny, corrected alignment"
     ours = method.encoder.state_dict()["pq_code_embedding.weight"].view(BLOCKS, CODES + 1, SIZE)
     their = state["pq_code_embedding.weight"].view(BLOCKS, CODES + 1, SIZE)
@@ -480,11 +465,7 @@ def test_a_killed_run_resumes_with_the_same_weights(
     )
 
     def fit(name: str, progress: Progress) -> torch.nn.Module:
-        method = VQRec(config)
-        adapters = VQRec.adapter_store(tmp_path / name / "store")
-        context = make_context(tmp_path / name / "run", task, adapters=adapters, progress=progress)
-        method.fit(task.train_view(with_sources=True), context)
-        return method.encoder
+        return fitted(VQRec(config), task, tmp_path / name, progress=progress).encoder
 
     assert_resumes(fit, killed_in=killed_in)
 
