@@ -1,4 +1,4 @@
-"""UniSRec: the adaptor, the two views, the losses, and what pre-training hands over."""
+"""UniSRec as users run it: pre-training, checkpoints, resume, and a planted domain."""
 
 from __future__ import annotations
 
@@ -13,196 +13,34 @@ from killed_epoch import assert_resumes
 from tiny_batch import three_groups
 from tiny_group import made_up_vectors, titles_read, unlike_task
 from torch.nn import functional
+from unisrec_parts import N_ITEMS, built, small, texts
 
 from bench.baselines.sequence_encoder import ENCODER_PARTS
 from bench.baselines.training import TrainingReport, isolated_randomness
-from bench.baselines.unisrec.augment import drop_items, drop_words, pick_dropped_texts
+from bench.baselines.unisrec.augment import drop_items
 from bench.baselines.unisrec.method import UniSRec, UniSRecConfig
-from bench.baselines.unisrec.model import Adaptor, UniSRecModel
+from bench.baselines.unisrec.model import UniSRecModel
 from bench.errors import ConfigError, MethodError
 from bench.evaluation import metric_per_user, random_row
 from bench.methods import Progress
 from bench.testing import check_method, evaluate, make_context, planted_task
 
-N_ITEMS, TEXT, SIZE = 30, 12, 16
 CPU = torch.device("cpu")
 
-
-def small(**more: Any) -> UniSRecConfig:
-    base = {"hidden_size": SIZE, "inner_size": 24, "max_history": 12, "validation_users": 100}
-    return UniSRecConfig(**(base | more))
-
-
-def adaptor(**more: Any) -> Adaptor:
-    with isolated_randomness(0):
-        return Adaptor(TEXT, SIZE, **({"n_experts": 4, "dropout": 0.2} | more))
-
-
-def texts(n: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, TEXT, generator=torch.Generator().manual_seed(seed))
+QUICK = {
+    "epochs": 20,
+    "batch_size": 128,
+    "learning_rate": 3e-3,
+    "pretrain_epochs": 8,
+    "pretrain_batch_size": 128,
+    "pretrain_learning_rate": 3e-3,
+    "hidden_dropout_prob": 0.1,
+    "attn_dropout_prob": 0.1,
+    "n_experts": 2,
+}
 
 
-def built(content: torch.Tensor, **more: Any) -> UniSRec:
-    method = UniSRec(small(**more))
-    with isolated_randomness(0):
-        method.model = method.build(1, len(content), text_size=TEXT).eval()
-    method.set_content(method.encoder, functional.pad(content, (0, 0, 1, 0)).numpy())
-    return method
-
-
-def scores(method: UniSRec, *rows: list[int]) -> torch.Tensor:
-    width = max(map(len, rows))
-    items = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    with torch.inference_mode():
-        return method.score_all(items, lengths, torch.ones(len(rows), dtype=torch.int64))
-
-
-# The adaptor
-
-
-def test_the_adaptor_is_the_papers_mixture_of_whitening_experts() -> None:
-    one, x = adaptor().eval(), texts(7)
-    with torch.no_grad():
-        for p in one.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-        expected = torch.zeros(7, SIZE)
-        gates = (x @ one.w_gate).softmax(dim=1)
-        for k, expert in enumerate(one.experts):
-            expected += gates[:, k, None] * ((x - expert.bias) @ expert.lin.weight.T)
-        torch.testing.assert_close(one(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(5,), (2, 3)])
-def test_the_adaptor_keeps_leading_dimensions(shape: tuple[int, ...]) -> None:
-    x = texts(int(np.prod(shape))).view(*shape, TEXT)
-    assert adaptor()(x).shape == (*shape, SIZE)
-
-
-def test_gates_sum_to_one_and_begin_uniform_without_noise() -> None:
-    one, x = adaptor(), texts(6)
-    torch.testing.assert_close(one.eval().gates(x), torch.full((6, 4), 0.25))
-    noisy = one.train().gates(x)
-    torch.testing.assert_close(noisy.sum(dim=1), torch.ones(6))
-    assert noisy.std() > 0.01
-
-
-def test_the_noise_of_the_gates_has_the_published_size() -> None:
-    """At the start its standard deviation is softplus(0) + 0.01 for every logit."""
-    one = adaptor(n_experts=2).train()
-    with isolated_randomness(1):
-        gates = one.gates(torch.zeros(20_000, TEXT))
-    spread = (gates[:, 0] / gates[:, 1]).log().std().item() / 2**0.5
-    assert spread == pytest.approx(np.log(2) + 0.01, rel=0.03)
-
-
-def test_one_expert_is_an_affine_map() -> None:
-    one = adaptor(n_experts=1).eval()
-    with torch.no_grad():
-        one.experts[0].bias.fill_(0.3)
-        a, b = texts(5, 1), texts(5, 2)
-        torch.testing.assert_close(one(0.25 * a + 0.75 * b), 0.25 * one(a) + 0.75 * one(b))
-
-
-# Items and scores
-
-
-def test_equal_texts_tie_without_ids_and_part_with_them() -> None:
-    content = texts(N_ITEMS)
-    content[4] = content[9]
-    inductive = scores(built(content, mode="inductive"), [3, 7])
-    assert inductive[0, 5] == inductive[0, 10]
-    transductive = scores(built(content), [3, 7])
-    assert (transductive[0, 5] - transductive[0, 10]).abs() > 1e-4
-
-
-def test_an_item_that_came_later_is_scored_by_its_text() -> None:
-    content = texts(N_ITEMS)
-    method = built(content, mode="inductive")
-    before = scores(method, [3, 7])
-    wider = torch.cat((content, content[6:7]))
-    method.set_content(method.encoder, functional.pad(wider, (0, 0, 1, 0)).numpy())
-    after = scores(method, [3, 7])
-    torch.testing.assert_close(after[:, :-1], before)
-    torch.testing.assert_close(after[:, -1], before[:, 7])
-
-
-@pytest.mark.parametrize("mode", ["transductive", "inductive"])
-def test_scores_are_cosines(mode: str) -> None:
-    method = built(texts(N_ITEMS), mode=mode)
-    found = scores(method, [3, 7, 8], [2])
-    model = method.encoder
-    with torch.inference_mode():
-        hidden = model.encode(model.input_vectors(torch.tensor([[3, 7, 8]])), torch.tensor([3]))
-        expected = functional.cosine_similarity(hidden, model.item_vectors())
-    torch.testing.assert_close(found[0, 1:], expected, rtol=0, atol=1e-5)
-    assert found.abs().max() <= 1 + 1e-6
-
-
-def test_texts_are_no_parameters_and_get_no_gradient() -> None:
-    method = built(texts(N_ITEMS))
-    model = method.encoder.train()
-    (model.item_vectors().sum() + model.input_vectors(torch.tensor([[1, 2]])).sum()).backward()
-    assert not model.content.requires_grad
-    assert model.content.grad is None
-    assert not any("content" in name for name in model.state_dict())
-
-
-def test_parameters_have_the_released_names() -> None:
-    names = set(built(texts(N_ITEMS)).encoder.state_dict())
-    assert {
-        "item_embedding.weight",
-        "position_embedding.weight",
-        "LayerNorm.weight",
-        "moe_adaptor.w_gate",
-        "moe_adaptor.w_noise",
-        "moe_adaptor.experts.7.bias",
-        "moe_adaptor.experts.7.lin.weight",
-        "trm_encoder.layer.1.multi_head_attention.query.weight",
-        "trm_encoder.layer.1.multi_head_attention.LayerNorm.bias",
-        "trm_encoder.layer.1.feed_forward.dense_2.bias",
-    } <= names
-
-
-# The two views
-
-
-def test_item_drop_keeps_order_the_first_item_and_the_padding_at_the_end() -> None:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 12, size=400)
-    items = np.where(np.arange(11) < lengths[:, None], np.arange(1, 12), 0)
-    kept, left = drop_items(items, lengths, probability=0.2, rng=rng)
-    assert kept.shape[1] == left.max()
-    assert (left >= 1).all()
-    assert (kept[:, 0] == 1).all()
-    for row, n in zip(kept, left, strict=True):
-        assert (np.diff(row[:n]) > 0).all()
-        assert (row[n:] == 0).all()
-    # All but the first of a row go with probability 0.2.
-    assert (lengths - left).sum() / (lengths - 1).sum() == pytest.approx(0.2, abs=0.03)
-
-
-def test_word_drop_points_a_fifth_of_the_items_to_their_shortened_titles() -> None:
-    rng = np.random.default_rng(0)
-    items = np.where(np.arange(20) < 15, rng.integers(1, N_ITEMS + 1, size=(300, 20)), 0)
-    picked = pick_dropped_texts(items, N_ITEMS + 1, probability=0.2, rng=rng)
-    assert (picked[:, 15:] == 0).all()
-    assert ((picked == items) | (picked == items + N_ITEMS + 1)).all()
-    assert (picked != items)[:, :15].mean() == pytest.approx(0.2, abs=0.02)
-
-
-def test_shortened_titles_keep_their_order_and_at_least_a_word() -> None:
-    rng = np.random.default_rng(0)
-    long = " ".join(f"w{i}" for i in range(40))
-    shortened = drop_words([long] * 200 + ["single", ""], probability=0.15, rng=rng)
-    assert shortened[-2:] == ["single", ""]
-    counts = []
-    for text in shortened[:200]:
-        numbers = [int(word[1:]) for word in text.split()]
-        assert numbers == sorted(numbers)
-        counts.append(len(numbers))
-    assert np.mean(counts) / 40 == pytest.approx(0.85, abs=0.02)
-    assert drop_words(["a b c"], probability=0.999, rng=rng) == ["a"]
+# Pre-training
 
 
 class SameDraws:
@@ -337,18 +175,6 @@ def test_saving_before_fitting_is_an_error(tmp_path: Path) -> None:
 
 
 # The whole method
-
-QUICK = {
-    "epochs": 20,
-    "batch_size": 128,
-    "learning_rate": 3e-3,
-    "pretrain_epochs": 8,
-    "pretrain_batch_size": 128,
-    "pretrain_learning_rate": 3e-3,
-    "hidden_dropout_prob": 0.1,
-    "attn_dropout_prob": 0.1,
-    "n_experts": 2,
-}
 
 
 def test_pretraining_is_shared_by_targets_seeds_and_modes_and_learns(
