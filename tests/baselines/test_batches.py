@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_catalogue import sequences
 
 from bench.baselines.batches import (
     cloze_rows,
@@ -16,16 +16,6 @@ from bench.baselines.batches import (
     plan_batches,
     window_rows,
 )
-from bench.baselines.negatives import NegativeSampler
-from bench.data.domain import Sequences
-from bench.errors import MethodError
-
-
-def sequences_of(rows: list[list[int]]) -> Sequences:
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(r) for r in rows], out=offsets[1:])
-    return Sequences(offsets, np.array([i for r in rows for i in r], dtype=np.int32))
-
 
 ROWS = st.lists(st.lists(st.integers(0, 20), max_size=9), min_size=1, max_size=12)
 
@@ -37,10 +27,10 @@ def rng() -> np.random.Generator:
 @settings(deadline=None)
 @given(ROWS, st.integers(1, 6))
 def test_prefix_rows_are_every_history_with_its_next_item(lists: list[list[int]], cut: int) -> None:
-    sequences = sequences_of(lists)
-    rows = epoch_rows(sequences, "prefixes", max_length=cut, rng=rng())
+    history = sequences(*lists)
+    rows = epoch_rows(history, "prefixes", max_length=cut, rng=rng())
     found = [
-        (int(r), sequences.items[s:e].tolist(), int(sequences.items[e]))
+        (int(r), history.items[s:e].tolist(), int(history.items[e]))
         for r, s, e in zip(rows.sequence, rows.start, rows.end, strict=True)
     ]
     expected = [
@@ -56,11 +46,11 @@ def test_prefix_rows_are_every_history_with_its_next_item(lists: list[list[int]]
 def test_all_positions_trains_on_the_targets_of_all_prefixes(
     lists: list[list[int]], cut: int
 ) -> None:
-    sequences = sequences_of(lists)
-    rows = epoch_rows(sequences, "all-positions", max_length=cut, rng=rng())
+    history = sequences(*lists)
+    rows = epoch_rows(history, "all-positions", max_length=cut, rng=rng())
     pairs = []
     if len(rows):
-        batch = make_batch(sequences, rows, np.arange(len(rows)), kind="all-positions")
+        batch = make_batch(history, rows, np.arange(len(rows)), kind="all-positions")
         real = batch.targets > 0
         assert (real == (batch.items > 0)).all()
         owner = np.broadcast_to(batch.sequence[:, None], real.shape)[real]
@@ -72,9 +62,9 @@ def test_all_positions_trains_on_the_targets_of_all_prefixes(
 @settings(deadline=None)
 @given(ROWS, st.integers(1, 6), st.integers(0, 1))
 def test_windows_cover_every_input_once(lists: list[list[int]], cut: int, spare: int) -> None:
-    sequences = sequences_of(lists)
-    rows = window_rows(sequences, max_length=cut, spare=spare)
-    seen = np.zeros(len(sequences.items), dtype=int)
+    history = sequences(*lists)
+    rows = window_rows(history, max_length=cut, spare=spare)
+    seen = np.zeros(len(history.items), dtype=int)
     for start, end in zip(rows.start, rows.end, strict=True):
         seen[start:end] += 1
     expected = np.concatenate(
@@ -85,24 +75,22 @@ def test_windows_cover_every_input_once(lists: list[list[int]], cut: int, spare:
 
 
 def test_random_prefix_draws_one_prefix_per_user_and_others_next_time() -> None:
-    sequences = sequences_of([list(range(9)), [3], [5, 6], []])
+    history = sequences(list(range(9)), [3], [5, 6], [])
     generator = rng()
-    draws = [
-        epoch_rows(sequences, "random-prefix", max_length=50, rng=generator) for _ in range(40)
-    ]
+    draws = [epoch_rows(history, "random-prefix", max_length=50, rng=generator) for _ in range(40)]
     assert all(d.sequence.tolist() == [0, 2] for d in draws)
     assert {int(d.end[0] - d.start[0]) for d in draws} == set(range(1, 9))
 
 
 def test_cloze_rows_hold_the_last_training_item() -> None:
-    sequences = sequences_of([[1, 2, 3], [4], [5, 6]])
-    rows = cloze_rows(sequences, prefixes=True, max_length=50)
-    assert [sequences.items[s:e].tolist() for s, e in zip(rows.start, rows.end, strict=True)] == [
+    history = sequences([1, 2, 3], [4], [5, 6])
+    rows = cloze_rows(history, prefixes=True, max_length=50)
+    assert [history.items[s:e].tolist() for s, e in zip(rows.start, rows.end, strict=True)] == [
         [1, 2],
         [1, 2, 3],
         [5, 6],
     ]
-    whole = cloze_rows(sequences, prefixes=False, max_length=50)
+    whole = cloze_rows(history, prefixes=False, max_length=50)
     assert sorted(whole.lengths.tolist()) == [1, 2, 3]
 
 
@@ -111,8 +99,8 @@ def test_cloze_rows_hold_the_last_training_item() -> None:
 def test_batches_hold_every_row_once_and_respect_the_size(
     lists: list[list[int]], size: int, kind: str, bucketed: bool
 ) -> None:
-    sequences = sequences_of(lists)
-    rows = epoch_rows(sequences, kind, max_length=50, rng=rng())
+    history = sequences(*lists)
+    rows = epoch_rows(history, kind, max_length=50, rng=rng())
     batches = plan_batches(rows, batch_size=size, rng=rng(), bucketed=bucketed)
     assert sorted(np.concatenate([np.zeros(0, int), *batches]).tolist()) == list(range(len(rows)))
     longest = int(rows.n_targets.max(initial=0))
@@ -122,18 +110,18 @@ def test_batches_hold_every_row_once_and_respect_the_size(
 
 
 def test_prefix_batches_are_full_but_the_last() -> None:
-    sequences = sequences_of([list(range(8))] * 100)
-    rows = epoch_rows(sequences, "prefixes", max_length=50, rng=rng())
+    history = sequences(*[list(range(8))] * 100)
+    rows = epoch_rows(history, "prefixes", max_length=50, rng=rng())
     sizes = sorted(len(b) for b in plan_batches(rows, batch_size=64, rng=rng()))
     assert sizes == [700 % 64] + [64] * (700 // 64)
 
 
 def test_bucketing_saves_padding() -> None:
     lengths = np.random.default_rng(1).integers(2, 40, size=4000)
-    sequences = sequences_of([list(range(n)) for n in lengths])
+    history = sequences(*(list(range(n)) for n in lengths))
 
     def padded_cells(bucketed: bool) -> int:
-        rows = epoch_rows(sequences, "random-prefix", max_length=50, rng=rng())
+        rows = epoch_rows(history, "random-prefix", max_length=50, rng=rng())
         batches = plan_batches(rows, batch_size=64, rng=rng(), bucketed=bucketed)
         return sum(len(b) * int(rows.lengths[b].max()) for b in batches)
 
@@ -141,25 +129,12 @@ def test_bucketing_saves_padding() -> None:
 
 
 def test_histories_are_cut_to_the_newest_and_empty_ones_read_a_padding_item() -> None:
-    history = sequences_of([[4, 5, 6], [], [7]])
+    history = sequences([4, 5, 6], [], [7])
     items, lengths = pad_histories(history, np.array([0, 1, 2]), max_length=2)
     assert items.tolist() == [[6, 7], [0, 0], [8, 0]]
     assert lengths.tolist() == [2, 1, 1]
     wide, _ = pad_histories(history, np.array([2]), max_length=5, width=5)
     assert wide.tolist() == [[8, 0, 0, 0, 0]]
-
-
-def test_negatives_avoid_the_training_items_only() -> None:
-    sequences = sequences_of([[0, 1, 2], [3]])
-    sampler = NegativeSampler(sequences, 5)
-    drawn = sampler.draw(np.array([0, 1] * 500), rng())
-    assert set(drawn[::2].tolist()) == {3, 4}
-    assert set(drawn[1::2].tolist()) == {0, 1, 2, 4}
-
-
-def test_no_negative_left_is_an_error_not_an_endless_loop() -> None:
-    with pytest.raises(MethodError, match="all 3 items"):
-        NegativeSampler(sequences_of([[0, 1, 2]]), 3)
 
 
 @settings(deadline=None)

@@ -155,16 +155,13 @@ def test_a_tensor_beyond_its_storage_is_refused(
     """A forged pickle cannot read other memory, nor ask for more than there is."""
     path = tmp_path / "a.pth"
     torch.save(torch.arange(4.0), path)
+    storage_marker = object()
 
     class Forged:
         def __reduce__(self) -> tuple[Any, ...]:
             empty: OrderedDict[str, Any] = OrderedDict()
-            arguments = (STORAGE, offset, size, stride, False, empty)
+            arguments = (storage_marker, offset, size, stride, False, empty)
             return torch._utils._rebuild_tensor_v2, arguments
-
-    storage_marker = object()
-    global STORAGE
-    STORAGE = storage_marker
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
@@ -182,9 +179,6 @@ def test_a_tensor_beyond_its_storage_is_refused(
             archive.writestr(name, (tmp_path / "data.pkl").read_bytes() if forged else content)
     with pytest.raises(DataError, match="a tensor"):
         read_checkpoint(path)
-
-
-STORAGE: object = None
 
 
 def test_loading_keeps_what_never_transfers_and_refuses_what_does_not_fit() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_encoder import tiny_encoder
+from fitted_method import fitted
 
 from bench.baselines.first_stage import FirstStageMethod
 from bench.baselines.llm_rec.method import LLMRec
@@ -20,13 +19,7 @@ from bench.errors import MethodError
 from bench.methods import AdapterUse, Job, Method, PlanSpec
 from bench.methods.registry import resolve
 from bench.protocol import Task, build_task
-from bench.testing import (
-    make_context,
-    make_domain,
-    planted_domain,
-    planted_sources,
-    planted_task,
-)
+from bench.testing import make_domain, planted_domain, planted_sources, planted_task
 
 SMALL_ENCODER = {"hidden_size": 16, "inner_size": 16, "epochs": 1, "pretrain_epochs": 1}
 TEXTS = {"max_history": 5, "batch_size": 16, "steps": 1}
@@ -73,18 +66,6 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
 def task() -> Task:
     return planted_task(n_users=40, n_sources=2)
 
@@ -110,12 +91,10 @@ def planned(method: Method, task: Task, **changes: Any) -> Job:
 def test_a_plan_names_the_stage_that_a_fit_makes(
     name: str, encoder: str, task: Task, tmp_path: Path
 ) -> None:
-    method = made(name, encoder)
     store = PretrainedStore(tmp_path / "store")
     uses: list[AdapterUse] = []
     store.watch(lambda used, _seconds, _cpu: uses.extend(used))
-    context = make_context(tmp_path / "s", task, adapters=store, seed=3, init_seed=5)
-    method.fit(task.train_view(with_sources=True), context)
+    method = fitted(made(name, encoder), task, tmp_path, store=store, seed=3, init_seed=5)
     job = planned(method, task)
     assert job.known
     assert [(use.adapter_id, use.label) for use in uses] == [(job.key, job.label)]
@@ -157,8 +136,7 @@ def test_a_plugin_shares_no_stage_with_the_method_that_it_changes(
         cls = resolve(f"{file}:Mine")
         method = cls(made("unisrec", encoder).config)
         store = PretrainedStore(tmp_path / "store")
-        context = make_context(tmp_path / f"s{weight}", task, adapters=store, seed=3, init_seed=5)
-        method.fit(task.train_view(with_sources=True), context)
+        fitted(method, task, tmp_path / str(weight), store=store, seed=3, init_seed=5)
         keys.append(planned(method, task).key)
         assert store.has(keys[-1])
     assert len(set(keys)) == 3
@@ -174,9 +152,8 @@ def test_a_target_without_sequences_is_refused_before_the_stage(
     )
     task = build_task(short, sources=planted_sources(1, n_users=20))
     store = PretrainedStore(tmp_path / "store")
-    context = make_context(tmp_path / "s", task, adapters=store)
     with pytest.raises(MethodError, match="sequences of two items or more; short has 0"):
-        made(name, encoder).fit(task.train_view(with_sources=True), context)
+        fitted(made(name, encoder), task, tmp_path, store=store)
     assert not store.root.exists()
 
 
@@ -187,10 +164,7 @@ def test_one_sequence_is_nothing_to_contrast(name: str, encoder: str, tmp_path: 
     task = build_task(planted_domain(n_users=20), sources=[source])
     store = PretrainedStore(tmp_path / "store")
     with pytest.raises(MethodError, match=r"at least 2 training sequences.*one has 1"):
-        made(name, encoder).fit(
-            task.train_view(with_sources=True),
-            make_context(tmp_path / "s", task, adapters=store),
-        )
+        fitted(made(name, encoder), task, tmp_path, store=store)
     assert not store.root.exists()
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bench.baselines.dropout import BitDropout
 from bench.baselines.fmlp.method import (
     FMLPRec,
     FMLPRecConfig,
@@ -20,7 +19,6 @@ from bench.baselines.fmlp.method import (
 )
 from bench.baselines.fmlp.model import FilterLayer, FMLPNetwork
 from bench.baselines.negatives import NegativeSampler
-from bench.baselines.padding import shift_right
 from bench.baselines.training import isolated_randomness
 from bench.data.domain import Sequences
 from bench.errors import MethodError
@@ -251,12 +249,6 @@ def test_held_out_items_occur_in_no_training_row() -> None:
             assert requests.candidates[n, labels.position[n]] not in reached
 
 
-def test_left_padding_keeps_the_items_in_order() -> None:
-    items = torch.tensor([[3, 4, 0, 0], [5, 6, 7, 8], [0, 0, 0, 0]])
-    shifted = shift_right(items, torch.tensor([2, 4, 0]))
-    assert shifted.tolist() == [[0, 0, 3, 4], [5, 6, 7, 8], [0, 0, 0, 0]]
-
-
 def test_an_epoch_feeds_left_padded_prefixes_and_negatives_outside_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -335,31 +327,6 @@ def test_a_tiny_set_is_learnt_by_heart() -> None:
             continue  # the empty history has four right answers
         others = [i for i in range(24) if i // 6 != rows.sequence[row]]
         assert scores[row, positive] > scores[row, others].max()
-
-
-def test_dropout_drops_the_stated_share_and_keeps_the_mean() -> None:
-    x = torch.ones(200_001)
-    for probability in (0.1, 0.5):
-        with isolated_randomness(0):
-            out = BitDropout(probability).train()(x)
-        assert (out == 0).float().mean().item() == pytest.approx(probability, abs=0.005)
-        kept = out[out > 0]
-        torch.testing.assert_close(
-            kept, torch.full_like(kept, 1 / (1 - probability)), rtol=1e-4, atol=0
-        )
-    assert BitDropout(0.5).eval()(x) is x
-    assert BitDropout(0.0).train()(x) is x
-
-
-def test_dropout_repeats_with_the_seed_and_does_not_change_its_input() -> None:
-    x, kept = noise(64, 9), noise(64, 9)
-    drop = BitDropout(0.5).train()
-    with isolated_randomness(3):
-        first = drop(x)
-    with isolated_randomness(3):
-        second = drop(x)
-    assert torch.equal(first, second)
-    assert torch.equal(x, kept)
 
 
 def test_profiles_are_the_stated_ones() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fitted_method import fitted
 from killed_epoch import assert_resumes
 from safetensors.torch import load_file
 from tiny_group import swapped, unlike_task
@@ -231,17 +232,13 @@ def task() -> Task:
     return planted_task(n_users=80, n_sources=2)
 
 
-def fitted(task: Task, folder: Path, store: Path | None = None, **changes: Any) -> MCRPL:
-    method = MCRPL(MCRPLConfig(**{**TINY, **changes}))
-    adapters = MCRPL.adapter_store(store or folder / "store")
-    context = make_context(folder / "scratch", task, adapters=adapters)
-    method.fit(task.train_view(with_sources=True), context)
-    return method
+def tiny(**changes: Any) -> MCRPL:
+    return MCRPL(MCRPLConfig(**{**TINY, **changes}))
 
 
 def prepared(view: TrainView, folder: Path, store: PretrainedStore, *, seed: int = 0) -> MCRPL:
     """A method that has done its stage 1, or found it."""
-    method = MCRPL(MCRPLConfig(**TINY))
+    method = tiny()
     context = make_context(folder, adapters=store, seed=seed)
     method._shape = {"n_users": 80, "n_items": view.target.n_items}
     method._shape |= method.further_sizes(view, context)
@@ -257,7 +254,7 @@ def stage_1(store: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_first_loss_is_the_logarithm_of_all_items(task: Task, tmp_path: Path) -> None:
-    method = fitted(task, tmp_path, pretrain_epochs=1, epochs=1, learning_rate=1e-9)
+    method = fitted(tiny(pretrain_epochs=1, epochs=1, learning_rate=1e-9), task, tmp_path)
     assert method.report is not None
     n_union = 3 * task.n_items
     first = method.report.as_dict()["stages"]["stage-1"]["history"][0]["loss"]
@@ -301,7 +298,7 @@ def test_each_stage_trains_on_the_union_ids_of_its_own_items(
     monkeypatch.setattr(MCRPL, "_loss", watched)
     task = unlike_task()
     view = task.train_view(with_sources=True)
-    method = fitted(task, tmp_path, pretrain_epochs=1, epochs=1)
+    method = fitted(tiny(pretrain_epochs=1, epochs=1), task, tmp_path)
     assert (method._shape["first_item"], method._shape["n_items"]) == (44, 50)
     union, _ = union_sequences(view, include_target=True, include_sources=True)
     own = view.target.sequences
@@ -313,14 +310,9 @@ def test_each_stage_trains_on_the_union_ids_of_its_own_items(
 
 def test_a_killed_run_resumes_with_the_same_weights(tmp_path: Path) -> None:
     task = planted_task(n_users=40, n_sources=1)
-    view = task.train_view(with_sources=True)
 
     def fit(name: str, progress: Progress) -> torch.nn.Module:
-        method = MCRPL(MCRPLConfig(**TINY))
-        adapters = MCRPL.adapter_store(tmp_path / name / "store")
-        context = make_context(tmp_path / name / "run", task, adapters=adapters, progress=progress)
-        method.fit(view, context)
-        return method.network
+        return fitted(tiny(), task, tmp_path / name, progress=progress).network
 
     assert_resumes(fit, killed_in=TINY["pretrain_epochs"] + 2)
 
@@ -332,7 +324,8 @@ def test_a_killed_run_resumes_with_the_same_weights(tmp_path: Path) -> None:
 def test_stage_2_changes_exactly_what_it_should(
     task: Task, tmp_path: Path, freeze: Any, moved: set[str] | None
 ) -> None:
-    method = fitted(task, tmp_path, freeze=freeze, epochs=1, diff="cross", diff_weight=1.0)
+    method = tiny(freeze=freeze, epochs=1, diff="cross", diff_weight=1.0)
+    fitted(method, task, tmp_path)
     before = stage_1(tmp_path / "store")
     after = method.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -356,18 +349,19 @@ def test_targets_of_a_group_share_stage_1(tmp_path: Path) -> None:
 def test_another_budget_of_stage_2_uses_the_same_stage_1_and_another_seed_too(
     task: Task, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    fitted(task, tmp_path / "a", store)
-    fitted(task, tmp_path / "b", store, epochs=1, diff="cross", freeze="but-prompts-and-head")
-    assert len(list(store.glob("*/model.safetensors"))) == 1
-    fitted(task, tmp_path / "c", store, pretrain_epochs=1)
-    assert len(list(store.glob("*/model.safetensors"))) == 2
+    store = MCRPL.adapter_store(tmp_path / "store")
+    fitted(tiny(), task, tmp_path / "a", store=store)
+    other = tiny(epochs=1, diff="cross", freeze="but-prompts-and-head")
+    fitted(other, task, tmp_path / "b", store=store, seed=1)
+    assert len(list(store.root.glob("*/model.safetensors"))) == 1
+    fitted(tiny(pretrain_epochs=1), task, tmp_path / "c", store=store)
+    assert len(list(store.root.glob("*/model.safetensors"))) == 2
 
 
 def test_scores_are_the_targets_columns_of_the_softmax_over_all_domains(
     task: Task, tmp_path: Path
 ) -> None:
-    method = fitted(task, tmp_path)
+    method = fitted(tiny(), task, tmp_path)
     first, n_items = method._shape["first_item"], method._shape["n_items"]
     # The domains in order of their names: planted, planted-source-0, planted-source-1.
     assert (first, n_items, method._shape["n_union"]) == (0, 60, 180)
@@ -382,9 +376,8 @@ def test_scores_are_the_targets_columns_of_the_softmax_over_all_domains(
 
 
 def test_a_context_without_the_store_is_an_error(task: Task, tmp_path: Path) -> None:
-    method = MCRPL(MCRPLConfig(**TINY))
     with pytest.raises(MethodError, match="mcrpl: the context holds NoneType"):
-        method.fit(task.train_view(with_sources=True), make_context(tmp_path, task))
+        tiny().fit(task.train_view(with_sources=True), make_context(tmp_path, task))
 
 
 def test_profiles_are_the_stated_ones() -> None:
@@ -408,7 +401,7 @@ def test_it_conforms() -> None:
 
 def test_it_learns_the_planted_pattern_and_stage_2_helps(tmp_path: Path) -> None:
     task = planted_task(n_sources=2)
-    method = fitted(task, tmp_path, pretrain_epochs=1, epochs=6, learning_rate=0.003)
+    method = fitted(tiny(pretrain_epochs=1, epochs=6, learning_rate=0.003), task, tmp_path)
     context = make_context(tmp_path / "scratch", task)
     found = metric_per_user(evaluate(method, task.test(task.subset(None)), context), "ndcg@5")
     assert found.mean() > random_row(30)["ndcg@5"] + 0.4

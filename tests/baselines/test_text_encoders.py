@@ -27,6 +27,8 @@ from bench.baselines.text import (
 from bench.errors import BenchError, ConfigError, MissingExtraError
 from bench.io import cache_root
 
+pytestmark = pytest.mark.usefixtures("fresh_cache")
+
 TEXTS = (
     "blue shampoo",
     "the hand cream of star wars number 12, large pack",
@@ -45,12 +47,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bert": tiny_encoder(root / "bert"),
         "longformer": tiny_encoder(root / "longformer", architecture="longformer"),
     }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

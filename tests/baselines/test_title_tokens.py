@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_catalogue import sequences
 from tiny_encoder import tiny_wordpiece
 
-from bench.baselines.text.histories import HistoryVectors
 from bench.baselines.text.title_tokens import (
     TokenTable,
     join_tables,
@@ -20,7 +20,6 @@ from bench.baselines.text.title_tokens import (
     tokenise,
     windows,
 )
-from bench.data.domain import Sequences
 
 TITLES = ["The Toy Story", "", "xyz-1 (red)", "Körper & Creme 12", "the toy story"]
 
@@ -39,13 +38,6 @@ def table(rows: list[list[int]], kind: int = 0) -> TokenTable:
 
 def lists(table: TokenTable) -> list[list[int]]:
     return [part.tolist() for part in np.split(table.ids, table.offsets[1:-1])]
-
-
-def sequences(rows: list[list[int]]) -> Sequences:
-    flat = [item for row in rows for item in row]
-    return Sequences(
-        np.cumsum([0, *map(len, rows)]).astype(np.int64), np.array(flat, dtype=np.int32)
-    )
 
 
 def test_tokens_are_those_of_the_tokenizer_without_special_ones() -> None:
@@ -101,7 +93,7 @@ def test_rows_are_the_texts_of_their_items_one_after_the_other(
 ) -> None:
     item = st.integers(0, len(items) - 1)
     rows = data.draw(st.lists(st.lists(item, max_size=5), min_size=1, max_size=4))
-    texts, history = table(items), sequences(rows)
+    texts, history = table(items), sequences(*rows)
     laid = lay_out(texts, history, most=most)
     expected = [[token for i in row for token in items[i]][:most] for row in rows]
     places = [[k for k, i in enumerate(row) for _ in items[i]][:most] for row in rows]
@@ -127,39 +119,10 @@ def test_groups_hold_every_row_once_and_no_more_cells_than_asked(
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_windows_in_either_order(reverse: bool) -> None:
-    history = sequences([[1, 2, 3, 4], [], [7]])
+    history = sequences([1, 2, 3, 4], [], [7])
     found = newest(history, np.array([0, 1, 2, 0]), most=3, newest_first=reverse)
     expected = [[2, 3, 4], [], [7], [2, 3, 4]]
     rows = [found[row].tolist() for row in range(4)]
     assert rows == ([row[::-1] for row in expected] if reverse else expected)
     cut = windows(history, np.array([1, 2]), np.array([3, 2]), newest_first=reverse)
     assert [cut[row].tolist() for row in range(2)] == [[3, 2] if reverse else [2, 3], []]
-
-
-class TestHistoryVectors:
-    def encode(self, rows: Sequences) -> np.ndarray:
-        self.asked.append(len(rows))
-        return np.stack([[len(row), row.sum()] for row in map(rows.__getitem__, range(len(rows)))])
-
-    def test_a_history_is_encoded_once(self) -> None:
-        self.asked: list[int] = []
-        known = HistoryVectors()
-        first = known.get(sequences([[1, 2], [3], [1, 2], []]), "cpu", self.encode)
-        assert first.tolist() == [[2, 3], [1, 3], [2, 3], [0, 0]]
-        again = known.get(sequences([[], [2, 1], [3]]), "cpu", self.encode)
-        assert again.tolist() == [[0, 0], [2, 3], [1, 3]]
-        assert self.asked == [3, 1]
-
-    def test_another_situation_is_another_vector(self) -> None:
-        self.asked = []
-        known = HistoryVectors()
-        for situation in ("cpu float32", "cpu bfloat16", "cpu float32"):
-            known.get(sequences([[1]]), situation, self.encode)
-        assert self.asked == [1, 1]
-
-    def test_it_forgets_beyond_its_size(self) -> None:
-        self.asked = []
-        known = HistoryVectors(most=1)
-        for _ in range(3):
-            known.get(sequences([[1], [2]]), "", self.encode)
-        assert self.asked == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""Six titles that the tiny encoder can read, and histories of them."""
+"""Six titles that the tiny encoder can read, and sequences made of lists."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+def cache_of_a_test(fresh_cache: Path) -> None:
+    """No test finds what another one has stored."""
 
 
 @pytest.fixture

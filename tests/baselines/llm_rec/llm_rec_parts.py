@@ -11,6 +11,7 @@ from bench.baselines.llm_rec.config import LLMRecConfig
 from bench.baselines.llm_rec.method import LLMRec
 from bench.baselines.llm_rec.model import TextEncoder, TextWriter, title_table
 from bench.baselines.text import load_encoder_model, resolve_encoder
+from bench.methods import Progress, QuietProgress
 from bench.testing import make_context, planted_task
 
 
@@ -34,11 +35,20 @@ QUICK = {
 
 
 def fitted(
-    folder: Path, scratch: Path, *, task: Any = None, view: Any = None, **changes: Any
+    folder: Path,
+    scratch: Path,
+    *,
+    task: Any = None,
+    view: Any = None,
+    progress: Progress | None = None,
+    dtype: str = "float32",
+    **changes: Any,
 ) -> tuple[LLMRec, Any, Any]:
     task = task or planted_task(n_users=60, n_sources=2)
     method = LLMRec(LLMRecConfig(**{**QUICK, "encoder": str(folder), **changes}))
     store = LLMRec.adapter_store(scratch.parent / "store")
-    context = make_context(scratch, task, adapters=store)
+    context = make_context(
+        scratch, task, adapters=store, progress=progress or QuietProgress(), dtype=dtype
+    )
     method.fit(view or task.train_view(with_sources=True), context)
     return method, task, context

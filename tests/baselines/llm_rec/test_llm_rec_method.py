@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed_epoch import assert_resumes
 from llm_rec_parts import QUICK, Parts, fitted
+from product_dtypes import product_dtypes
 from tiny_catalogue import sequences
 from tiny_encoder import tiny_encoder
 from tiny_group import swapped, unlike_task
@@ -22,7 +24,7 @@ from bench.baselines.schedules import adamw
 from bench.baselines.text import load_encoder_model, resolve_encoder
 from bench.errors import ConfigError
 from bench.evaluation import metric_per_user, random_row
-from bench.methods import resolve_config
+from bench.methods import Progress, resolve_config
 from bench.testing import CHECKS, check_method, evaluate, make_context, planted_task
 
 
@@ -157,6 +159,32 @@ def test_a_killed_training_resumes_with_the_same_weights(
     assert again.model is not None
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_killed_training_in_bfloat16_resumes_with_the_same_scores(
+    folder: Path, tmp_path: Path, lora_rank: int
+) -> None:
+    """Runs are in bfloat16 unless users ask for another dtype."""
+    assert LLMRec.run_defaults("cpu").dtype == "bfloat16"
+    task = planted_task(n_users=30, n_sources=1)
+    scores: list[np.ndarray] = []
+
+    def fit(name: str, progress: Progress) -> torch.nn.Module:
+        method, _, context = fitted(
+            folder, tmp_path / name / "run", task=task, progress=progress, dtype="bfloat16",
+            lora_rank=lora_rank,
+        )  # fmt: skip
+        requests, _ = task.validation(task.subset(None))
+        scores.append(method.score(requests, context).values)
+        assert method.model is not None
+        return method.model
+
+    with product_dtypes() as seen:
+        assert_resumes(fit, killed_in=2)
+    whole, resumed = scores
+    assert seen == {torch.bfloat16}
+    np.testing.assert_array_equal(resumed, whole)
 
 
 def test_texts_longer_than_the_encoder_reads_are_refused(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+def cache_of_a_test(fresh_cache: Path) -> None:
+    """No test finds what another one has stored."""
 
 
 @pytest.fixture(params=KINDS)

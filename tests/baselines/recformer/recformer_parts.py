@@ -75,12 +75,15 @@ def fitted(
     *,
     task: Any = None,
     progress: Progress | None = None,
+    dtype: str = "float32",
     **changes: Any,
 ) -> tuple[RecFormer, Any, Any]:
     task = task or planted_task(n_users=60, n_sources=2)
     config = RecFormerConfig(**{**QUICK, "encoder": str(folder), "steps": 3, **changes})
     method = RecFormer(config)
     adapters = RecFormer.adapter_store(scratch / "adapters")
-    context = make_context(scratch, task, adapters=adapters, progress=progress or QuietProgress())
+    context = make_context(
+        scratch, task, adapters=adapters, progress=progress or QuietProgress(), dtype=dtype
+    )
     method.fit(task.train_view(with_sources=config.pretrain == "sources"), context)
     return method, task, context

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from killed_epoch import assert_resumes
+from product_dtypes import product_dtypes
 from recformer_parts import KINDS, QUICK, Parts, fitted
 from safetensors.torch import load_file
 from tiny_catalogue import sequences
 from tiny_encoder import tiny_encoder
 from tiny_group import titles_read, unlike_task
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.encoding import encode_sequences, item_vectors
@@ -90,6 +92,52 @@ def test_a_killed_run_resumes_with_the_same_weights(
         return method.recformer
 
     assert_resumes(fit, killed_in=killed_in)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_in_bfloat16_resumes_with_the_same_scores(
+    folders: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Runs are in bfloat16 unless users ask for another dtype; killed in stage 2."""
+    assert RecFormer.run_defaults("cpu").dtype == "bfloat16"
+    task = planted_task(n_users=30, n_sources=1)
+    scores: list[np.ndarray] = []
+
+    def fit(name: str, progress: Progress) -> torch.nn.Module:
+        method, _, context = fitted(
+            folders[kind], tmp_path / name, task=task, progress=progress, dtype="bfloat16",
+            pretrain_epochs=1, pretrain_steps=2, pretrain_batch_size=8, batch_size=16,
+            steps=2, epochs=1, stage2_epochs=2, attention_window=16,
+        )  # fmt: skip
+        requests, _ = task.validation(task.subset(None))
+        scores.append(method.score(requests, context).values)
+        return method.recformer
+
+    with product_dtypes() as seen:
+        assert_resumes(fit, killed_in=4)
+    whole, resumed = scores
+    assert seen == {torch.bfloat16}
+    np.testing.assert_array_equal(resumed, whole)
+
+
+def test_each_stage_has_a_schedule_of_learning_rates_of_its_own(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two epochs of three steps, then three epochs: both rise over two steps and end above 0."""
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"])
+    )
+    try:
+        fitted(
+            folders["bert"], tmp_path, pretrain="none", learning_rate=4e-3, warmup=2,
+            batch_size=16, steps=3, epochs=2, stage2_epochs=3, stage2_patience=3,
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    first = [2, 4, 4, 3, 2, 1]
+    second = [2, 4, *(4 * left / 7 for left in range(7, 0, -1))]
+    assert rates == pytest.approx([rate / 1000 for rate in (*first, *second)])
 
 
 def test_pretraining_reads_every_item_by_its_own_title(

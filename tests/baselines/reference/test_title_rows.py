@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_encoder import tiny_encoder
 
 from bench.baselines.reference.hybrid_knn import HybridKNN, weight_grid
 from bench.baselines.reference.title_knn import TitleKNN
@@ -19,18 +18,6 @@ from bench.testing import assert_conforms, evaluate, make_context, planted_task
 from bench.testing.planted import make_domain
 
 N_ITEMS = 60
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> str:
-    return str(tiny_encoder(tmp_path_factory.mktemp("encoder") / "bert"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +274,7 @@ def test_rows_conform(name, encoder) -> None:
     assert_conforms(cls, resolve_config(cls, overrides={key: encoder}))
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("name", ["title-knn", "hybrid-knn"])
 def test_an_absent_encoder_is_noticed_before_the_run(name) -> None:
     cls = resolve(name)
