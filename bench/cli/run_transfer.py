@@ -64,8 +64,9 @@ def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
             ],
         )
     for one in missing:
-        command = _command(one)
-        typer.echo(f"No {one.against} run to compare {one.method} with{command and f': {command}'}")
+        command = _command(one, store)
+        if command:
+            typer.echo(f"No {one.against} run to compare {one.method} with: {command}")
 
 
 def _stored(store: RunStore, task_hash: str) -> list[StoredRun]:
@@ -77,11 +78,12 @@ def _stored(store: RunStore, task_hash: str) -> list[StoredRun]:
     return [run for place in places for run in place.list(task_hash=task_hash, damaged=damaged)]
 
 
-def _command(missing: Missing) -> str:
+def _command(missing: Missing, store: RunStore) -> str:
     """The command that makes the missing baseline on the same task, users, seeds and settings.
 
     "" where there is none: a method that cannot do without sources.
     """
+    from bench.io import store_root
     from bench.report.transfer import SINGLE_SOURCE, TARGET_ONLY
 
     run = missing.runs[0]
@@ -107,6 +109,8 @@ def _command(missing: Missing) -> str:
     if run.n_users < run.manifest["task"]["n_users"]:
         words += ["--limit-users", str(run.n_users)]
     words += _protocol(run.manifest["task"].get("options", {}))
+    if store.root != store_root():
+        words += ["--store", str(store.root)]
     return f"bench run {shlex.join(words)}"
 
 

@@ -15,15 +15,24 @@ from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["caption_lines", "p_text", "protocol_record", "significance_lines"]
+__all__ = [
+    "caption_lines",
+    "data_notes",
+    "items_without_title",
+    "p_text",
+    "protocol_record",
+    "significance_lines",
+    "user_overlap",
+]
 
 HASH_DIGITS = 10
+_FEW_WITHOUT_TITLE = 0.1
 
 _GUARD = {
     "full": "held-out pairs of all sibling domains were dropped from training",
     "partial": "some sibling domains were not on disk, so their held-out pairs were not checked",
     "off": "held-out pairs of sibling domains were left in training",
-    "none": "no other domain shares users and items",
+    "none": "the target is in no id space (namespace) with others, so nothing was dropped",
 }
 
 
@@ -47,7 +56,8 @@ def protocol_record(
         "n_candidates": low if low == high else [low, high],
         "task_hash": run.task_hash,
         "candidates_hash": run.candidates_hash,
-        "user_overlap": _overlap(shown),
+        "user_overlap": user_overlap(shown),
+        "without_title": items_without_title(shown),
         "training": _training(shown),
     }
 
@@ -62,7 +72,7 @@ def _training(runs: Sequence[StoredRun]) -> dict[str, list[str]]:
     return {label: sorted(found[label]) for label in sorted(found)}
 
 
-def _overlap(runs: Sequence[StoredRun]) -> dict[str, int | None]:
+def user_overlap(runs: Sequence[StoredRun]) -> dict[str, int | None]:
     """Users that each source shares with the target; None where a manifest does not say."""
     found: dict[str, int | None] = {}
     for run in runs:
@@ -71,6 +81,34 @@ def _overlap(runs: Sequence[StoredRun]) -> dict[str, int | None]:
             if value is not None or source not in found:
                 found[source] = value
     return dict(sorted(found.items()))
+
+
+def items_without_title(runs: Sequence[StoredRun]) -> dict[str, list[int]]:
+    """Items without a title, and all, of domains that lack many and whose titles a row reads."""
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        for name in (run.target, *run.sources) if run.manifest["method"].get("needs_text") else ():
+            data = (run.manifest.get("data") or {}).get(name, {})
+            lacking, items = data.get("items_without_title", 0), data.get("items", 0)
+            if lacking > _FEW_WITHOUT_TITLE * items:
+                found[name] = [lacking, items]
+    return dict(sorted(found.items()))
+
+
+def data_notes(
+    guard: str, overlap: Mapping[str, int | None], without_title: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """What a reader must know of the data behind some rows; nothing where all is as usual."""
+    shared = [name for name, users in overlap.items() if users]
+    notes = [
+        f"{', '.join(shared)}: the raw user ids of the target occur there, and the domains are in no common "
+        "id space. If they are the same people, training there may show what they are tested on: give "
+        "these domains one namespace."
+    ] * bool(shared and guard == "none")
+    return notes + [
+        f"Titles: {lacking:,} of {items:,} items of {name} have none; what reads titles reads placeholders there."
+        for name, (lacking, items) in without_title.items()
+    ]
 
 
 def caption_lines(
@@ -94,6 +132,7 @@ def caption_lines(
         each = (f"{label}: {', '.join(names)}" for label, names in protocol["training"].items())
         lines.append(f"Profiles and training rows: {'; '.join(each)}.")
     lines.append(_overlap_line(protocol["user_overlap"]))
+    lines += data_notes(guard, protocol["user_overlap"], protocol["without_title"])
     total = protocol["n_users"]
     lines.append(f"n = {n_users:,} of {total:,} test users.")
     lines.append(

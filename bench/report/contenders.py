@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ResultError, unknown_name
+from bench.errors import ConfigError, ResultError, unknown_name
 from bench.evaluation import metric_per_user
 from bench.io import canonical_json
 from bench.report.labels import row_names, run_labels
@@ -107,6 +107,11 @@ def contenders_of_target(
     series, more = group_series(found, profile=profile, all_configs=all_configs)
     known = {one.first.method for one in series}
     for method in methods:
+        if method not in known and not all_configs and any(r.method == method for r in found):
+            raise ConfigError(
+                f"{method} has runs on {target}, but none with the settings of a profile alone. Take them "
+                "in with --all-configs."
+            )
         if method not in known:
             raise unknown_name(f"method with runs on {target}", method, known)
     kept = [one for one in series if not methods or one.first.method in methods]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
-from bench.errors import BenchError, MethodError, ResultError
+from bench.errors import BenchError, ConfigError, MethodError, ResultError
 from bench.io import hash_json, lock, require_free_space
 from bench.methods import Progress
 from bench.runs.attempt import Attempt
@@ -59,7 +60,8 @@ def prepare(
         planning: whether optional packages and models may be absent.
 
     Raises:
-        ConfigError, MissingExtraError: wrong use; a domain is not on disk.
+        ConfigError, MissingExtraError: wrong use; a domain is not on disk, or has no title at all for
+            a method that reads titles.
         DataError, ProtocolError: a domain cannot be read, or the task not be built.
     """
     resolved = resolve_spec(spec, planning=planning)
@@ -69,6 +71,8 @@ def prepare(
         task = loaded.task
         users = task.subset(resolved.spec.limit_users)
         users_hash = task.users_hash(users)
+    if resolved.capabilities.needs_text:
+        _require_titles(resolved.spec, loaded.data)
     columns = resolved.capabilities.item_columns
     if columns:
         content = {"item_columns": hash_json(task.training_hashes(columns))}
@@ -87,6 +91,17 @@ def prepare(
         content=resolved.content,
     )
     return PreparedRun(resolved, loaded, users, users_hash, identity)
+
+
+def _require_titles(spec: RunSpec, data: Mapping[str, Mapping[str, Any]]) -> None:
+    for name in (spec.target, *(spec.sources or ())):
+        found = data[name]
+        if found["items_without_title"] == found["items"]:
+            raise ConfigError(
+                f"{name}: none of its {found['items']:,} items has a title, and {spec.method} reads titles. "
+                "Import it with them (`bench data import ... --items FILE`), or choose a method that "
+                "knows items by their ids."
+            )
 
 
 def execute(

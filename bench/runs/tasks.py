@@ -123,6 +123,7 @@ def _describe(domain: Domain, role: str) -> dict[str, Any]:
         "content_hash": domain.content_hash,
         "users": domain.n_users,
         "items": domain.n_items,
+        "items_without_title": domain.items.n_placeholders,
         "events": domain.n_events,
         "provenance": without_paths(jsonable(domain.provenance)),
     }
