@@ -1,11 +1,16 @@
-"""Results as plain values for JSON."""
+"""Results as plain values for JSON, and as words."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-__all__ = ["finite"]
+__all__ = ["count_text", "finite"]
+
+
+def count_text(n: int, noun: str) -> str:
+    """A number with its noun: ``1 run``, ``2,000 runs``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def finite(value: Any) -> Any:
