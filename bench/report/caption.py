@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from bench.report.grid import EM_RULE
 from bench.report.options import TableOptions
+from bench.report.plain import p_figure
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
-__all__ = ["caption_lines", "p_text", "protocol_record", "significance_lines"]
+__all__ = ["caption_lines", "protocol_record", "significance_lines"]
 
 HASH_DIGITS = 10
 
@@ -206,9 +207,9 @@ def _leader_line(found: Significance, primary: str) -> str:
     # Of one seed each, only the checkpoints can be compared.
     p = found.p_users if found.p is None else found.p
     scope = ", this checkpoint only" if found.p is None else ""
-    tested = "" if p is None else f", p {p_text(p)}{scope}"
+    tested = "" if p is None else f", p {_p_relation(p)}{scope}"
     if found.adjusted_p is not None:
-        tested += f", adjusted p {p_text(found.adjusted_p)}"
+        tested += f", adjusted p {_p_relation(found.adjusted_p)}"
     detectable = (
         ""
         if found.minimum_detectable is None
@@ -220,9 +221,10 @@ def _leader_line(found: Significance, primary: str) -> str:
     )
 
 
-def p_text(p: float) -> str:
-    """A p-value with its sign of relation: ``= 0.012``, ``< 1e-4``."""
-    return "< 1e-4" if p < 1e-4 else f"= {p:.2g}"
+def _p_relation(p: float) -> str:
+    """A p-value within a sentence, with its sign of relation: ``= 0.012``, ``< 1e-4``."""
+    figure = p_figure(p)
+    return figure if figure.startswith("<") else f"= {figure}"
 
 
 def _overlap_line(overlap: Mapping[str, int | None]) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["count_text", "finite"]
+__all__ = ["count_text", "finite", "p_figure"]
 
 
 def count_text(n: int, noun: str) -> str:
     """A number with its noun: ``1 run``, ``2,000 runs``."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def p_figure(p: float) -> str:
+    """A p-value for a column of a page: ``0.012``, ``< 1e-4``."""
+    return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
 
 
 def finite(value: Any) -> Any:

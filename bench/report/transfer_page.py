@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.report.caption import p_text
+from bench.report.plain import p_figure
 from bench.report.significance import ALPHA, CORRECTION
 from bench.report.transfer import NoTransferError, TransferReport, transfer
 from bench.report.writers import escape_markdown
@@ -80,7 +80,7 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
                     escape_markdown(_baseline(gain.baseline, gain.baseline_sources)),
                     f"{gain.test.difference:+.4f}",
                     f"[{gain.test.ci95[0]:+.4f}, {gain.test.ci95[1]:+.4f}]",
-                    escape_markdown(p_text(gain.adjusted_p)),
+                    escape_markdown(p_figure(gain.adjusted_p)),
                     f"{gain.test.minimum_detectable:.4f}",
                     escape_markdown(gain.verdict),
                 ]
