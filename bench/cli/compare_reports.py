@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.compare_text import CORRECTION_NAMES, difference_text, p_text
+from bench.cli.compare_text import difference_text, p_text
 from bench.cli.output import print_table
+from bench.report.plain import CORRECTION_NAMES, count_text
 
 if TYPE_CHECKING:
     from bench.report.robustness import RobustnessReport
@@ -26,11 +27,10 @@ def against_text(gain: Gain) -> str:
 
 def print_transfer(report: TransferReport) -> None:
     """Gains of methods with sources over target-only and over the best single source."""
-    n = len(report.gains)
     typer.echo(
         f"Gain from sources, {report.metric.upper()}: paired t-test over users and training seeds, "
-        f"two-sided; {CORRECTION_NAMES[report.correction]} over {n} comparison{'s' * (n != 1)}, "
-        f"alpha {report.alpha:g}"
+        f"two-sided; {CORRECTION_NAMES[report.correction]} over "
+        f"{count_text(len(report.gains), 'comparison')}, alpha {report.alpha:g}"
     )
     print_table(
         (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.report.grid import EM_RULE
 from bench.report.options import TableOptions
-from bench.report.plain import p_figure
+from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ def significance_lines(table: Table) -> list[str]:
     if found is None:
         return []
     primary = table.primary.upper()
-    correction = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no correction"}
-    adjusted = correction.get(found.correction, found.correction)
+    adjusted = CORRECTION_NAMES[found.correction]
     lines = [
         f"{SIGNS['star']} in {primary}: above every other row of the main block; two-sided paired "
         "t-test over users whose standard error adds the variance between training seeds "

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["count_text", "finite", "p_figure"]
+__all__ = ["CORRECTION_NAMES", "count_text", "finite", "p_figure"]
+
+# Apart from the corrections themselves: the command line reads it before any heavy import.
+CORRECTION_NAMES: Mapping[str, str] = {
+    "holm": "Holm",
+    "bh": "Benjamini-Hochberg",
+    "none": "no correction",
+}
+"""Corrections for the number of comparisons, by their names in :mod:`bench.evaluation`."""
 
 
 def count_text(n: int, noun: str) -> str:

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ResultError
-from bench.evaluation import Correction, SeedComparison, adjust, compare_seeds
+from bench.evaluation import (
+    EQUIVALENCE_BOUND,
+    Correction,
+    SeedComparison,
+    adjust,
+    compare_seeds,
+)
 from bench.report.contenders import Contender, from_series
 from bench.report.labels import row_names
 from bench.report.plain import finite
@@ -126,7 +132,7 @@ def transfer(
     all_configs: bool = False,
     correction: Correction = "holm",
     alpha: float = 0.05,
-    bound: float = 0.005,
+    bound: float = EQUIVALENCE_BOUND,
 ) -> TransferReport:
     """Compare every method that uses sources with target-only and with the best single source.
 
@@ -190,7 +196,7 @@ def transfer_of(
     metric: str = "ndcg@5",
     correction: Correction = "holm",
     alpha: float = 0.05,
-    bound: float = 0.005,
+    bound: float = EQUIVALENCE_BOUND,
 ) -> tuple[TransferReport, tuple[Missing, ...]]:
     """The gains of some runs alone, whatever their configuration, as :func:`transfer` finds them.
 

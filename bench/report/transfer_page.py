@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.report.plain import p_figure
+from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.significance import ALPHA, CORRECTION
 from bench.report.transfer import NoTransferError, TransferReport, transfer
 from bench.report.writers import escape_markdown
@@ -57,18 +57,20 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
     gains = [gain for report in reports for gain in report.gains]
     if not gains:
         return ""
+    first, bound = reports[0], gains[0].test.bound
     families = " and ".join(str(len(report.gains)) for report in reports)
     lines = [
         "",
         "## Did the sources help?",
         "",
         "Every method with sources against training on the target alone and against the best single "
-        f"source, on {reports[0].metric.upper()} over the same users. {_counts(reports)}",
+        f"source, on {first.metric.upper()} over the same users. {_counts(reports)}",
         "",
         "Test: two-sided paired t-test over users, with the variance between training seeds where there are "
-        f"several; Holm over the {families} gains on equally many users, level {ALPHA}. *Positive* and "
-        "*negative*: significantly above or below; *equivalent*: the interval lies within 0.005 of zero; "
-        "*not separated* does not mean equal: see what was detectable.",
+        f"several; {CORRECTION_NAMES[first.correction]} over the {families} gains on equally many users, "
+        f"level {first.alpha:g}. *Positive* and *negative*: significantly above or below; *equivalent*: the "
+        f"interval lies within {bound:g} of zero; *not separated* does not mean equal: see what was "
+        "detectable.",
         "",
         tabulate(
             [

@@ -11,8 +11,10 @@ from statsmodels.stats.multitest import multipletests
 
 from bench.cli.run_transfer import print_transfer_of
 from bench.errors import ResultError
-from bench.evaluation import compare_seeds, metric_per_user
+from bench.evaluation import CORRECTIONS, compare_seeds, metric_per_user
+from bench.report.plain import CORRECTION_NAMES
 from bench.report.transfer import transfer, transfer_of, transfer_record
+from bench.report.transfer_page import transfer_reading
 from bench.runs.store import RunStore
 from bench.runs.stored import read_run
 
@@ -85,6 +87,13 @@ def test_a_method_hurt_by_its_sources_transfers_negatively(study):
     assert report.gains[0].test.difference < 0
     one_seed = transfer(study(target="moon", weave=-0.5, seeds=(0,)), ["moon"])
     assert one_seed.gains[0].verdict == "negative (this checkpoint)"
+
+
+def test_the_page_names_the_correction_the_level_and_the_bound_of_its_tests(study):
+    assert set(CORRECTION_NAMES) == set(CORRECTIONS)
+    page = transfer_reading([transfer(study(), [], correction="bh", alpha=0.01, bound=0.02)])
+    assert "Benjamini-Hochberg over the 2 gains on equally many users, level 0.01." in page
+    assert "the interval lies within 0.02 of zero" in page
 
 
 def test_without_validation_figures_the_test_figures_choose_the_source(study):
