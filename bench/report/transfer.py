@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
 __all__ = [
+    "OUTCOMES",
     "SINGLE_SOURCE",
     "TARGET_ONLY",
     "Gain",
@@ -46,6 +47,10 @@ TARGET_ONLY, SINGLE_SOURCE = "target-only", "source-only"
 
 Against = Literal["target-only", "best single source"]
 Chosen = Literal["validation", "test", "the only one"]
+Outcome = Literal["positive", "negative", "equivalent", "not separated"]
+
+OUTCOMES: Sequence[Outcome] = get_args(Outcome)
+"""What a gain can turn out to be."""
 
 _NO_BASELINE: Mapping[Against, str] = {
     "target-only": f"no {TARGET_ONLY} run",
@@ -71,8 +76,8 @@ class Gain:
         chosen_by: how the best single source was chosen; "" for target-only.
         test: method minus baseline, over users and seeds.
         adjusted_p: corrected over all gains of the report.
-        verdict: ``positive``, ``negative``, ``equivalent`` or ``not separated``; "(this checkpoint)"
-            is added where a trained method has one seed.
+        outcome: ``positive`` or ``negative``: significantly above or below the baseline; else
+            ``equivalent`` where the interval lies within the bound, or ``not separated``.
     """
 
     target: str
@@ -84,7 +89,13 @@ class Gain:
     chosen_by: Chosen | Literal[""]
     test: SeedComparison
     adjusted_p: float
-    verdict: str
+    outcome: Outcome
+
+    @property
+    def verdict(self) -> str:
+        """The outcome; a significant one says where a trained method has one seed."""
+        one_seed = self.test.this_checkpoint and self.outcome in ("positive", "negative")
+        return f"{self.outcome} (this checkpoint)" if one_seed else self.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +239,12 @@ def transfer_of(
 
 
 def _judged(drafts: Sequence[Gain], correction: Correction, alpha: float) -> tuple[Gain, ...]:
-    """The gains with p adjusted over all of them, and verdicts."""
+    """The gains with p adjusted over all of them, and their outcomes."""
     if not drafts:
         return ()
     adjusted = adjust([gain.test.p for gain in drafts], correction).tolist()
     return tuple(
-        replace(gain, adjusted_p=p, verdict=_verdict(gain.test, p, alpha))
+        replace(gain, adjusted_p=p, outcome=_outcome(gain.test, p, alpha))
         for gain, p in zip(drafts, adjusted, strict=True)
     )
 
@@ -358,15 +369,14 @@ def _gain(
         chosen_by=how,
         test=test,
         adjusted_p=1.0,
-        verdict="",
+        outcome="not separated",
     )
 
 
-def _verdict(test: SeedComparison, adjusted: float, alpha: float) -> str:
+def _outcome(test: SeedComparison, adjusted: float, alpha: float) -> Outcome:
     if adjusted >= alpha:
         return "equivalent" if test.equivalent else "not separated"
-    sign = "positive" if test.difference > 0 else "negative"
-    return f"{sign} (this checkpoint)" if test.this_checkpoint else sign
+    return "positive" if test.difference > 0 else "negative"
 
 
 def transfer_record(report: TransferReport) -> dict[str, Any]:
@@ -377,7 +387,12 @@ def transfer_record(report: TransferReport) -> dict[str, Any]:
         "correction": report.correction,
         "family_size": len(report.gains),
         "gains": [
-            {**finite(asdict(gain)), "equivalent": gain.test.equivalent} for gain in report.gains
+            {
+                **finite(asdict(gain)),
+                "verdict": gain.verdict,
+                "equivalent": gain.test.equivalent,
+            }
+            for gain in report.gains
         ],
         "notes": list(report.notes),
     }

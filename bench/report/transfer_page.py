@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.significance import ALPHA, CORRECTION
-from bench.report.transfer import NoTransferError, TransferReport, transfer
+from bench.report.transfer import OUTCOMES, NoTransferError, TransferReport, transfer
 from bench.report.writers import escape_markdown
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _HEADERS = (
     *("Target", "Users", "Method", "Against", "Which is", "Gain", "95 % CI", "Adjusted p"),
     *("Detectable", "Transfer"),
 )
-_OUTCOMES = ("positive", "negative", "equivalent", "not separated")
 
 
 def transfer_reports(
@@ -103,14 +102,10 @@ def _baseline(name: str, sources: Sequence[str]) -> str:
 
 def _counts(reports: Sequence[TransferReport]) -> str:
     """How many gains over target-only came out how, as a sentence."""
-    verdicts = [
-        gain.verdict.partition(" (")[0]
-        for report in reports
-        for gain in report.gains
-        if gain.against == "target-only"
-    ]
-    if not verdicts:
+    counts = Counter(
+        gain.outcome for report in reports for gain in report.gains if gain.against == "target-only"
+    )
+    if not counts:
         return "No run on the target alone is stored."
-    counts = Counter(verdicts)
-    shown = ", ".join(f"{counts[name]} {name}" for name in _OUTCOMES if counts[name])
-    return f"Of {len(verdicts)} gains over the target alone: {shown}."
+    shown = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+    return f"Of {counts.total()} gains over the target alone: {shown}."

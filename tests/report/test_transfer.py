@@ -87,6 +87,9 @@ def test_a_method_hurt_by_its_sources_transfers_negatively(study):
     assert report.gains[0].test.difference < 0
     one_seed = transfer(study(target="moon", weave=-0.5, seeds=(0,)), ["moon"])
     assert one_seed.gains[0].verdict == "negative (this checkpoint)"
+    assert one_seed.gains[0].outcome == "negative"
+    record = transfer_record(one_seed)["gains"][0]
+    assert (record["outcome"], record["verdict"]) == ("negative", "negative (this checkpoint)")
 
 
 def test_the_page_names_the_correction_the_level_and_the_bound_of_its_tests(study):
