@@ -18,11 +18,10 @@ __all__ = ["against_text", "print_robustness", "print_transfer"]
 
 
 def against_text(gain: Gain) -> str:
-    """What a gain is measured against: the kind of baseline, the run behind it, how it was chosen."""
-    text = f"{gain.against}: {gain.baseline}"
-    if gain.baseline_sources:
-        text += f" ({'+'.join(gain.baseline_sources)})"
-    return text + (f", by {gain.chosen_by}" if gain.chosen_by in ("validation", "test") else "")
+    """What a gain is measured against: the kind of baseline, and the run behind it."""
+    from bench.report.transfer import baseline_text
+
+    return f"{gain.against}: {baseline_text(gain)}"
 
 
 def print_transfer(report: TransferReport) -> None:

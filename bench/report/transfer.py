@@ -37,6 +37,7 @@ __all__ = [
     "Missing",
     "NoTransferError",
     "TransferReport",
+    "baseline_text",
     "transfer",
     "transfer_of",
     "transfer_record",
@@ -377,6 +378,17 @@ def _outcome(test: SeedComparison, adjusted: float, alpha: float) -> Outcome:
     if adjusted >= alpha:
         return "equivalent" if test.equivalent else "not separated"
     return "positive" if test.difference > 0 else "negative"
+
+
+def baseline_text(gain: Gain) -> str:
+    """The run behind a gain's baseline, its sources, and how it was chosen of several.
+
+    A label has its sources where several runs differ in them; elsewhere they are added.
+    """
+    sources = "+".join(gain.baseline_sources)
+    told = not sources or f"sources {sources}" in gain.baseline
+    text = gain.baseline if told else f"{gain.baseline} ({sources})"
+    return text + (f", by {gain.chosen_by}" if gain.chosen_by in ("validation", "test") else "")
 
 
 def transfer_record(report: TransferReport) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from tabulate import tabulate
 
 from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.significance import ALPHA, CORRECTION
-from bench.report.transfer import OUTCOMES, NoTransferError, TransferReport, transfer
+from bench.report.transfer import (
+    OUTCOMES,
+    Gain,
+    NoTransferError,
+    TransferReport,
+    baseline_text,
+    transfer,
+)
 from bench.report.writers import escape_markdown
 
 if TYPE_CHECKING:
@@ -69,7 +76,7 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
         f"several; {CORRECTION_NAMES[first.correction]} over the {families} gains on equally many users, "
         f"level {first.alpha:g}. *Positive* and *negative*: significantly above or below; *equivalent*: the "
         f"interval lies within {bound:g} of zero; *not separated* does not mean equal: see what was "
-        "detectable.",
+        f"detectable.{_choice(gains)}",
         "",
         tabulate(
             [
@@ -78,7 +85,7 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
                     f"{gain.test.n:,}",
                     escape_markdown(gain.method),
                     escape_markdown(gain.against),
-                    escape_markdown(_baseline(gain.baseline, gain.baseline_sources)),
+                    escape_markdown(baseline_text(gain)),
                     f"{gain.test.difference:+.4f}",
                     f"[{gain.test.ci95[0]:+.4f}, {gain.test.ci95[1]:+.4f}]",
                     escape_markdown(p_figure(gain.adjusted_p)),
@@ -96,8 +103,15 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _baseline(name: str, sources: Sequence[str]) -> str:
-    return f"{name} ({'+'.join(sources)})" if sources and "sources" not in name else name
+def _choice(gains: Sequence[Gain]) -> str:
+    """What the table's words on the choice of the best single source mean."""
+    found = {gain.chosen_by for gain in gains}
+    lines = {
+        "validation": "*By validation*: the single source with the best validation figure.",
+        "test": "*By test*: for want of validation figures the test figures chose the single source, which "
+        "favours it.",
+    }
+    return "".join(f" {line}" for name, line in lines.items() if name in found)
 
 
 def _counts(reports: Sequence[TransferReport]) -> str:
