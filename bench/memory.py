@@ -1,21 +1,14 @@
-"""Keeping freed memory for the next step instead of giving it back to the system and asking again.
-
-A training step on a processor takes and frees about a gigabyte in pieces of megabytes. The C library
-returns such pieces to the system, which then clears every page anew when it is touched: up to a
-quarter of a step's time. Accelerators have PyTorch's caching allocator for this.
-
-Steps whose pieces differ in size leave holes that later steps cannot use, so that what is kept grows
-to several times the need; it is therefore given back now and then.
-"""
+"""The machine's memory: how much there is, and keeping what one training step frees for the next."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["kept_memory"]
+__all__ = ["kept_memory", "physical_memory"]
 
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -26,9 +19,24 @@ _LARGEST_MMAP, _LARGEST_TRIM, _SMALL_PAD = 32 * 2**20, 64 * 2**20, 128 * 2**10
 _SECONDS_KEPT = 30.0
 
 
+def physical_memory() -> int | None:
+    """Bytes of memory that the machine has, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
 @contextmanager
 def kept_memory(device: str) -> Iterator[Callable[[], None]]:
     """Let the C library keep what is freed within the block, and return it at the end.
+
+    A training step on a processor takes and frees about a gigabyte in pieces of megabytes. The C
+    library returns such pieces to the system, which then clears every page anew when it is touched: up
+    to a quarter of a step's time. Accelerators have PyTorch's caching allocator for this.
+
+    Steps whose pieces differ in size leave holes that later steps cannot use, so that what is kept
+    grows to several times the need; it is therefore given back now and then.
 
     Changes nothing but speed. Does nothing for other devices than ``cpu`` and for C libraries other
     than glibc.

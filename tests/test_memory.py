@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import memory
-from bench.memory import kept_memory
+from bench.memory import kept_memory, physical_memory
 
 
 def faults_of_steps() -> int:
@@ -56,3 +56,18 @@ def test_kept_memory_is_given_back_now_and_then(monkeypatch):
 def test_other_devices_are_left_alone():
     with kept_memory("cuda:0") as after_step:
         after_step()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own figure is read from /proc")
+def test_physical_memory_is_what_the_kernel_says():
+    total = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemTotal:")
+    )
+    assert physical_memory() == total
+
+
+def test_a_system_that_does_not_tell_its_memory_is_no_error(monkeypatch):
+    monkeypatch.delattr("os.sysconf")
+    assert physical_memory() is None

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.compare_text import CORRECTION_NAMES, difference_text, number_text, p_text
+from bench.cli.compare_text import difference_text, number_text, p_text
 from bench.cli.output import print_json, print_table, split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.report.plain import CORRECTION_NAMES, count_text
 
 if TYPE_CHECKING:
     from bench.report.comparison import Pairwise
@@ -60,6 +61,7 @@ def compare(
         Correction, typer.Option(help="Correction over the comparisons printed.")
     ] = Correction.HOLM,
     alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.05,
+    # bench.evaluation.EQUIVALENCE_BOUND, which help would have to load NumPy and SciPy for.
     bound: Annotated[
         float, typer.Option(help="Differences within +- this are equivalent.")
     ] = 0.005,
@@ -221,10 +223,9 @@ def _print(found: Pairwise, notes: list[str]) -> None:
         ],
     )
     checkpoint = any(pair.test.this_checkpoint for pair in found.pairs)
-    family = len(found.pairs)
     typer.echo(
         f"\nPaired t-test over users and training seeds, two-sided; "
-        f"{CORRECTION_NAMES[found.correction]} over {family} comparison{'s' * (family != 1)}, "
+        f"{CORRECTION_NAMES[found.correction]} over {count_text(len(found.pairs), 'comparison')}, "
         f"alpha {found.alpha:g}"
     )
     extra = tuple(found.pairs[0].secondary)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.compare_text import CORRECTION_NAMES, difference_text, p_text
+from bench.cli.compare_text import difference_text, p_text
 from bench.cli.output import print_table
+from bench.report.plain import CORRECTION_NAMES, count_text
 
 if TYPE_CHECKING:
     from bench.report.robustness import RobustnessReport
@@ -17,20 +18,18 @@ __all__ = ["against_text", "print_robustness", "print_transfer"]
 
 
 def against_text(gain: Gain) -> str:
-    """What a gain is measured against: the kind of baseline, the run behind it, how it was chosen."""
-    text = f"{gain.against}: {gain.baseline}"
-    if gain.baseline_sources:
-        text += f" ({'+'.join(gain.baseline_sources)})"
-    return text + (f", by {gain.chosen_by}" if gain.chosen_by in ("validation", "test") else "")
+    """What a gain is measured against: the kind of baseline, and the run behind it."""
+    from bench.report.transfer import baseline_text
+
+    return f"{gain.against}: {baseline_text(gain)}"
 
 
 def print_transfer(report: TransferReport) -> None:
     """Gains of methods with sources over target-only and over the best single source."""
-    n = len(report.gains)
     typer.echo(
         f"Gain from sources, {report.metric.upper()}: paired t-test over users and training seeds, "
-        f"two-sided; {CORRECTION_NAMES[report.correction]} over {n} comparison{'s' * (n != 1)}, "
-        f"alpha {report.alpha:g}"
+        f"two-sided; {CORRECTION_NAMES[report.correction]} over "
+        f"{count_text(len(report.gains), 'comparison')}, alpha {report.alpha:g}"
     )
     print_table(
         (

@@ -1,21 +1,14 @@
-"""Tests as text: p-values, differences, names of corrections."""
+"""Tests as text: p-values, differences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.evaluation import SeedComparison
 
-__all__ = ["CORRECTION_NAMES", "difference_text", "number_text", "p_text"]
-
-CORRECTION_NAMES: Mapping[str, str] = {
-    "holm": "Holm",
-    "bh": "Benjamini-Hochberg",
-    "none": "no correction",
-}
+__all__ = ["difference_text", "number_text", "p_text"]
 
 
 def p_text(p: float | None) -> str:

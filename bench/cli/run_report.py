@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bench.cli.compare_text import p_text
 from bench.cli.output import human_seconds, print_table
 from bench.cli.rivals import PRIMARY
 from bench.cli.runs import in_order
@@ -129,10 +130,6 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
     )
 
 
-def _p_value(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-
-
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
@@ -150,7 +147,7 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
                 else f"{found.run.method} s{found.run.seed}",
                 f"{found.rival.method} ({found.rival.run_id[:8]})",
                 f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}]",
-                _p_value(test.p),
+                p_text(test.p),
                 _number(test.minimum_detectable),
                 f"{test.wins} / {test.ties} / {test.losses}",
             )

@@ -104,6 +104,8 @@ def _command(missing: Missing, store: RunStore) -> str:
         words += ["--seed", ",".join(map(str, seeds))]
     overrides = run.manifest.get("spec", {}).get("overrides") or {}
     for key, value in {**overrides, **without_sources}.items():
+        if without_sources and key.startswith("pretrain") and key not in without_sources:
+            continue
         if not like_general or key.partition(".")[0] in _settings_of(general):
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     if run.n_users < run.manifest["task"]["n_users"]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bench.report.grid import EM_RULE
 from bench.report.options import TableOptions
+from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ __all__ = [
     "caption_lines",
     "data_notes",
     "items_without_title",
-    "p_text",
     "protocol_record",
     "significance_lines",
     "user_overlap",
@@ -214,8 +214,7 @@ def significance_lines(table: Table) -> list[str]:
     if found is None:
         return []
     primary = table.primary.upper()
-    correction = {"holm": "Holm", "bh": "Benjamini-Hochberg", "none": "no correction"}
-    adjusted = correction.get(found.correction, found.correction)
+    adjusted = CORRECTION_NAMES[found.correction]
     lines = [
         f"{SIGNS['star']} in {primary}: above every other row of the main block; two-sided paired "
         "t-test over users whose standard error adds the variance between training seeds "
@@ -245,9 +244,9 @@ def _leader_line(found: Significance, primary: str) -> str:
     # Of one seed each, only the checkpoints can be compared.
     p = found.p_users if found.p is None else found.p
     scope = ", this checkpoint only" if found.p is None else ""
-    tested = "" if p is None else f", p {p_text(p)}{scope}"
+    tested = "" if p is None else f", p {_p_relation(p)}{scope}"
     if found.adjusted_p is not None:
-        tested += f", adjusted p {p_text(found.adjusted_p)}"
+        tested += f", adjusted p {_p_relation(found.adjusted_p)}"
     detectable = (
         ""
         if found.minimum_detectable is None
@@ -259,9 +258,10 @@ def _leader_line(found: Significance, primary: str) -> str:
     )
 
 
-def p_text(p: float) -> str:
-    """A p-value with its sign of relation: ``= 0.012``, ``< 1e-4``."""
-    return "< 1e-4" if p < 1e-4 else f"= {p:.2g}"
+def _p_relation(p: float) -> str:
+    """A p-value within a sentence, with its sign of relation: ``= 0.012``, ``< 1e-4``."""
+    figure = p_figure(p)
+    return figure if figure.startswith("<") else f"= {figure}"
 
 
 def _overlap_line(overlap: Mapping[str, int | None]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.errors import ConfigError, ResultError, unknown_name
 from bench.evaluation import (
+    EQUIVALENCE_BOUND,
     Correction,
     PairedTest,
     RankInterval,
@@ -137,7 +138,7 @@ def compare_all(
     reference: str | None = None,
     correction: Correction = "holm",
     alpha: float = 0.05,
-    bound: float = 0.005,
+    bound: float = EQUIVALENCE_BOUND,
     secondary: Sequence[str] = (),
     n_flips: int = 10_000,
 ) -> Pairwise:

@@ -1,11 +1,30 @@
-"""Results as plain values for JSON."""
+"""Results as plain values for JSON, and as words."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["finite"]
+__all__ = ["CORRECTION_NAMES", "count_text", "finite", "p_figure"]
+
+# Apart from the corrections themselves: the command line reads it before any heavy import.
+CORRECTION_NAMES: Mapping[str, str] = {
+    "holm": "Holm",
+    "bh": "Benjamini-Hochberg",
+    "none": "no correction",
+}
+"""Corrections for the number of comparisons, by their names in :mod:`bench.evaluation`."""
+
+
+def count_text(n: int, noun: str) -> str:
+    """A number with its noun: ``1 run``, ``2,000 runs``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def p_figure(p: float) -> str:
+    """A p-value for a column of a page: ``0.012``, ``< 1e-4``."""
+    return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
 
 
 def finite(value: Any) -> Any:

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from bench.evaluation.corrections import adjust
 from bench.evaluation.seeds import SeedComparison, compare_seeds
-from bench.report.caption import p_text
+from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.rows import RANDOM, Measured
 from bench.report.significance import ALPHA, CORRECTION, Draft
 from bench.report.table import Table
@@ -140,8 +140,8 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
         f"checkpoint alone, where the trained row has one seed, in {n_checkpoints}.",
         "",
         "Test: two-sided paired t-test over users, with the variance between training seeds where "
-        f"there are several; Holm over all {len(pairs)} pairs, adjusted p below {ALPHA}, the same sign "
-        "for all seeds. With S = 1 another seed of the trained method could read differently.",
+        f"there are several; {CORRECTION_NAMES[CORRECTION]} over all {len(pairs)} pairs, adjusted p "
+        f"below {ALPHA}, the same sign for all seeds. With S = 1 another seed of the trained method could read differently.",
         "",
     ]
     if above:
@@ -153,7 +153,7 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
                 str(len(pair.trained.row.seeds)),
                 f"{pair.test.difference:+.4f}",
                 f"[{pair.test.ci95[0]:+.4f}, {pair.test.ci95[1]:+.4f}]",
-                escape_markdown(p_text(pair.adjusted_p)),
+                escape_markdown(p_figure(pair.adjusted_p)),
                 f"{pair.test.minimum_detectable:.4f}",
             ]
             for pair in above

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.errors import ConfigError, MissingRunError, ResultError, did_you_mean
 from bench.io import canonical_json
+from bench.report.plain import count_text
 
 if TYPE_CHECKING:
     from bench.evaluation import Outcomes
@@ -165,13 +166,9 @@ def _describe(groups: dict[str, list[StoredRun]]) -> str:
             for name, value in sorted(options.items())
             if value is not None and DEFAULT_OPTIONS.get(name) != value
         ]
-        details = ", ".join([*unusual, f"guard {task['guard']}", _count(len(runs), "run")])
+        details = ", ".join([*unusual, f"guard {task['guard']}", count_text(len(runs), "run")])
         parts.append(f"{key[:12]} ({details})")
     return "; ".join(parts)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def group_series(
@@ -211,9 +208,11 @@ def group_series(
     n_other = sum(len(one.runs) for one in every) - sum(len(one.runs) for one in series)
     notes = []
     if n_old:
-        notes.append(f"{_count(n_old, 'run')} of older versions left out.")
+        notes.append(f"{count_text(n_old, 'run')} of older versions left out.")
     if n_other:
-        notes.append(f"{_count(n_other, 'run')} of other configurations left out (--all-configs).")
+        notes.append(
+            f"{count_text(n_other, 'run')} of other configurations left out (--all-configs)."
+        )
     return sorted(series, key=lambda s: s.first.run_id), notes
 
 

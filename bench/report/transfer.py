@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ResultError
-from bench.evaluation import Correction, SeedComparison, adjust, compare_seeds
+from bench.evaluation import (
+    EQUIVALENCE_BOUND,
+    Correction,
+    SeedComparison,
+    adjust,
+    compare_seeds,
+)
 from bench.report.contenders import Contender, from_series
 from bench.report.labels import row_names
 from bench.report.plain import finite
@@ -24,12 +30,14 @@ if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
 __all__ = [
+    "OUTCOMES",
     "SINGLE_SOURCE",
     "TARGET_ONLY",
     "Gain",
     "Missing",
     "NoTransferError",
     "TransferReport",
+    "baseline_text",
     "transfer",
     "transfer_of",
     "transfer_record",
@@ -40,6 +48,10 @@ TARGET_ONLY, SINGLE_SOURCE = "target-only", "source-only"
 
 Against = Literal["target-only", "best single source"]
 Chosen = Literal["validation", "test", "the only one"]
+Outcome = Literal["positive", "negative", "equivalent", "not separated"]
+
+OUTCOMES: Sequence[Outcome] = get_args(Outcome)
+"""What a gain can turn out to be."""
 
 _NO_BASELINE: Mapping[Against, str] = {
     "target-only": f"no {TARGET_ONLY} run",
@@ -65,8 +77,8 @@ class Gain:
         chosen_by: how the best single source was chosen; "" for target-only.
         test: method minus baseline, over users and seeds.
         adjusted_p: corrected over all gains of the report.
-        verdict: ``positive``, ``negative``, ``equivalent`` or ``not separated``; "(this checkpoint)"
-            is added where a trained method has one seed.
+        outcome: ``positive`` or ``negative``: significantly above or below the baseline; else
+            ``equivalent`` where the interval lies within the bound, or ``not separated``.
     """
 
     target: str
@@ -78,7 +90,13 @@ class Gain:
     chosen_by: Chosen | Literal[""]
     test: SeedComparison
     adjusted_p: float
-    verdict: str
+    outcome: Outcome
+
+    @property
+    def verdict(self) -> str:
+        """The outcome; a significant one says where a trained method has one seed."""
+        one_seed = self.test.this_checkpoint and self.outcome in ("positive", "negative")
+        return f"{self.outcome} (this checkpoint)" if one_seed else self.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +144,7 @@ def transfer(
     all_configs: bool = False,
     correction: Correction = "holm",
     alpha: float = 0.05,
-    bound: float = 0.005,
+    bound: float = EQUIVALENCE_BOUND,
 ) -> TransferReport:
     """Compare every method that uses sources with target-only and with the best single source.
 
@@ -190,7 +208,7 @@ def transfer_of(
     metric: str = "ndcg@5",
     correction: Correction = "holm",
     alpha: float = 0.05,
-    bound: float = 0.005,
+    bound: float = EQUIVALENCE_BOUND,
 ) -> tuple[TransferReport, tuple[Missing, ...]]:
     """The gains of some runs alone, whatever their configuration, as :func:`transfer` finds them.
 
@@ -222,12 +240,12 @@ def transfer_of(
 
 
 def _judged(drafts: Sequence[Gain], correction: Correction, alpha: float) -> tuple[Gain, ...]:
-    """The gains with p adjusted over all of them, and verdicts."""
+    """The gains with p adjusted over all of them, and their outcomes."""
     if not drafts:
         return ()
     adjusted = adjust([gain.test.p for gain in drafts], correction).tolist()
     return tuple(
-        replace(gain, adjusted_p=p, verdict=_verdict(gain.test, p, alpha))
+        replace(gain, adjusted_p=p, outcome=_outcome(gain.test, p, alpha))
         for gain, p in zip(drafts, adjusted, strict=True)
     )
 
@@ -273,8 +291,8 @@ def _row_gains(
 def _baselines(row: Contender, rows: Sequence[Contender], n_sources: int) -> list[Contender]:
     """Rows to compare with: the method's own, else the general baseline of profile and backbone.
 
-    A method's own run without sources has other settings, such as no pre-training: of several, as of
-    several configurations of the general baseline, those count that are nearest to the row's.
+    A method's own run without sources counts where nothing but its pre-training differs. Of several
+    configurations of the general baseline those count that are nearest to the row's.
     """
     run = row.runs[0]
     general = (TARGET_ONLY, SINGLE_SOURCE)[n_sources]
@@ -286,10 +304,20 @@ def _baselines(row: Contender, rows: Sequence[Contender], n_sources: int) -> lis
         and len(other.runs[0].sources) == n_sources
         and other.runs[0].config.get("backbone") == run.config.get("backbone")
     ]
-    own = [one for one in fitting if one.method == row.method]
+    own = [
+        one
+        for one in fitting
+        if one.method == row.method and _settings(one, n_sources) == _settings(row, n_sources)
+    ]
+    return own or _nearest([one for one in fitting if one.method == general], run)
+
+
+def _settings(row: Contender, n_sources: int) -> dict[str, Any]:
+    """The settings in which a method's own run with fewer sources may not differ."""
+    config = dict(row.runs[0].config)
     if n_sources:
-        own = [one for one in own if one.runs[0].config == run.config]
-    return _nearest(own or [one for one in fitting if one.method == general], run)
+        return config
+    return {k: v for k, v in config.items() if not k.startswith("pretrain") and k != "checkpoint"}
 
 
 def _nearest(rows: Sequence[Contender], run: StoredRun) -> list[Contender]:
@@ -352,15 +380,25 @@ def _gain(
         chosen_by=how,
         test=test,
         adjusted_p=1.0,
-        verdict="",
+        outcome="not separated",
     )
 
 
-def _verdict(test: SeedComparison, adjusted: float, alpha: float) -> str:
+def _outcome(test: SeedComparison, adjusted: float, alpha: float) -> Outcome:
     if adjusted >= alpha:
         return "equivalent" if test.equivalent else "not separated"
-    sign = "positive" if test.difference > 0 else "negative"
-    return f"{sign} (this checkpoint)" if test.this_checkpoint else sign
+    return "positive" if test.difference > 0 else "negative"
+
+
+def baseline_text(gain: Gain) -> str:
+    """The run behind a gain's baseline, its sources, and how it was chosen of several.
+
+    A label has its sources where several runs differ in them; elsewhere they are added.
+    """
+    sources = "+".join(gain.baseline_sources)
+    told = not sources or f"sources {sources}" in gain.baseline
+    text = gain.baseline if told else f"{gain.baseline} ({sources})"
+    return text + (f", by {gain.chosen_by}" if gain.chosen_by in ("validation", "test") else "")
 
 
 def transfer_record(report: TransferReport) -> dict[str, Any]:
@@ -371,7 +409,12 @@ def transfer_record(report: TransferReport) -> dict[str, Any]:
         "correction": report.correction,
         "family_size": len(report.gains),
         "gains": [
-            {**finite(asdict(gain)), "equivalent": gain.test.equivalent} for gain in report.gains
+            {
+                **finite(asdict(gain)),
+                "verdict": gain.verdict,
+                "equivalent": gain.test.equivalent,
+            }
+            for gain in report.gains
         ],
         "notes": list(report.notes),
     }

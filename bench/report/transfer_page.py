@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.report.caption import p_text
+from bench.report.plain import CORRECTION_NAMES, p_figure
 from bench.report.significance import ALPHA, CORRECTION
-from bench.report.transfer import NoTransferError, TransferReport, transfer
+from bench.report.transfer import (
+    OUTCOMES,
+    Gain,
+    NoTransferError,
+    TransferReport,
+    baseline_text,
+    transfer,
+)
 from bench.report.writers import escape_markdown
 
 if TYPE_CHECKING:
@@ -23,7 +30,6 @@ _HEADERS = (
     *("Target", "Users", "Method", "Against", "Which is", "Gain", "95 % CI", "Adjusted p"),
     *("Detectable", "Transfer"),
 )
-_OUTCOMES = ("positive", "negative", "equivalent", "not separated")
 
 
 def transfer_reports(
@@ -57,18 +63,20 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
     gains = [gain for report in reports for gain in report.gains]
     if not gains:
         return ""
+    first, bound = reports[0], gains[0].test.bound
     families = " and ".join(str(len(report.gains)) for report in reports)
     lines = [
         "",
         "## Did the sources help?",
         "",
         "Every method with sources against training on the target alone and against the best single "
-        f"source, on {reports[0].metric.upper()} over the same users. {_counts(reports)}",
+        f"source, on {first.metric.upper()} over the same users. {_counts(reports)}",
         "",
         "Test: two-sided paired t-test over users, with the variance between training seeds where there are "
-        f"several; Holm over the {families} gains on equally many users, level {ALPHA}. *Positive* and "
-        "*negative*: significantly above or below; *equivalent*: the interval lies within 0.005 of zero; "
-        "*not separated* does not mean equal: see what was detectable.",
+        f"several; {CORRECTION_NAMES[first.correction]} over the {families} gains on equally many users, "
+        f"level {first.alpha:g}. *Positive* and *negative*: significantly above or below; *equivalent*: the "
+        f"interval lies within {bound:g} of zero; *not separated* does not mean equal: see what was "
+        f"detectable.{_choice(gains)}",
         "",
         tabulate(
             [
@@ -77,10 +85,10 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
                     f"{gain.test.n:,}",
                     escape_markdown(gain.method),
                     escape_markdown(gain.against),
-                    escape_markdown(_baseline(gain.baseline, gain.baseline_sources)),
+                    escape_markdown(baseline_text(gain)),
                     f"{gain.test.difference:+.4f}",
                     f"[{gain.test.ci95[0]:+.4f}, {gain.test.ci95[1]:+.4f}]",
-                    escape_markdown(p_text(gain.adjusted_p)),
+                    escape_markdown(p_figure(gain.adjusted_p)),
                     f"{gain.test.minimum_detectable:.4f}",
                     escape_markdown(gain.verdict),
                 ]
@@ -95,20 +103,23 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _baseline(name: str, sources: Sequence[str]) -> str:
-    return f"{name} ({'+'.join(sources)})" if sources and "sources" not in name else name
+def _choice(gains: Sequence[Gain]) -> str:
+    """What the table's words on the choice of the best single source mean."""
+    found = {gain.chosen_by for gain in gains}
+    lines = {
+        "validation": "*By validation*: the single source with the best validation figure.",
+        "test": "*By test*: for want of validation figures the test figures chose the single source, which "
+        "favours it.",
+    }
+    return "".join(f" {line}" for name, line in lines.items() if name in found)
 
 
 def _counts(reports: Sequence[TransferReport]) -> str:
     """How many gains over target-only came out how, as a sentence."""
-    verdicts = [
-        gain.verdict.partition(" (")[0]
-        for report in reports
-        for gain in report.gains
-        if gain.against == "target-only"
-    ]
-    if not verdicts:
+    counts = Counter(
+        gain.outcome for report in reports for gain in report.gains if gain.against == "target-only"
+    )
+    if not counts:
         return "No run on the target alone is stored."
-    counts = Counter(verdicts)
-    shown = ", ".join(f"{counts[name]} {name}" for name in _OUTCOMES if counts[name])
-    return f"Of {len(verdicts)} gains over the target alone: {shown}."
+    shown = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+    return f"Of {counts.total()} gains over the target alone: {shown}."

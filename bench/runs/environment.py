@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench.memory import physical_memory
 
 __all__ = [
     "MemoryMeter",
@@ -65,11 +66,12 @@ def available_threads() -> int:
 
 def hardware(device: str) -> dict[str, Any]:
     """Processor, memory (MB) and accelerator; no host or user name."""
+    memory = physical_memory()
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cpus": os.cpu_count() or 1,
-        "memory_mb": _total_memory_mb(),
+        "memory_mb": None if memory is None else memory // 1_000_000,
         "device": device,
     }
     torch = sys.modules.get("torch")
@@ -85,13 +87,6 @@ def _cpu_model() -> str:
         return platform.processor() or "unknown"
     match = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
     return match.group(1).strip() if match else platform.processor() or "unknown"
-
-
-def _total_memory_mb() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 @functools.cache

@@ -367,6 +367,18 @@ def test_settings_are_typed_values_never_code() -> None:
         model_settings("STAMP", {"loss_tpye": "BPR"}, max_history=50)
     with pytest.raises(ConfigError, match=r"embedding_size .* is '32\+32'; expected int"):
         model_settings("STAMP", {"embedding_size": "32+32"}, max_history=50)
+    for model, key, value, expected in (
+        ("STAMP", "loss_type", 5, "str"),
+        ("STAMP", "embedding_size", True, "int"),
+        ("RepeatNet", "joint_train", 1, "bool"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{key} .* is {value}; expected {expected}"):
+            model_settings(model, {key: value}, max_history=50)
+    for model, key, value in (
+        ("RepeatNet", "joint_train", True),
+        ("SASRec", "hidden_dropout_prob", 0),
+    ):
+        assert model_settings(model, {key: value}, max_history=50)[key] is value
     assert model_settings("SASRec", {}, max_history=50)["layer_norm_eps"] == 1e-12
 
 

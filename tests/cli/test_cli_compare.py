@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
 from scipy.stats import ttest_rel
 
-from bench.evaluation import metric_per_user
+from bench.cli.compare import compare
+from bench.evaluation import EQUIVALENCE_BOUND, metric_per_user
 from bench.runs.store import RunStore
 
 
@@ -86,3 +88,7 @@ def test_transfer_without_methods_that_use_sources_says_so(cli, tiny, three):
     assert "expected runs of a method with sources" in found.stderr
     refused = cli("compare", "--report", "transfer", "--methods", "markov", code=2)
     assert "--methods with --report transfer" in refused.stderr
+
+
+def test_the_bound_is_the_evaluators_unless_it_is_given():
+    assert inspect.signature(compare).parameters["bound"].default == EQUIVALENCE_BOUND

@@ -141,6 +141,18 @@ def test_reading_separates_methods_from_checkpoints(results):
     assert page.count("| knn ") == 2
 
 
+def test_a_column_of_p_values_has_figures_without_a_sign_of_relation(write_run):
+    options = {"target": "toyland", "task": "t" * 64}
+    write_run("net", random_outcomes(400, 1), family="single-domain", **options)
+    for name, skill in (("clear", 3.0), ("close", 1.1)):
+        write_run(name, random_outcomes(400, 2, skill=skill), trainable=False, **options)
+    pairs = training_free_pairs([draft_table(RunStore(write_run.root).list(), "toyland")])
+    page = render(write_run.root)["README.md"].decode()
+    cells = [line.split("|")[-3].strip() for line in page.splitlines() if "| net " in line]
+    assert [pair.adjusted_p < 1e-4 for pair in pairs] == [True, False]
+    assert cells == ["\\< 1e-4", f"{pairs[1].adjusted_p:.2g}"]
+
+
 def test_further_request_sets_become_a_page_and_a_section_of_the_index(results, write_run):
     assert "robustness.md" not in render(results)
     run = write_run("set", random_outcomes(400, 3), target="toyland", task="t" * 64)

@@ -9,10 +9,13 @@ import pytest
 from report_runs import random_outcomes
 from statsmodels.stats.multitest import multipletests
 
+from bench.cli.compare_reports import against_text
 from bench.cli.run_transfer import print_transfer_of
 from bench.errors import ResultError
-from bench.evaluation import compare_seeds, metric_per_user
-from bench.report.transfer import transfer, transfer_of, transfer_record
+from bench.evaluation import CORRECTIONS, compare_seeds, metric_per_user
+from bench.report.plain import CORRECTION_NAMES
+from bench.report.transfer import baseline_text, transfer, transfer_of, transfer_record
+from bench.report.transfer_page import transfer_reading
 from bench.runs.store import RunStore
 from bench.runs.stored import read_run
 
@@ -85,6 +88,51 @@ def test_a_method_hurt_by_its_sources_transfers_negatively(study):
     assert report.gains[0].test.difference < 0
     one_seed = transfer(study(target="moon", weave=-0.5, seeds=(0,)), ["moon"])
     assert one_seed.gains[0].verdict == "negative (this checkpoint)"
+    assert one_seed.gains[0].outcome == "negative"
+    record = transfer_record(one_seed)["gains"][0]
+    assert (record["outcome"], record["verdict"]) == ("negative", "negative (this checkpoint)")
+
+
+def test_the_page_names_the_correction_the_level_and_the_bound_of_its_tests(study):
+    assert set(CORRECTION_NAMES) == set(CORRECTIONS)
+    page = transfer_reading([transfer(study(), [], correction="bh", alpha=0.01, bound=0.02)])
+    assert "Benjamini-Hochberg over the 2 gains on equally many users, level 0.01." in page
+    assert "the interval lies within 0.02 of zero" in page
+
+
+def page_baselines(page):
+    """Cells of the column on what a gain is measured against, with the kind of baseline."""
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| toyland")]
+    return [(row[4].strip(), row[5].strip()) for row in rows]
+
+
+def test_a_baseline_is_told_once_with_its_sources_and_its_choice(study):
+    report = transfer(study(), [])
+    page = transfer_reading([report])
+    expected = "source-only (sources film), by validation"
+    assert page_baselines(page)[1] == ("best single source", expected)
+    assert [against_text(gain) for gain in report.gains] == [
+        "target-only: target-only",
+        f"best single source: {expected}",
+    ]
+    assert "*By validation*" in page and "*By test*" not in page
+    by_test = transfer_reading([transfer(study(target="moon", validation=(0, 0.4)), ["moon"])])
+    assert "| source-only (sources music), by test |" in by_test
+    assert "which favours it" in by_test and "*By validation*" not in by_test
+
+
+def test_a_setting_named_sources_is_no_list_of_sources(write_run):
+    config = {"pretrain": "sources"}
+    more = {"family": "cross-domain", "config": config, "overrides": config}
+    runs = [write_run("unisrec", random_outcomes(40, 0), sources=("a", "b"), **more)]
+    # The only run of its method and profile: its label has no reason to name its source.
+    runs.append(write_run("source-only", random_outcomes(40, 1), sources=("film",), **more))
+    (gain,) = transfer(runs, [], all_configs=True).gains
+    assert gain.baseline == "source-only (pretrain=sources)"
+    assert baseline_text(gain) == "source-only (pretrain=sources) (film)"
+    assert "source-only (pretrain=sources) (film)" in transfer_reading(
+        [transfer(runs, [], all_configs=True)]
+    )
 
 
 def test_without_validation_figures_the_test_figures_choose_the_source(study):

@@ -139,15 +139,24 @@ def model_settings(
     for key, value in overrides.items():
         if key not in defaults:
             raise unknown_name(f"setting of RecBole's {model}", key, defaults)
-        expected = type(defaults[key])
-        if defaults[key] is not None and not isinstance(value, (expected, int)):
+        if not _fits(value, defaults[key]):
             raise ConfigError(
-                f"setting {key} of RecBole's {model} is {value!r}; expected {expected.__name__}, "
-                f"like its default {defaults[key]!r}."
+                f"setting {key} of RecBole's {model} is {value!r}; expected "
+                f"{type(defaults[key]).__name__}, like its default {defaults[key]!r}."
             )
     return _Settings(
         {**defaults, **overrides, **_FIELDS, "MAX_ITEM_LIST_LENGTH": max_history, "device": "cpu"}
     )
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value has its default's type; whole numbers are also floats, None says nothing."""
+    if default is None:
+        return True
+    # Python's bool is an int: True would be taken for the number 1.
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
 
 def build_model(

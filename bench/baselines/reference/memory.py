@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from bench.memory import physical_memory
 
 __all__ = ["available_memory"]
 
@@ -18,12 +19,7 @@ def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | 
     elsewhere all physical memory.
     """
     found = [value for value in (_from_meminfo(meminfo), _from_cgroup(cgroup)) if value is not None]
-    if found:
-        return min(found)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
+    return min(found) if found else physical_memory()
 
 
 def _from_meminfo(path: Path) -> int | None:

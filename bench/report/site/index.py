@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.report.companion import companions
 from bench.report.costs import COSTS, cost_of
 from bench.report.grid import rank_text
+from bench.report.plain import count_text
 from bench.report.site.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
     MISSING,
@@ -64,14 +65,10 @@ def index_page(site: Site, boards: Sequence[Board]) -> Element:
 def _summary(site: Site, boards: Sequence[Board]) -> str:
     n_runs = len({i for board in boards for row in board.table.rows for i in row.run_ids})
     return (
-        f"{_count(len(site.methods), 'method')} on {_count(len(boards), 'target domain')}, "
-        f"{_count(n_runs, 'stored run')}. Every figure is computed from per-user results; hover over "
+        f"{count_text(len(site.methods), 'method')} on {count_text(len(boards), 'target domain')}, "
+        f"{count_text(n_runs, 'stored run')}. Every figure is computed from per-user results; hover over "
         "a figure or focus it for its exact value, interval and origin."
     )
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _targets(site: Site, boards: Sequence[Board]) -> Element | None:
@@ -124,7 +121,7 @@ def _section(site: Site, board: Board) -> Element:
         if block.kind == "main":
             tables.append(drawn)
         else:
-            count = _count(len(block.rows), "row")
+            count = count_text(len(block.rows), "row")
             summary = el("summary", block.title, el("span", f" · {count}", class_="soft"))
             tables.append(el("details", summary, drawn))
     downloads = [

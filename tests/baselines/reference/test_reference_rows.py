@@ -12,6 +12,7 @@ from bench.baselines.reference.memory import available_memory
 from bench.data.domain import Sequences
 from bench.errors import MethodError
 from bench.evaluation import metric_per_user, random_row
+from bench.memory import physical_memory
 from bench.methods import Requests, resolve, resolve_config
 from bench.testing import evaluate, make_context, planted_task
 
@@ -188,6 +189,8 @@ def test_available_memory_is_the_smaller_of_system_and_container(tmp_path):
     assert available_memory(meminfo, tmp_path) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(meminfo, tmp_path) == 5000 * 1024
+    # Without either, as on macOS, all memory of the machine.
+    assert available_memory(tmp_path / "none", tmp_path / "none") == physical_memory()
 
 
 @st.composite
