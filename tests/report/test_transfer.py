@@ -241,6 +241,7 @@ def test_a_run_ends_with_its_gain_or_the_command_of_the_missing_baseline(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bench.cli.run_transfer.committed_folder", lambda: None)
+    monkeypatch.setenv("BENCH_STORE", str(write_run.root))
     store = RunStore(write_run.root)
     run = few_users(
         write_run, "weaverec", 0, sources=("a", "b"), seed=1, profile="paper",
@@ -292,19 +293,33 @@ def test_a_pretrained_method_is_compared_with_its_own_run_without_sources(write_
     assert gain.test == compare_seeds(*values)
 
 
-def test_other_settings_serve_as_baseline_of_the_default_rows_alone(write_run):
+def test_an_own_baseline_differs_in_its_pre_training_alone(write_run):
     mine = pretrained(write_run, "unisrec", 0)
     alone = pretrained(
         write_run, "unisrec", 1, sources=(), config={**PRETRAINED, "pretrain": "none"},
         overrides={"pretrain": "none"},
     )  # fmt: skip
     short = pretrained(
-        write_run, "unisrec", 2, config={**PRETRAINED, "epochs": 2}, overrides={"epochs": 2}
-    )
+        write_run, "unisrec", 2, config={**PRETRAINED, "epochs": 2, "pretrain_epochs": 1},
+        overrides={"epochs": 2, "pretrain_epochs": 1},
+    )  # fmt: skip
     (gain,) = transfer([mine, alone, short], ["toyland"]).gains
     assert (gain.against, "pretrain=none" in gain.baseline) == ("target-only", True)
     assert "epochs" not in gain.method
-    assert len(transfer([mine, alone, short], ["toyland"], all_configs=True).gains) == 2
+    # A baseline of another budget would call the budget's gain transfer.
+    report = transfer([mine, alone, short], ["toyland"], all_configs=True)
+    assert len(report.gains) == 1
+    assert any("epochs=2" in note for note in report.notes)
+    short_alone = pretrained(
+        write_run, "unisrec", 3, sources=(),
+        config={**PRETRAINED, "epochs": 2, "pretrain": "none"},
+        overrides={"epochs": 2, "pretrain": "none"},
+    )  # fmt: skip
+    gains = transfer([mine, alone, short, short_alone], ["toyland"], all_configs=True).gains
+    assert {("epochs=2" in one.method, "epochs=2" in one.baseline) for one in gains} == {
+        (False, False),
+        (True, True),
+    }
 
 
 def test_what_a_run_alone_needs_is_in_the_command_and_no_command_is_made_up(
@@ -313,15 +328,17 @@ def test_what_a_run_alone_needs_is_in_the_command_and_no_command_is_made_up(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bench.cli.run_transfer.committed_folder", lambda: None)
     runs = [
-        pretrained(write_run, "unisrec", 0, overrides={"mode": "inductive"}),
+        pretrained(write_run, "unisrec", 0, overrides={"mode": "inductive", "pretrain_epochs": 2}),
         pretrained(write_run, "mcrpl", 1),
     ]
     print_transfer_of(runs, RunStore(write_run.root))
     shown = capsys.readouterr().out.splitlines()
     unisrec, mcrpl = ([line for line in shown if name in line] for name in ("unisrec", "mcrpl"))
     assert unisrec[0].endswith(
-        "bench run --method unisrec --target toyland --set mode=inductive --set pretrain=none"
+        "bench run --method unisrec --target toyland --set mode=inductive --set pretrain=none "
+        f"--store {write_run.root}"
     )
-    assert unisrec[1].endswith("--sources a --set mode=inductive")
-    assert mcrpl[0] == "No target-only run to compare mcrpl with"
-    assert mcrpl[1].endswith("bench run --method mcrpl --target toyland --sources a")
+    assert "--sources a --set mode=inductive --set pretrain_epochs=2" in unisrec[1]
+    # MCRPL cannot do without sources.
+    (single,) = mcrpl
+    assert "bench run --method mcrpl --target toyland --sources a" in single
