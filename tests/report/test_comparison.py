@@ -184,6 +184,9 @@ def test_contenders_of_a_target_are_the_rows_of_its_table(write_run):
     assert {c.values.shape for c in fewer} == {(1, 10)}
     with pytest.raises(ConfigError, match="unknown method"):
         contenders_of_target(runs, "toyland", ("z",))
+    only_tuned = write_run("e", random_outcomes(40, 8), overrides={"k": 1}, config={"k": 1})
+    with pytest.raises(ConfigError, match="--all-configs"):
+        contenders_of_target([*runs, only_tuned], "toyland", ("e",))
     with pytest.raises(ResultError, match="no run of d on toyland"):
         contenders_of_target([*runs, short], "toyland", ("a", "d"))
 

@@ -413,6 +413,27 @@ def test_caption_reports_users_that_sources_share_with_the_target(write_run):
     assert table.protocol["user_overlap"] == {"desert": None, "seaside": 1234}
 
 
+def test_the_caption_says_what_is_wrong_with_the_data_of_its_rows(write_run):
+    few, many = ({"items": 100, "items_without_title": n} for n in (10, 40))
+    ids = write_run("knn", random_outcomes(20, 0), guard="none")
+    texts = write_run("mix", random_outcomes(20, 1), guard="none", sources=("seaside", "desert"))
+    texts.manifest["method"]["needs_text"] = True
+    texts.manifest["data"] = {"toyland": few, "seaside": many, "desert": few}
+
+    def notes(*runs):
+        caption = build_table(runs, "toyland").caption
+        return [line for line in caption if line.startswith("Titles") or "one namespace" in line]
+
+    (titles,) = notes(ids, texts)
+    assert titles.startswith("Titles: 40 of 100 items of seaside have none")
+    texts.manifest["data"]["desert"] = {**few, "users_shared_with_target": 9}
+    assert [line.partition(":")[0] for line in notes(ids, texts)] == ["desert", "Titles"]
+    for run in (ids, texts):
+        run.manifest["task"]["guard"] = "full"
+    texts.manifest["method"]["needs_text"] = False
+    assert notes(ids, texts) == []
+
+
 def test_the_caption_says_which_rows_a_model_trained_on(write_run):
     runs = [
         write_run("a", random_outcomes(20, 0)),

@@ -57,6 +57,16 @@ def test_a_column_that_a_domain_lacks_is_found_before_anything_is_trained(make_s
         prepare(make_spec("recformer", overrides=overrides, sources=("beta",)), planning=True)
 
 
+def test_a_method_of_titles_is_refused_on_a_domain_without_any(make_spec, data_root, tmp_path):
+    for name in ("alpha", "beta"):
+        shutil.copytree(data_root / name, tmp_path / name)
+    (tmp_path / "beta" / "beta.item").unlink()
+    common = {"data_root": tmp_path, "sources": ("beta",)}
+    with pytest.raises(ConfigError, match="beta: none of its 59 items has a title, and unisrec"):
+        prepare(make_spec("unisrec", **common), planning=True)
+    assert prepare(make_spec("mcrpl", **common), planning=True)
+
+
 def test_a_method_that_can_do_without_sources_says_how(make_spec):
     with pytest.raises(ConfigError, match="Without any, unisrec with --set pretrain=none learns"):
         prepare(make_spec("unisrec"), planning=True)
