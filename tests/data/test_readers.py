@@ -242,6 +242,33 @@ def test_quoted_and_plain_csv_agree(tmp_path):
     assert events(read_tabular(quoted))[1:] == events(read_tabular(plain))
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2001-01-02", 978393600.0),
+        ("2001-01-02 03:04:05", 978404645.0),
+        ("2001-01-02T03:04:05.250000Z", 978404645.25),
+        ("2001-01-02T03:04:05+02:00", 978397445.0),
+        ("978404645", 978404645.0),
+        ("20010102", 20010102.0),
+    ],
+)
+def test_times_are_numbers_or_dates_of_iso_8601(tmp_path, text, seconds):
+    path = tmp_path / "events.csv"
+    path.write_text(f"user_id,item_id,timestamp\nu,i,{text}\nu,j, {text} \n")
+    assert read_tabular(path).events["time"].to_list() == [seconds, seconds]
+
+
+@pytest.mark.parametrize("texts", [("2001-01-02", "978404645"), ("1", "2001-01-02"), ("now", "1")])
+def test_times_of_two_kinds_are_malformed(tmp_path, texts):
+    path = tmp_path / "events.csv"
+    rows = "".join(f"u,i{at},{text}\n" for at, text in enumerate(texts))
+    path.write_text(f"user_id,item_id,timestamp\n{rows}")
+    with pytest.raises(DataError, match="expected a finite number, or a date like .* as time"):
+        read_tabular(path)
+    assert read_tabular(path, on_error="skip").events.height == 1
+
+
 def test_row_order_stands_in_for_a_missing_time(tmp_path):
     path = tmp_path / "i.csv"
     path.write_text("user_id,item_id\nu,b\nu,a\n")

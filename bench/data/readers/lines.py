@@ -184,7 +184,11 @@ def split_fields(
 
 
 def numeric_time(
-    frame: pl.DataFrame, errors: LineErrors, *, required: Sequence[str] = ("user", "item")
+    frame: pl.DataFrame,
+    errors: LineErrors,
+    *,
+    required: Sequence[str] = ("user", "item"),
+    expected: str = "a finite number",
 ) -> pl.DataFrame:
     """Turn the text column ``time`` into float64 and reject lines without usable values.
 
@@ -192,6 +196,7 @@ def numeric_time(
         frame: columns ``line_number``, ``time`` (text or number) and those of ``required``.
         errors: told about empty ids and about times that are no finite number.
         required: columns that may not be empty.
+        expected: what a time should have been, for messages.
 
     Returns:
         The columns of ``required`` and ``time``, in order, malformed lines left out.
@@ -210,7 +215,7 @@ def numeric_time(
     bad = parsed.filter(~usable)
     if bad.height:
         number, text = bad.select("line_number", pl.col("time").cast(pl.String)).row(0)
-        errors.report(number, text or "", "a finite number as time", bad.height)
+        errors.report(number, text or "", f"{expected} as time", bad.height)
         parsed = parsed.filter(usable)
     return parsed.select(*required, pl.col("t").alias("time"))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -30,6 +32,7 @@ from bench.errors import ConfigError, DataError
 
 __all__ = ["ColumnMapping", "read_tabular"]
 
+_TIMES = "a finite number, or a date like 2023-09-15T19:14:33Z,"
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 
@@ -39,7 +42,8 @@ class ColumnMapping:
 
     Attributes:
         user, item: id columns of the interaction table; any text or whole number.
-        time: time column (number; in Parquet also date or datetime); None: the order of rows.
+        time: time column: numbers, or dates and times of ISO 8601 (without zone: UTC), in Parquet
+            also of its own types; None: the order of rows.
         item_id: id column of the item table; None: the same name as ``item``.
         title: title column of the item table.
         brand, category: optional text columns of the item table.
@@ -112,7 +116,9 @@ def read_tabular(
     table = _read(inter, wanted, errors, encoding)
     if mapping.time is None:
         table = table.with_columns(pl.col("line_number").cast(pl.Float64).alias("time"))
-    events = numeric_time(_plain_ids(table, ("user", "item"), errors), errors)
+    elif table["time"].dtype == pl.String:
+        table = table.with_columns(_numbers_of_dates(table["time"]).alias("time"))
+    events = numeric_time(_plain_ids(table, ("user", "item"), errors), errors, expected=_TIMES)
     require_events(events, str(inter))
     events = events.cast(dict(EVENT_SCHEMA))  # type: ignore[arg-type]
     skipped = {inter.name: errors.count}
@@ -126,6 +132,36 @@ def read_tabular(
     rows = _filled_once(rows, errors)
     skipped[items.name] = errors.count
     return RawData(events, rows, (inter, items), skipped, complete_items=True)
+
+
+def _numbers_of_dates(times: pl.Series) -> pl.Series:
+    """Seconds since 1970 (as text) where a column holds dates of ISO 8601; else as it is.
+
+    The first value decides which of the two a column holds; values of the other kind end as text that
+    is no number, and are reported as malformed.
+    """
+    first = times.drop_nulls().head(1)
+    if not len(first) or math.isnan(_seconds(first[0])):
+        return times
+    known = {text: _seconds(text) for text in times.drop_nulls().unique()}
+    numbers = {
+        text: f"{text} (beside dates)" if math.isnan(value) else repr(value)
+        for text, value in known.items()
+    }
+    return times.replace_strict(numbers, default=None, return_dtype=pl.String)
+
+
+def _seconds(text: str) -> float:
+    """Seconds since 1970 of a date of ISO 8601, NaN for any other text and for plain numbers."""
+    text = text.strip()
+    try:
+        # A bare number may be a date of ISO 8601 too (20230915), but is a number here.
+        when = None if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None:
+        return math.nan
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
 def _filled_once(rows: pl.DataFrame, errors: LineErrors) -> pl.DataFrame:
