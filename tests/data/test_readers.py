@@ -264,7 +264,7 @@ def test_times_of_two_kinds_are_malformed(tmp_path, texts):
     path = tmp_path / "events.csv"
     rows = "".join(f"u,i{at},{text}\n" for at, text in enumerate(texts))
     path.write_text(f"user_id,item_id,timestamp\n{rows}")
-    with pytest.raises(DataError, match="expected a finite number, or a date like .* as time"):
+    with pytest.raises(DataError, match=r"expected a finite number, or a date like .* as time"):
         read_tabular(path)
     assert read_tabular(path, on_error="skip").events.height == 1
 
