@@ -133,7 +133,10 @@ def choose_task(
 
 
 def _standard_task(groups: dict[str, list[StoredRun]], target: str) -> str:
-    """The task of the standard protocol; with several, a checked leak guard, then most methods."""
+    """The task of the standard protocol; with several, a checked leak guard, then the newest run.
+
+    Tasks of equal options differ in their data, and the newest run is of the data that are in use.
+    """
     if len(groups) == 1:
         return next(iter(groups))
     standard = {
@@ -147,12 +150,12 @@ def _standard_task(groups: dict[str, list[StoredRun]], target: str) -> str:
             f"with --task: {_describe(groups)}."
         )
 
-    def preference(item: tuple[str, list[StoredRun]]) -> tuple[bool, int, int, str]:
+    def preference(item: tuple[str, list[StoredRun]]) -> tuple[bool, str, int, str]:
         key, found = item
-        partial = found[0].manifest["task"]["guard"] not in ("full", "none")
-        return (partial, -len({run.method for run in found}), -len(found), key)
+        checked = found[0].manifest["task"]["guard"] in ("full", "none")
+        return checked, max(_age(run)[0] for run in found), len(found), key
 
-    return min(standard.items(), key=preference)[0]
+    return max(standard.items(), key=preference)[0]
 
 
 def _describe(groups: dict[str, list[StoredRun]]) -> str:

@@ -195,6 +195,15 @@ def test_only_one_task_stands_in_a_table(write_run):
         build_table([other, standard], "toyland", task="ff")
 
 
+def test_of_several_standard_tasks_that_of_the_newest_run_is_shown(write_run):
+    """A domain that was imported again: the table is of the data in use, however few runs there are."""
+    old = [write_run(f"m{i}", random_outcomes(50, i), task="0" * 64) for i in range(3)]
+    new = write_run("m0", random_outcomes(50, 9), task="1" * 64, finished="2026-02-01T00:00:00Z")
+    table = build_table([*old, new], "toyland")
+    assert table.protocol["task_hash"] == new.task_hash
+    assert any("left out" in line and "000000000000" in line for line in table.caption)
+
+
 def test_a_fully_guarded_standard_task_wins_over_a_partly_guarded_one(write_run):
     partial = [
         write_run(f"m{i}", random_outcomes(50, i), task="0" * 64, guard="partial") for i in range(3)
