@@ -62,21 +62,6 @@ class UnionVocabulary:
         k = self.names.index(domain)
         return slice(int(self.offsets[k]), int(self.offsets[k + 1]))
 
-    def local_to_union(self, domain: str, idx: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Union ids (int64, shape of ``idx``) of item indices of one domain.
-
-        Raises:
-            MethodError: the domain is not part of the union, or an index is outside it.
-        """
-        span = self.span(domain)
-        union: NDArray[np.int64] = idx.astype(np.int64) + span.start
-        if union.size and not (span.start <= union.min() and union.max() < span.stop):
-            raise MethodError(
-                f"item indices {idx.min()}..{idx.max()} are outside {domain!r}, which has "
-                f"{span.stop - span.start} items. Requests and training must be of one task."
-            )
-        return union
-
 
 def union_domains(
     view: TrainView, *, include_target: bool = True, include_sources: bool = True

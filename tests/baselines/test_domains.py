@@ -28,9 +28,7 @@ def view() -> TrainView:
 def test_domains_own_disjoint_ranges_that_cover_the_union(view: TrainView) -> None:
     domains = union_domains(view)
     vocabulary = UnionVocabulary.of(domains)
-    owned = np.concatenate(
-        [vocabulary.local_to_union(d.name, np.arange(d.n_items)) for d in domains]
-    )
+    owned = np.concatenate([np.r_[vocabulary.span(d.name)] for d in domains])
     np.testing.assert_array_equal(owned, np.arange(vocabulary.n_items))
     assert vocabulary.n_items == sum(d.n_items for d in (view.target, *view.sources))
 
@@ -80,13 +78,10 @@ def test_a_view_without_sources_and_a_repeated_domain_are_errors(view: TrainView
         union_domains(replace(view, sources=(view.target,)))
 
 
-def test_foreign_domains_and_indices_are_errors(view: TrainView) -> None:
+def test_foreign_domains_are_errors(view: TrainView) -> None:
     vocabulary = UnionVocabulary.of(union_domains(view))
     with pytest.raises(MethodError, match="is not in the union of planted"):
         vocabulary.span("elsewhere")
-    for index in (-1, view.target.n_items):
-        with pytest.raises(MethodError, match="are outside 'planted'"):
-            vocabulary.local_to_union("planted", np.array([index]))
 
 
 @given(

@@ -1,4 +1,4 @@
-"""Training rows of LLM-Rec: every prefix of every domain's sequences, and in-domain negatives."""
+"""Training rows of LLM-Rec: every prefix of every domain's sequences, with in-domain negatives."""
 
 from __future__ import annotations
 
@@ -9,59 +9,10 @@ from numpy.typing import NDArray
 
 from bench.baselines.batches import Rows, epoch_rows
 from bench.baselines.domains import Mixing, domain_batches
+from bench.baselines.negatives import InDomainNegatives
 from bench.data.domain import Sequences
-from bench.errors import MethodError
 
-__all__ = ["BatchStream", "Choices", "InDomainNegatives", "choices", "split_rows"]
-
-
-class InDomainNegatives:
-    """Random items of a row's own domain, never one of that row's training sequence.
-
-    Items of other domains would be told apart by their subject alone.
-
-    Args:
-        sequences: training sequences over the union vocabulary.
-        domain_of_row: shape ``(n,)``, domain of every sequence.
-        offsets: shape ``(d + 1,)``; domain k owns the items ``[offsets[k], offsets[k + 1])``.
-
-    Raises:
-        MethodError: some user has trained on every item of the domain.
-    """
-
-    def __init__(
-        self,
-        sequences: Sequences,
-        domain_of_row: NDArray[np.integer],
-        offsets: NDArray[np.int64],
-    ) -> None:
-        self._low = offsets[:-1][domain_of_row]
-        self._high = offsets[1:][domain_of_row]
-        self._n_items = int(offsets[-1])
-        # One sorted key per (row, item) makes membership a binary search.
-        self._seen = np.unique(sequences.rows * self._n_items + sequences.items)
-        counts = np.bincount(self._seen // max(1, self._n_items), minlength=len(sequences))
-        full = np.flatnonzero((counts > 0) & (counts >= self._high - self._low))
-        if len(full):
-            raise MethodError(
-                f"training sequence {int(full[0])} holds all {int(counts[full[0]])} items of its domain, "
-                "so no negative can be drawn. Check the domain with `bench data stats`."
-            )
-
-    def draw(
-        self, rows: NDArray[np.int64], count: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """Union ids, int64, shape ``(len(rows), count)``, uniform and independent of each other."""
-        rows = np.repeat(rows, count)
-        low, high = self._low[rows], self._high[rows]
-        drawn: NDArray[np.int64] = rng.integers(low, high)
-        pending = np.arange(len(rows))
-        while len(pending):
-            keys = rows[pending] * self._n_items + drawn[pending]
-            place = np.minimum(np.searchsorted(self._seen, keys), len(self._seen) - 1)
-            pending = pending[self._seen[place] == keys] if len(self._seen) else pending[:0]
-            drawn[pending] = rng.integers(low[pending], high[pending])
-        return drawn.reshape(-1, count)
+__all__ = ["BatchStream", "Choices", "choices", "split_rows"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,10 +19,10 @@ from bench.baselines.llm_rec.model import TextEncoder, TextWriter
 from bench.baselines.llm_rec.rows import (
     BatchStream,
     Choices,
-    InDomainNegatives,
     choices,
     split_rows,
 )
+from bench.baselines.negatives import InDomainNegatives
 from bench.baselines.schedules import adamw, scheduled, steps_taken
 from bench.baselines.text.title_tokens import TokenTable, windows
 from bench.baselines.training import TrainingReport, autocast, isolated_randomness, train

@@ -7,7 +7,8 @@ import pytest
 from tiny_catalogue import sequences
 
 from bench.baselines.domains import UnionVocabulary, union_domains, union_sequences
-from bench.baselines.llm_rec.rows import BatchStream, InDomainNegatives, choices, split_rows
+from bench.baselines.llm_rec.rows import BatchStream, choices, split_rows
+from bench.baselines.negatives import InDomainNegatives
 from bench.errors import MethodError
 from bench.testing import planted_task
 
@@ -96,16 +97,12 @@ def test_training_rows_hold_every_domain_and_nothing_held_out() -> None:
     for number, domain in enumerate(domains):
         own = domain.sequences
         start = int(np.flatnonzero(domain_of_row == number)[0])
-        known = {
-            (start + int(row), int(item))
-            for row, item in zip(
-                own.rows, vocabulary.local_to_union(domain.name, own.items), strict=True
-            )
-        }
+        items = own.items + vocabulary.span(domain.name).start
+        known = {(start + int(r), int(i)) for r, i in zip(own.rows, items, strict=True)}
         assert {pair for pair in pairs if domain_of_row[pair[0]] == number} == known
     chunks = [task.validation(task.subset(None)), *task.test(task.subset(None)).chunks(10**6)]
     for requests, labels in chunks:
         positives = requests.candidates[np.arange(len(labels)), labels.position]
-        items = vocabulary.local_to_union(view.target.name, positives)
+        items = positives + vocabulary.span(view.target.name).start
         held_out = {(first + int(u), int(i)) for u, i in zip(requests.users, items, strict=True)}
         assert not pairs & held_out
