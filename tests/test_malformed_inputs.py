@@ -252,7 +252,7 @@ CASES: list[Case] = [
     ("table: short quoted line", table(CSV + '"u",i,1\nu,i\n'), DataError, ["d.csv, line 3", "3 fields"]),
     ("table: open quote", table(CSV + '"u,i,1\nu,i,2\n'), DataError, ["d.csv, line", "quotation marks", "Repair"]),
     ("table: text after a quote", table(CSV + '"u"x,i,1\n'), DataError, ["d.csv, line 2", "quotation marks"]),
-    ("table: date as text", table(CSV + "u,i,2014-01-23\n"), DataError, ["line 2", "'2014-01-23'", "finite number"]),
+    ("table: date of no standard", table(CSV + "u,i,23/01/2014\n"), DataError, ["line 2", "'23/01/2014'", "finite number", "2023-09-15T"]),
     ("table: tab in an id", table(CSV + "u\tx,i,1\n"), DataError, ["line 2", "without tabs"]),
     ("table: binary", table(PNG), DataError, ["d.csv, line 1", "0x89"]),
     ("table: UTF-16", table((CSV + "u,i,1\n").encode("utf-16")), DataError, ["d.csv, line 1"]),

@@ -142,6 +142,11 @@ class Task:
             for part in (self._part, *self._sources)
         }
 
+    def untitled(self) -> tuple[str, ...]:
+        """The domains, target and sources, none of whose items has a title."""
+        parts = (self._part.domain, *(source.domain for source in self._sources))
+        return tuple(d.name for d in parts if d.items.n_placeholders == d.n_items)
+
     def train_view(
         self, *, with_sources: bool, transductive: bool = False, item_columns: Sequence[str] = ()
     ) -> TrainView:

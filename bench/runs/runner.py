@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
 
 from bench.errors import BenchError, ConfigError, MethodError, ResultError
 from bench.io import hash_json, lock, require_free_space
@@ -71,8 +70,12 @@ def prepare(
         task = loaded.task
         users = task.subset(resolved.spec.limit_users)
         users_hash = task.users_hash(users)
-    if resolved.capabilities.needs_text:
-        _require_titles(resolved.spec, loaded.data)
+    if resolved.capabilities.needs_text and task.untitled():
+        raise ConfigError(
+            f"{', '.join(task.untitled())}: no item has a title, and {resolved.spec.method} reads titles. "
+            "Import the items with theirs (`bench data import ... --items FILE`), or choose a method that "
+            "knows items by their ids."
+        )
     columns = resolved.capabilities.item_columns
     if columns:
         content = {"item_columns": hash_json(task.training_hashes(columns))}
@@ -91,17 +94,6 @@ def prepare(
         content=resolved.content,
     )
     return PreparedRun(resolved, loaded, users, users_hash, identity)
-
-
-def _require_titles(spec: RunSpec, data: Mapping[str, Mapping[str, Any]]) -> None:
-    for name in (spec.target, *(spec.sources or ())):
-        found = data[name]
-        if found["items_without_title"] == found["items"]:
-            raise ConfigError(
-                f"{name}: none of its {found['items']:,} items has a title, and {spec.method} reads titles. "
-                "Import it with them (`bench data import ... --items FILE`), or choose a method that "
-                "knows items by their ids."
-            )
 
 
 def execute(
