@@ -90,7 +90,7 @@ class FirstStageMethod(Method):
             domains=domains,
             seed=getattr(run, self.stage_seed),
             dtype=run.dtype,
-            # A plugin may derive from a built-in method, and even keep its name.
+            # A plugin that derives from a built-in method may train otherwise with equal settings.
             plugin=source_sha256(type(self)),
         )
 
