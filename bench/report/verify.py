@@ -137,7 +137,7 @@ def _identity(run: StoredRun) -> Iterator[tuple[str, str]]:
         expected = run_id(
             task_hash=run.task_hash,
             users_hash=run.users_hash,
-            method=run.method,
+            method=run.stored_method,
             version=str(method["version"]),
             plugin_sha256=method["plugin_sha256"],
             config=run.config,
@@ -158,7 +158,7 @@ def _identity(run: StoredRun) -> Iterator[tuple[str, str]]:
                 "method, configuration, seed or dtype was changed"
             ),
         )
-    name = folder_name(run.method, run.seed, run.run_id)
+    name = folder_name(run.stored_method, run.seed, run.run_id)
     if (run.path.name, run.path.parent.name) != (name, slug(run.target)):
         yield "identity", f"expected the folder {slug(run.target)}/{name}"
 

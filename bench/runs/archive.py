@@ -204,6 +204,8 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
         ConfigError: the manifest's specification is not one that this version understands.
     """
     values = dict(run.manifest.get("spec", {}))
+    if run.method != run.stored_method:
+        values["method"] = run.method
     if values.get("protocol", {}).get("negatives") == "imported":
         raise ConfigError(
             f"run {run.run_id} ranked imported candidates, whose file is not stored with it. Repeat "

@@ -60,7 +60,7 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
     Raises:
         ResultError: the run is damaged, or the folder holds another result.
     """
-    folder = root / slug(run.target) / folder_name(run.method, run.seed, run.run_id)
+    folder = root / slug(run.target) / folder_name(run.stored_method, run.seed, run.run_id)
     names = [METRICS, PER_USER, *(str(s["file"]) for s in run.sets.values())]
     for name in names:
         check_file(run.path, name, run.manifest["files"])

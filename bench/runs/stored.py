@@ -25,7 +25,7 @@ from bench.io import read_json, sha256_file
 if TYPE_CHECKING:
     from bench.evaluation import Outcomes
 
-__all__ = ["FORMAT", "StoredRun", "folder_name", "read_manifest", "read_run"]
+__all__ = ["FORMAT", "RENAMED", "StoredRun", "folder_name", "read_manifest", "read_run"]
 
 FORMAT = 1
 """Version of the run folder; readers refuse newer ones."""
@@ -34,6 +34,12 @@ MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics
 MODEL = "model"
 
 RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+RENAMED: Mapping[tuple[str, str], str] = {("molorec", "1"): "all-data-average"}
+"""What methods are called whose stored runs have another name, by that name and version.
+
+Run ids and folders hold the name that a run was made under; tables, commands and messages the new one.
+"""
 
 _REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "format": int,
@@ -78,7 +84,14 @@ class StoredRun:
 
     @property
     def method(self) -> str:
-        """The method's own name."""
+        """The method's own name; not the stored one where it was renamed since (:data:`RENAMED`)."""
+        return RENAMED.get(
+            (self.stored_method, self.manifest["method"]["version"]), self.stored_method
+        )
+
+    @property
+    def stored_method(self) -> str:
+        """The method's name when the run was made: part of its identity and of its folder's name."""
         return str(self.manifest["method"]["name"])
 
     @property
