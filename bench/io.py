@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from bench.errors import BenchError, ResultError
+from bench.partial import atomic_file, partial_folder, replace_folder
 
 __all__ = [
     "atomic_folder",
@@ -38,8 +38,6 @@ __all__ = [
     "write_text",
 ]
 
-_PARTIAL = ".partial-"
-
 
 def cache_root() -> Path:
     """Folder for assets, domain caches and adapters: ``BENCH_CACHE`` or the user cache folder."""
@@ -54,21 +52,8 @@ def store_root() -> Path:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` atomically and durably (temporary sibling, fsync, rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; results are meant to be shared under the user's umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as stream:
+        stream.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,30 +91,18 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: the final folder.
-        replace: whether an existing folder is replaced; otherwise it is an error.
+        replace: whether an existing folder is replaced; otherwise it is an error. The older folder
+            stays until the new one is complete, see :func:`bench.partial.replace_folder`.
 
     Raises:
         ResultError: ``path`` exists and ``replace`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
+    with partial_folder(path.parent) as partial:
         yield partial
-        if path.exists():
-            if not replace:
-                raise ResultError(f"{path} already exists; remove it first or ask to replace it.")
-            trash = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
-            path.replace(trash / "old")
-            partial.replace(path)
-            shutil.rmtree(trash, ignore_errors=True)
-        else:
-            partial.replace(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if path.exists() and not replace:
+            raise ResultError(f"{path} already exists; remove it first or ask to replace it.")
+        replace_folder(partial, path)
 
 
 @contextmanager

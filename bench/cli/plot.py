@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 
 __all__ = ["plot"]
 
@@ -31,6 +32,7 @@ class CostName(StrEnum):
     MEMORY = "memory"
 
 
+@steadily
 def plot(
     target: Annotated[str, typer.Option(help="Target domain.")],
     out: Annotated[Path, typer.Option(help="File to write; .png, .svg or .pdf.")],

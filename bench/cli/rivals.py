@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cli.steady import steadily
+
 if TYPE_CHECKING:
     from bench.report.comparison import Comparison
     from bench.runs.store import RunStore
@@ -31,6 +33,7 @@ def committed_folder() -> Path | None:
     return None
 
 
+@steadily
 def against_best(
     runs: Iterable[StoredRun], store: RunStore, *, without: Collection[str] = ()
 ) -> tuple[list[Comparison], list[StoredRun]]:

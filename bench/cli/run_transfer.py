@@ -13,6 +13,7 @@ from bench.cli.compare_reports import against_text
 from bench.cli.compare_text import difference_text, p_text
 from bench.cli.output import print_table
 from bench.cli.rivals import PRIMARY, committed_folder
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.methods import Method
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["print_transfer_of"]
 
 
+@steadily
 def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
     """Gain of the runs with sources over target-only and over the best single source.
 

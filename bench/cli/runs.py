@@ -214,7 +214,7 @@ def rm(
         for folder in removed:
             typer.echo(f"removed {folder}")
         for folder in opened.unfinished():
-            typer.echo(f"kept {folder}: in use, or it holds a result to put back", err=True)
+            typer.echo(f"kept {folder}: in use", err=True)
         if not removed:
             typer.echo(f"No unfinished runs to delete in {opened.root}.")
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import BenchError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
+from bench.partial import discard
 from bench.runs.planning import with_defaults
 from bench.runs.progress import QuietProgress, Reporter, duration
 from bench.runs.records import utc_now
 from bench.runs.resolve import Resolved, require_available, resolve_spec
 from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute_run
 from bench.runs.spec import RunSpec
-from bench.runs.store import WORK, RunStore, discard
+from bench.runs.store import RunStore
 from bench.runs.stored import FORMAT, LOG, MANIFEST, StoredRun
 from bench.runs.tasks import TaskCache
 
@@ -240,5 +242,5 @@ def record_failure(spec: RunSpec, store: RunStore, error: Exception, started: st
 def forget_failure(spec: RunSpec, store: RunStore) -> None:
     """Remove the record of an earlier failure of a run that has now succeeded."""
     folder = store.failed_folder(spec.target, spec.method, spec.seed, _failure_key(spec))
-    if folder.exists():
-        discard(folder, store.root / WORK)
+    with suppress(FileNotFoundError):
+        discard(folder)

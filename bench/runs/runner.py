@@ -10,11 +10,12 @@ from dataclasses import replace
 from bench.errors import BenchError, ConfigError, MethodError, ResultError
 from bench.io import hash_json, lock, require_free_space
 from bench.methods import Progress
+from bench.partial import sweep
 from bench.runs.attempt import Attempt
 from bench.runs.manifest import PreparedRun
 from bench.runs.prints import prints_aside
 from bench.runs.progress import QuietProgress
-from bench.runs.publish import publish, recover
+from bench.runs.publish import publish
 from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec, run_id
@@ -153,9 +154,9 @@ def execute_run(
 ) -> tuple[StoredRun, bool]:
     """Like :func:`execute`, and say whether anything was run now."""
     progress = progress or QuietProgress()
-    prepared = prepare(spec, tasks=tasks, progress=progress)
-    work = Work(store.work_folder(prepared.run_id))
-    with _clear_errors(prepared.spec.label):
+    with _clear_errors(spec.label):
+        prepared = prepare(spec, tasks=tasks, progress=progress)
+        work = Work(store.work_folder(prepared.run_id))
         found = None if force else _stored(store, prepared)
         if found is not None and not _lacks(found, prepared) and not work.folder.exists():
             return found, False
@@ -164,7 +165,6 @@ def execute_run(
             store.root, _BYTES_AT_LEAST + _BYTES_PER_USER * n_sets * len(prepared.users)
         )
         with _locked(work, prepared, wait=wait, progress=progress):
-            recover(store, prepared.run_id)
             # Another process may have finished the run while this one waited for the lock.
             found = None if force else _stored(store, prepared)
             if found is not None and not _lacks(found, prepared):
@@ -190,7 +190,8 @@ def execute_run(
 def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress) -> Iterator[None]:
     """Hold the run's lock; released by the system when the process dies.
 
-    After a run that completed, locks that guard nothing any more are removed.
+    After a run that completed, locks that guard nothing any more are removed, and what killed
+    processes left under construction.
     """
     with ExitStack() as stack:
         try:
@@ -205,6 +206,7 @@ def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress
             stack.enter_context(lock(work.folder))
         yield
     sweep_locks(work.folder.parent)
+    sweep(work.folder.parent)
 
 
 def _lacks(run: StoredRun, prepared: PreparedRun) -> bool:
