@@ -81,7 +81,12 @@ def _name(run: StoredRun, runs: Sequence[StoredRun]) -> str:
 
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
     """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
-    from bench.report.caption import data_notes, items_without_title, user_overlap
+    from bench.report.caption import (
+        data_notes,
+        items_without_title,
+        left_out_note,
+        user_overlap,
+    )
 
     runs = [result.run for result in results if result.run is not None]
     if not runs:
@@ -97,7 +102,8 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
             "  Sibling domains are not on this machine, so held-out pairs that also occur there "
             "were not checked; figures are marked."
         )
-    for note in data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
+    notes = left_out_note(task.get("left_out"))
+    for note in notes + data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
         typer.echo(f"  {note}")
     if len(runs) == 1:
         stored = " (stored before)" if results[0].status == "stored" else ""

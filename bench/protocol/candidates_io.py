@@ -140,7 +140,7 @@ def _require_eligible(
         row = int(short[0])
         raise ProtocolError(
             f"{domain}: user {ids[row]!r} has {int(eligible[row])} eligible items of {drawable} distinct "
-            f"titles, {n_negatives} negatives asked for. Ask for fewer."
+            f"titles, {n_negatives} negatives asked for. Leave such users out, or ask for fewer."
         )
 
 

@@ -105,6 +105,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
             "source_hashes": {name: task.source_hashes[name] for name in spec.sources or ()},
             "n_users": task.n_users,
             "n_items": task.n_items,
+            **({"left_out": task.left_out.record()} if task.left_out else {}),
         },
         "users": {
             "users_hash": prepared.users_hash,
