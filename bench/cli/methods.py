@@ -48,8 +48,12 @@ def methods(
         if more:
             typer.echo(f"\nFurther models of RecBole: {', '.join(more)}")
         typer.echo("\nYour own: bench new method NAME. Options of one: bench methods NAME.")
+    # What one absent package takes away is one warning.
+    named: dict[str, list[str]] = {}
     for problem in problems:
-        typer.echo(f"warning: {problem.name} ({problem.origin}): {problem.reason}", err=True)
+        named.setdefault(f"({problem.origin}): {problem.reason}", []).append(problem.name)
+    for reason, found in named.items():
+        typer.echo(f"warning: {', '.join(found)} {reason}", err=True)
 
 
 def _print_info(info: MethodInfo) -> None:

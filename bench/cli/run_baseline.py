@@ -35,11 +35,11 @@ def missing_baselines(specs: Sequence[RunSpec], store: RunStore, tasks: TaskCach
 
     folder = committed_folder()
     places = [store] if folder is None else [store, RunStore(folder)]
-    settings = resolve(TARGET_ONLY).Config.model_fields
     found: dict[str, RunSpec] = {}
     for spec in specs:
         if resolve(spec.method).family is not Family.WEAVEREC or spec.limit_users is None:
             continue
+        settings = resolve(TARGET_ONLY).Config.model_fields
         chosen = spec.model_dump(exclude={"method", "target", "sources", "seed", "overrides"})
         chosen["protocol"] = spec.protocol
         kept = {k: v for k, v in spec.overrides.items() if k.partition(".")[0] in settings}

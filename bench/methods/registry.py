@@ -24,10 +24,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.errors import BenchError, ConfigError, MethodError, unknown_name
+from bench.errors import BenchError, ConfigError, MethodError, missing_package, unknown_name
 from bench.methods.base import Capabilities, Family, Method
 from bench.methods.config import ConfigField, config_fields, profile_values
-from bench.methods.plugin_files import is_file_name, load_file, source_sha256
+from bench.methods.plugin_files import (
+    ENTRY_POINT_GROUP,
+    is_file_name,
+    load_file,
+    plugin_code,
+    source_sha256,
+)
 
 __all__ = [
     "BUILT_INS",
@@ -46,7 +52,6 @@ __all__ = [
     "source_sha256",
 ]
 
-ENTRY_POINT_GROUP = "weavebench.methods"
 RECBOLE_PREFIX = "recbole:"
 _RECBOLE = "bench.baselines.recbole.methods"
 _MERGED = "bench.llm.methods.merged"
@@ -202,7 +207,7 @@ class Registry:
             return entry.load()
         except BenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if entry.origin == "built-in":
                 raise
             raise MethodError(
@@ -246,7 +251,13 @@ def _constant(target: type[Method]) -> type[Method]:
 
 def _import_target(target: str) -> Any:
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        missing = missing_package(error)
+        if missing is None or not module.startswith("bench."):
+            raise
+        raise missing from error
 
 
 def _discover_entry_points() -> Iterable[EntryPoint]:
@@ -361,9 +372,12 @@ def describe(name: str) -> MethodInfo:
     """
     cls = resolve(name)
     try:
-        capabilities = cls.capabilities(cls.Config())
+        config = cls.Config()
     except ValueError:  # a required key without default
         capabilities = None
+    else:
+        with plugin_code():
+            capabilities = cls.capabilities(config)
     # inspect.cleandoc of the class's own docstring: an inherited one describes another class.
     summary = inspect.cleandoc(cls.__doc__ or "").split("\n", 1)[0]
     return MethodInfo(
