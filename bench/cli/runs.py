@@ -46,7 +46,8 @@ def in_order(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _mean(run: StoredRun, metric: str) -> str:
-    return f"{run.metrics['metrics'][metric]['mean']:.4f}"
+    found = run.metrics["metrics"].get(metric)
+    return "-" if found is None else f"{found['mean']:.4f}"
 
 
 @app.command("list")

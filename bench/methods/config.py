@@ -208,7 +208,7 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
             values[key] = _typed(parse_yaml(raw))
         except DocumentError as error:
             raise ConfigError(
-                f"--set {_short(text)!r}: the value cannot be read as YAML ({error}). "
+                f"--set {_short(text)!r}: the value is not YAML ({error}). "
                 f"Quote text with special characters: --set \"{key}='...'\"."
             ) from error
     return values

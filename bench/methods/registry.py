@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from bench.methods.plugin_files import (
     plugin_code,
     source_sha256,
 )
+from bench.names import METHOD_NAME
 
 __all__ = [
     "BUILT_INS",
@@ -57,7 +57,6 @@ _RECBOLE = "bench.baselines.recbole.methods"
 _MERGED = "bench.llm.methods.merged"
 _CONTROLS = "bench.weaverec.controls"
 _RECBOLE_ALLOWED = "bench.baselines.recbole.models:ALLOWED"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
 
 BUILT_INS: Mapping[str, str] = {
     "random": "bench.baselines.reference.random:Random",
@@ -216,7 +215,7 @@ class Registry:
             ) from error
 
     def _add(self, name: str, entry: _Entry) -> None:
-        if not _NAME.fullmatch(name):
+        if not METHOD_NAME.fullmatch(name):
             raise ConfigError(
                 f"method name {name!r} ({entry.target}): expected letters, digits and . _ : + -, "
                 "beginning with a letter or digit."
@@ -346,7 +345,7 @@ def check_class(value: Any, label: str) -> type[Method]:
         declared = getattr(value, attribute, None)
         if not (isinstance(declared, str) and declared):
             faults.append(f"`{attribute}` is {declared!r}, expected a non-empty string")
-    if isinstance(getattr(value, "name", None), str) and not _NAME.fullmatch(value.name):
+    if isinstance(getattr(value, "name", None), str) and not METHOD_NAME.fullmatch(value.name):
         faults.append(f"`name` is {value.name!r}, expected letters, digits and . _ : + -")
     if not isinstance(getattr(value, "family", None), Family):
         found = getattr(value, "family", None)
