@@ -32,6 +32,7 @@ from bench.cli import (
     runs,
 )
 from bench.cli.faults import debugging, explain
+from bench.cli.output import echo
 
 __all__ = ["RootCommand", "app", "main"]
 
@@ -82,7 +83,7 @@ def _ended(error: BaseException) -> typer.Exit:
 
 
 def _complain(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
 
 
 app = typer.Typer(
@@ -103,7 +104,7 @@ def _print_version(value: bool) -> None:
     if value:
         from bench import __version__
 
-        typer.echo(f"weavebench {__version__}")
+        echo(f"weavebench {__version__}")
         raise typer.Exit
 
 

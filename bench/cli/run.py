@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import run_options, run_plan, run_report
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import REFERENCES, against_best
 from bench.cli.run_baseline import missing_baselines
@@ -199,7 +199,7 @@ def run(
     if not as_json:
         baselines = missing_baselines(specs, opened, tasks)
         if baselines and not quiet:
-            typer.echo(
+            echo(
                 "No stored target-only run to tell the gain from the sources: it is run as well, with "
                 "the adapter that weaverec trains for itself.",
                 err=True,
@@ -225,7 +225,7 @@ def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) 
     """Say on standard error which methods have no use for the sources that were named."""
     unused = dict.fromkeys(spec.method for spec in specs if given and not spec.sources)
     if given and unused:
-        typer.echo(
+        echo(
             f"note: {', '.join(unused)} learn{'s' if len(unused) == 1 else ''} from the target alone; "
             f"--sources {','.join(given)} is not used for {'it' if len(unused) == 1 else 'them'}.",
             err=True,
@@ -310,7 +310,7 @@ def _beside(
     if not places or not missing:
         return []
     if not quiet:
-        typer.echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
+        echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
     specs = [
         spec
         for target, limit in places

@@ -117,8 +117,8 @@ def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[A
     cells += [as_text(" ".join(row.signs)), *(row.rank or ("", ""))]
     costs = (row.seconds_fit, row.cost.own, row.cost.total, row.cost.memory_mb)
     cells += ["" if value is None else repr(value) for value in costs]
-    ends = (" ".join(row.flags), " ".join(row.run_ids), row.provenance)
-    return [*cells, *map(as_text, ends)]
+    texts = (" ".join(row.flags), " ".join(row.run_ids), row.provenance)
+    return [*cells, *map(as_text, texts)]
 
 
 def as_text(text: str) -> str:
