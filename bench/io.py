@@ -19,6 +19,7 @@ import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 
+from bench.documents import DocumentError, parse_json
 from bench.errors import BenchError, ResultError
 from bench.partial import atomic_file, partial_folder, replace_folder
 
@@ -73,13 +74,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ResultError: the file is absent or is not JSON; the message names it.
+        ResultError: the file is absent, cannot be read or is not JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such file.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}).") from error
+    except DocumentError as error:
         raise ResultError(
             f"{path}: not valid JSON ({error}). Delete it and run the command that wrote it again."
         ) from error

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import run_options
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import (
     CandidateSeed,
     DataRoot,
@@ -62,7 +62,7 @@ def export_requests(
     task = load_task(spec)
     users = task.subset(run_options.parse_limit(limit_users))
     meta = write(task, task.test(users), out, titles=titles)
-    typer.echo(
+    echo(
         f"{out}: {meta['n_requests']:,} requests of {meta['n_candidates']} candidates, task "
         f"{task.task_hash[:12]}. Send scores back (user_id, item_id, score) with: "
         "bench import-scores"
@@ -121,4 +121,4 @@ def import_scores(
     print_runs(target, [RunResult(spec, "done", run)])
     places = open_rivals(rivals, opened)
     print_comparisons(against_best([run], places))
-    typer.echo(places_text([run], places))
+    echo(places_text([run], places))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import run_options, run_plan, run_report
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import (
     RivalsOption,
@@ -208,7 +208,7 @@ def run(
     if not as_json:
         baselines = missing_baselines(specs, places, tasks)
         if baselines and not quiet:
-            typer.echo(
+            echo(
                 "No stored target-only run to tell the gain from the sources: it is run as well, with "
                 "the adapter that weaverec trains for itself.",
                 err=True,
@@ -234,7 +234,7 @@ def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) 
     """Say on standard error which methods have no use for the sources that were named."""
     unused = dict.fromkeys(spec.method for spec in specs if given and not spec.sources)
     if given and unused:
-        typer.echo(
+        echo(
             f"note: {', '.join(unused)} learn{'s' if len(unused) == 1 else ''} from the target alone; "
             f"--sources {','.join(given)} is not used for {'it' if len(unused) == 1 else 'them'}.",
             err=True,
@@ -321,7 +321,7 @@ def _beside(
         return []
     if not quiet:
         names = dict.fromkeys(name for found in wanted.values() for name in found)
-        typer.echo(f"No stored rival: running {' and '.join(names)} beside it.", err=True)
+        echo(f"No stored rival: running {' and '.join(names)} beside it.", err=True)
     specs = [
         spec
         for (target, limit), names in wanted.items()
@@ -337,5 +337,5 @@ def _report(results: Sequence[RunResult], rivals: Rivals) -> None:
         run_report.print_runs(target, chosen)
         run_report.print_comparisons(against_best(runs, rivals))
         if runs:
-            typer.echo(places_text(runs, rivals))
+            echo(places_text(runs, rivals))
         print_transfer_of(runs, rivals)

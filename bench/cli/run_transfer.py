@@ -7,11 +7,9 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from bench.cli.compare_reports import against_text
 from bench.cli.compare_text import difference_text, p_text
-from bench.cli.output import print_table
+from bench.cli.output import echo, print_table
 from bench.cli.rivals import PRIMARY
 from bench.cli.steady import steadily
 
@@ -51,9 +49,7 @@ def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
         gains += report.gains
         missing += lacking
     if gains:
-        typer.echo(
-            f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds"
-        )
+        echo(f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds")
         print_table(
             ("method", "against", "gain [95 % CI]", "adjusted p", "detectable", "transfer"),
             [
@@ -71,7 +67,7 @@ def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
     for one in missing:
         command = _command(one, rivals.store)
         if command:
-            typer.echo(f"No {one.against} run to compare {one.method} with: {command}")
+            echo(f"No {one.against} run to compare {one.method} with: {command}")
 
 
 def _command(missing: Missing, store: RunStore) -> str:

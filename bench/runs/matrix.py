@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import BenchError, ResultError
+from bench.errors import BenchError, MethodError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
 from bench.partial import discard
 from bench.runs.planning import with_defaults
@@ -187,6 +187,11 @@ def _one(
         )
     except RunInUseError:
         raise
+    except SystemExit as error:
+        # A method that ends the process must not take the runs behind it with it, nor pass for done.
+        ended = MethodError(f"{spec.label}: the method's code called sys.exit({error.code!r}).")
+        record = record_failure(spec, store, ended, started)
+        return RunResult(spec, "failed", None, ended, record, time.perf_counter() - began)
     except Exception as error:
         record = record_failure(spec, store, error, started)
         return RunResult(spec, "failed", None, error, record, time.perf_counter() - began)
