@@ -46,6 +46,7 @@ class Dtype(StrEnum):
 
 
 def run(
+    context: typer.Context,
     method: Annotated[
         str,
         typer.Option(help="Methods: names, recbole:MODEL or file.py:Class, separated by commas."),
@@ -127,6 +128,14 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Repeat runs that are stored already.")
     ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="How long to wait for another process that works on the same run or adapter.",
+        ),
+    ] = 60,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per run and nothing else.")
     ] = False,
@@ -145,12 +154,14 @@ def run(
     from bench.runs.planning import plan_runs
     from bench.runs.resolve import require_available
     from bench.runs.tasks import TaskCache
+    from bench.waiting import patience
 
     if candidates is not None and negatives is not Negatives.UNIFORM:
         raise ConfigError(
             f"--candidates {candidates} and --negatives {negatives.value}: a file replaces the draw; "
             "give one of the two."
         )
+    context.with_resource(patience(60 * wait))
     seeds = run_options.parse_integers("--candidate-seed", candidate_seed)
     overrides = merge(load_config_file(config) if config else {}, parse_set(set_ or ()))
     _check_device(device, present=not plan)
@@ -217,7 +228,7 @@ def run(
         results += _beside(results, baselines, opened, tasks, common, quiet=quiet)
         _report(results, opened)
     run_report.print_failures(results)
-    if any(result.status == "failed" for result in results):
+    if any(result.run is None for result in results):
         raise typer.Exit(1)
 
 

@@ -164,11 +164,23 @@ class AdapterRecipe:
         return f"1:{config.train_negatives}" if config.prompt == "pointwise" else "title"
 
     def obtain(
-        self, views: Sequence[DomainView], store: AdapterStore, context: Context
+        self,
+        views: Sequence[DomainView],
+        store: AdapterStore,
+        context: Context,
+        *,
+        wait: bool = True,
     ) -> StoredAdapter:
         """The adapter on these domains, from the store or trained now.
 
+        Args:
+            views: the domains, as training may see them.
+            store: where the adapter is kept.
+            context: device, progress and log.
+            wait: whether to wait where another process trains it.
+
         Raises:
+            InUseError: another process trains it, and this one was not to wait, or not so long.
             MethodError: a domain has nothing to train on.
             BenchError: the disk is nearly full, or a stored adapter is damaged.
         """
@@ -204,7 +216,7 @@ class AdapterRecipe:
             )
             return report.as_dict()
 
-        return store.obtain(spec, make, progress=context.progress)
+        return store.obtain(spec, make, progress=context.progress, wait=wait)
 
 
 def _text_settings(config: LLMConfig) -> dict[str, Any]:
