@@ -32,6 +32,7 @@ from bench.cli import (
     runs,
 )
 from bench.errors import BenchError
+from bench.process import launched, quiet_threads
 
 __all__ = ["RootCommand", "app", "main"]
 
@@ -127,5 +128,11 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point of the script ``bench``."""
-    app(prog_name="bench")
+    """Entry point of the script ``bench``, alone or as one of several processes."""
+    quiet_threads()
+    if not launched():
+        app(prog_name="bench")
+        return
+    from bench.llm.processes import run_as_one
+
+    run_as_one(lambda: app(prog_name="bench"))

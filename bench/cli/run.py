@@ -88,7 +88,10 @@ def run(
         Dtype, typer.Option(help="Number format of a model; auto: what the method's profile sets.")
     ] = Dtype.AUTO,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: all that are usable.")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads; default: what the method gains from (docs/speed.md)."
+        ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")

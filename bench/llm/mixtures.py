@@ -21,6 +21,7 @@ from bench.llm.examples import (
     sequence_examples,
 )
 from bench.llm.lora import write_init
+from bench.llm.processes import everywhere
 from bench.llm.prompts import PromptWriter, Template, load_template
 from bench.llm.titles import prompt_titles
 from bench.llm.training import TRAINER_VERSION, train_adapter
@@ -198,11 +199,13 @@ class AdapterRecipe:
                 lambda folder: write_init(backbone, config.lora, self.init_seed, folder),
             )
             examples = mixture_examples(ordered, config, load_tokenizer(backbone), self.seed)
-            report = train_adapter(
-                backbone,
-                examples,
-                config.lora,
-                config.training,
+            report = everywhere(
+                train_adapter,
+                {"progress": context.progress, "log": context.log},
+                backbone=backbone,
+                examples=examples,
+                lora=config.lora,
+                training=config.training,
                 init=init,
                 order_seed=self.order_seed,
                 out=out,
@@ -211,8 +214,6 @@ class AdapterRecipe:
                 dtype=self.dtype,
                 attention=config.attention,
                 quantisation=config.quantisation,
-                progress=context.progress,
-                log=context.log,
             )
             return report.as_dict()
 
