@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.output import human_seconds, print_json
+from bench.cli.output import echo, human_seconds, print_json
 from bench.errors import ConfigError, MissingAdapterError, ResultError
 
 __all__ = ["merge"]
@@ -105,12 +105,12 @@ def merge(
     )
     write_adapter(merged, out)
     for sentence in merged.metadata["warnings"]:
-        typer.echo(f"note: {sentence}", err=True)
+        echo(f"note: {sentence}", err=True)
     if as_json:
         print_json({**merged.metadata, "path": str(out), "r": merged.config.r})
         return
-    typer.echo(_summary(merged.config.r, merged.metadata["truncation"]))
-    typer.echo(f"wrote {out} in {human_seconds(time.monotonic() - started)}", err=True)
+    echo(_summary(merged.config.r, merged.metadata["truncation"]))
+    echo(f"wrote {out} in {human_seconds(time.monotonic() - started)}", err=True)
 
 
 def _folder(name: str) -> Path:

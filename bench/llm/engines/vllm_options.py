@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.documents import DocumentError, parse_yaml
 from bench.errors import ConfigError, DataError, MissingExtraError, ResultError
 from bench.merging.peft_config import read_peft
 
@@ -174,8 +174,8 @@ def options_from_environment() -> VllmOptions:
     """
     text = os.environ.get(OPTIONS, "")
     try:
-        return VllmOptions.model_validate(yaml.safe_load(text) or {})
-    except (yaml.YAMLError, ValidationError) as error:
+        return VllmOptions.model_validate(parse_yaml(text) or {})
+    except (DocumentError, ValidationError) as error:
         reason = "; ".join(str(error).splitlines()[:3])
         raise ConfigError(
             f"{OPTIONS}={text!r} cannot be used: {reason}. Expected a mapping such as "
