@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bench.errors import BenchError, MethodError
+from bench.memory import release_accelerators
 from bench.process import launched
 
 __all__ = [
@@ -280,6 +281,7 @@ def _help(group: Processes, store: Any) -> None:
         except Exception:
             if not group.failed:
                 raise
+        release_accelerators()
     store.add("left", 1)
 
 
