@@ -334,8 +334,8 @@ def _beside(
     if not wanted:
         return []
     if not quiet:
-        names = dict.fromkeys(name for found in wanted.values() for name in found)
-        echo(f"No stored rival: running {' and '.join(names)} beside it.", err=True)
+        added_names = dict.fromkeys(name for found in wanted.values() for name in found)
+        echo(f"No stored rival: running {' and '.join(added_names)} beside it.", err=True)
     specs = [
         spec
         for (target, limit), names in wanted.items()
