@@ -273,8 +273,9 @@ def prior_work(
         return Work()
     if config.prompt == "listwise":
         empty = replace(size, sequences={0: 1})
-        counts = {"n_users": n_users, "n_candidates": n_candidates, "tokens": tokens}
-        return scoring_work(empty, config, **counts)
+        return scoring_work(
+            empty, config, n_users=n_users, n_candidates=n_candidates, tokens=tokens
+        )
     title, n_items = title_tokens(size, config), sum(size.titles.values())
     prompt = float(_FRAME[config.prompt])
     return Work(
