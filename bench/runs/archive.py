@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from bench.errors import ConfigError, ResultError
 from bench.io import atomic_folder, lock
 from bench.partial import atomic_file, partial_folder
+from bench.process import usable_cpus
 from bench.runs.spec import RunSpec
 from bench.runs.store import WORK, RunStore
 from bench.runs.stored import MANIFEST, StoredRun, check_file, read_run
@@ -199,8 +200,12 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
             f"{run.manifest['task']['options'].get('candidates_file')}."
         )
     try:
-        return RunSpec.model_validate({**values, "data_root": data_root})
+        spec = RunSpec.model_validate({**values, "data_root": data_root})
     except ValidationError as error:
         raise ConfigError(
             f"{run.path}: its specification cannot be used by this version: {error}"
         ) from error
+    if spec.threads is None and isinstance(used := run.manifest.get("threads"), int):
+        # Other numbers of threads round otherwise.
+        return spec.model_copy(update={"threads": max(1, min(used, usable_cpus()))})
+    return spec
