@@ -37,12 +37,17 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
     """
     values = []
     for part in parse_names(option, text):
-        if not part.isascii() or not part.isdigit():
+        if not _is_integer(part):
             raise ConfigError(
                 f"{option} {text!r}: {part!r} is no integer >= 0; for example {option} 0,1,2."
             )
         values.append(int(part))
     return tuple(dict.fromkeys(values))
+
+
+def _is_integer(text: str) -> bool:
+    """Whether the text is an integer >= 0 of at most 18 digits, so that 64 bits hold it."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def parse_sources(text: str | None) -> tuple[str, ...] | None:
@@ -60,7 +65,7 @@ def parse_limit(text: str) -> int | None:
     """
     if text == "all":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not _is_integer(text) or int(text) < 1:
         raise ConfigError(f"--limit-users {text!r}: expected 'all' or a number of users >= 1.")
     return int(text)
 
@@ -90,6 +95,6 @@ def parse_users(text: str) -> int | None:
     """
     if text == "full":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not _is_integer(text) or int(text) < 1:
         raise ConfigError(f"--users {text!r}: expected 'full' or a number of users >= 1.")
     return int(text)
