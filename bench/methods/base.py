@@ -104,9 +104,18 @@ class Progress(Protocol):
     """Progress reporting; works in a terminal, in a log and switched off."""
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
-        """Iterate over ``items`` while showing how far it is and when it ends."""
+        """Iterate over ``items`` while showing how far it is and when it ends.
+
+        ``more`` items at most are to follow in further loops, such as later epochs: the time left
+        counts them.
+        """
         ...
 
     def stage(self, description: str) -> AbstractContextManager[None]:
@@ -122,7 +131,12 @@ class QuietProgress:
     """A :class:`Progress` that shows nothing."""
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
         """Iterate over ``items``."""
         return items

@@ -96,7 +96,9 @@ GOOD: dict[str, str] = {
 """What a required parameter gets while another one is tried."""
 
 
-def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def commands(
+    group: Any = None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every verb with the words that call it."""
     group = typer.main.get_command(app) if group is None else group
     for name, command in group.commands.items():
