@@ -11,6 +11,7 @@
     |-- MethodError            a method broke its contract or failed
     `-- ResultError            a stored run is damaged, in use or not comparable
         |-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
+        |-- RunGoneError       a run was removed or replaced while it was read
         `-- MissingAdapterError  no stored adapter, or several, likewise           (exit code 2)
 
 A message has three parts: what was found and where, what was expected, what to do next.
@@ -32,6 +33,7 @@ __all__ = [
     "MissingRunError",
     "ProtocolError",
     "ResultError",
+    "RunGoneError",
     "did_you_mean",
     "missing_package",
     "unknown_name",
@@ -82,6 +84,10 @@ class MissingRunError(ResultError):
     """No stored run has the name that was given, or several have; the message names near ones."""
 
     exit_code = 2
+
+
+class RunGoneError(ResultError):
+    """Another process removed or replaced a stored run while it was read: it is gone, not damaged."""
 
 
 class MissingAdapterError(ResultError):

@@ -33,6 +33,7 @@ from bench.cli import (
 )
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
+from bench.process import launched, quiet_threads
 from bench.terminal import printable
 
 __all__ = ["RootCommand", "app", "main"]
@@ -146,5 +147,11 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point of the script ``bench``."""
-    app(prog_name="bench")
+    """Entry point of the script ``bench``, alone or as one of several processes."""
+    quiet_threads()
+    if not launched():
+        app(prog_name="bench")
+        return
+    from bench.llm.processes import run_as_one
+
+    run_as_one(lambda: app(prog_name="bench"))

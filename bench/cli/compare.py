@@ -13,6 +13,7 @@ from bench.cli.compare_text import difference_text, number_text, p_text
 from bench.cli.output import echo, print_json, print_table, split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 from bench.report.plain import CORRECTION_NAMES, count_text
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Report(StrEnum):
     ROBUSTNESS = "robustness"
 
 
+@steadily
 def compare(
     runs: Annotated[
         list[str] | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import typer
 
 from bench.cli.output import echo, human_bytes, print_table
 from bench.errors import ConfigError
+from bench.process import usable_cpus
 
 __all__ = ["doctor"]
 
@@ -115,10 +115,8 @@ def _writable(path: Path) -> bool:
 
 
 def _threads() -> str:
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return (
-        f"{usable} CPU threads usable, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
-    )
+    usable, cpus = usable_cpus(), os.cpu_count()
+    return f"{usable} of {cpus} CPUs usable (affinity, quotas), OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
 
 
 def _torch(problems: list[str]) -> str:

@@ -11,6 +11,7 @@ import typer
 from bench.cli.output import echo, split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 from bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
+@steadily
 def leaderboard(
     target: Annotated[
         str | None,

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.output import echo, print_json
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.report.lint import LintReport
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["lint"]
 
 
+@steadily
 def lint(
     names: Annotated[
         list[str],

@@ -55,6 +55,19 @@ def merge(
             help="Common initialisation (folder or id), for factor_reference=init.",
         ),
     ] = None,
+    assume_same_base: Annotated[
+        bool,
+        typer.Option(
+            "--assume-same-base",
+            help="Merge although the adapters name different base models.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Number format of the result: float32, or bfloat16 or float16, which round once more."
+        ),
+    ] = "float32",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metadata of the result as JSON.")
     ] = False,
@@ -86,6 +99,8 @@ def merge(
         config,
         seed=seed,
         assume_shared_init=assume_shared_init,
+        assume_same_base=assume_same_base,
+        dtype=dtype,
         init=None if init is None else read_adapter(_folder(init)),
     )
     write_adapter(merged, out)

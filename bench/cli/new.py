@@ -80,7 +80,7 @@ class {class_name}(Method):
             keys = newest[:, None] * len(self.share) + requests.candidates
             slots = np.minimum(np.searchsorted(self.pairs, keys), len(self.pairs) - 1)
             values = values + np.where(self.pairs[slots] == keys, self.counts[slots], 0)
-        return Scores(values.astype(np.float32))
+        return Scores(values)
 
     def save(self, folder: Path) -> None:
         for name in ("pairs", "counts", "share"):

@@ -11,6 +11,7 @@ import typer
 from bench.cli.output import echo
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 
 __all__ = ["plot"]
 
@@ -32,6 +33,7 @@ class CostName(StrEnum):
     MEMORY = "memory"
 
 
+@steadily
 def plot(
     target: Annotated[str, typer.Option(help="Target domain.")],
     out: Annotated[Path, typer.Option(help="File to write; .png, .svg or .pdf.")],

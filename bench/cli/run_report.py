@@ -38,7 +38,7 @@ JSON_KEYS = (
     "path",
     "status",
 )
-"""Keys of the object that ``--json`` prints per run, in order; a failed run adds ``error``."""
+"""Keys of the object that ``--json`` prints per run, in order; one that is not there adds ``error``."""
 
 _SHORT = ("ndcg@1", "ndcg@5", "mrr@5")
 
@@ -79,7 +79,12 @@ def _name(run: StoredRun, runs: Sequence[StoredRun]) -> str:
 
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
     """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
-    from bench.report.caption import data_notes, items_without_title, user_overlap
+    from bench.report.caption import (
+        data_notes,
+        items_without_title,
+        left_out_note,
+        user_overlap,
+    )
 
     runs = [result.run for result in results if result.run is not None]
     if not runs:
@@ -95,7 +100,8 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
             "  Sibling domains are not on this machine, so held-out pairs that also occur there "
             "were not checked; figures are marked."
         )
-    for note in data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
+    notes = left_out_note(task.get("left_out"))
+    for note in notes + data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
         echo(f"  {note}")
     if len(runs) == 1:
         stored = " (stored before)" if results[0].status == "stored" else ""
@@ -167,16 +173,17 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
 
 
 def print_failures(results: Sequence[RunResult]) -> None:
-    """One line per failed run on standard error, with the folder of its record."""
+    """One line per run that is not there on standard error, with the folder of a failure's record."""
     for result in results:
-        if result.status == "failed":
-            echo(f"failed: {result.spec.label}: {result.error}", err=True)
+        if result.run is None:
+            word = "failed" if result.status == "failed" else "not done"
+            echo(f"{word}: {result.spec.label}: {result.error}", err=True)
             if result.record is not None:
                 echo(f"  traceback: {result.record / 'log.txt'}", err=True)
 
 
 def failed_json(result: RunResult) -> dict[str, Any]:
-    """What ``--json`` prints for a failed run: every key of a stored one, and the error.
+    """What ``--json`` prints for a run that is not there: every key of a stored one, and the error.
 
     What is not known is null; the method has its declared name where its class can be loaded.
     """
@@ -189,7 +196,7 @@ def failed_json(result: RunResult) -> dict[str, Any]:
         "profile": result.spec.profile,
         "seed": result.spec.seed,
         "path": str(result.record) if result.record else None,
-        "status": "failed",
+        "status": result.status,
     }
     return {key: known.get(key) for key in JSON_KEYS} | {"error": str(result.error)}
 

@@ -225,7 +225,7 @@ def rm(
         for folder in removed:
             echo(f"removed {folder}")
         for folder in opened.unfinished():
-            echo(f"kept {folder}: in use, or it holds a result to put back", err=True)
+            echo(f"kept {folder}: in use", err=True)
         if not removed:
             echo(f"No unfinished runs to delete in {opened.root}.")
 
