@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from bench.cli.output import split_names
-from bench.errors import ConfigError
+from bench.errors import ConfigError, unknown_name
 
 __all__ = [
     "parse_integers",
@@ -14,6 +15,7 @@ __all__ = [
     "parse_run_limit",
     "parse_sources",
     "parse_users",
+    "split_overrides",
 ]
 
 
@@ -48,6 +50,27 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
 def _is_integer(text: str) -> bool:
     """Whether the text is an integer >= 0 of at most 18 digits, so that 64 bits hold it."""
     return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def split_overrides(
+    overrides: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Values for every method, and by method those of keys like ``sasrec:epochs``.
+
+    Raises:
+        ConfigError: a key names a method that does not run.
+    """
+    common: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
+        method, colon, key = name.rpartition(":")
+        if not colon:
+            common[name] = value
+        elif method in methods and key:
+            own.setdefault(method, {})[key] = value
+        else:
+            raise unknown_name(f"method in --set {name}", method, methods)
+    return common, own
 
 
 def parse_sources(text: str | None) -> tuple[str, ...] | None:
