@@ -26,6 +26,7 @@ from bench.cli.protocol_options import (
 )
 from bench.cli.rivals import RivalsOption
 from bench.cli.runs import open_store
+from bench.errors import ConfigError
 
 __all__ = ["export_requests", "import_scores"]
 
@@ -80,6 +81,27 @@ def import_scores(
         typer.Option(help="The exported requests; then it is checked that they are of this task."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model that scored.")] = "1",
+    seed: Annotated[int, typer.Option(min=0, help="Training seed of the model that scored.")] = 0,
+    trained: Annotated[
+        bool,
+        typer.Option(
+            "--trained/--untrained",
+            help="Whether another training seed would change the scores; one seed of a trained model "
+            "earns no star.",
+        ),
+    ] = True,
+    fit_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Wall seconds of training, for tables with costs.")
+    ] = None,
+    score_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Wall seconds of scoring.")
+    ] = None,
+    peak_memory_mb: Annotated[float | None, typer.Option(min=0, help="Peak memory in MB.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="What it ran on, in words.")] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace what was imported as this name, version and seed."),
+    ] = False,
     limit_users: Limit = "all",
     candidate_seed: CandidateSeed = 0,
     negatives: Drawn = DrawnNegatives.UNIFORM,
@@ -94,13 +116,19 @@ def import_scores(
     rivals: RivalsOption = "published",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
-    """Evaluate the scores of another program and store them as a run among the others."""
+    """Evaluate the scores of another program and store them as a run among the others.
+
+    The run is marked as imported wherever it stands. What the program was trained on, its seed and its
+    costs are as declared here: nothing but the scores can be checked.
+    """
     from bench.cli.rivals import against_best, open_rivals, places_text
     from bench.cli.run_report import print_comparisons, print_runs
     from bench.runs.external import store_scores
     from bench.runs.matrix import RunResult
     from bench.runs.results import run_json
 
+    if not name.strip() or not name.isprintable():
+        raise ConfigError(f"--name {name!r}: expected text that can be printed, not empty.")
     spec = task_spec(
         name,
         target,
@@ -112,9 +140,21 @@ def import_scores(
         ties=ties,
         data_root=data_root,
         limit_users=run_options.parse_limit(limit_users),
-    )
+    ).model_copy(update={"seed": seed})
     opened = open_store(store)
-    run = store_scores(spec, file, opened, version=version, requests_file=requests)
+    run = store_scores(
+        spec,
+        file,
+        opened,
+        version=version,
+        requests_file=requests,
+        replace=replace,
+        trained=trained,
+        fit_seconds=fit_seconds,
+        score_seconds=score_seconds,
+        peak_memory_mb=peak_memory_mb,
+        hardware=hardware,
+    )
     if as_json:
         print_json(run_json(run))
         return

@@ -261,7 +261,8 @@ def _revision(run: StoredRun) -> Hashable:
     return (
         method["version"],
         method.get("plugin_sha256"),
-        canonical_json(method.get("content") or {}),
+        # Every seed of an imported model is a file of its own.
+        canonical_json((method.get("content") or {}) if run.imported is None else {}),
         canonical_json(run.manifest["task"].get("source_hashes", {})),
     )
 
