@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import run_options
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import (
     CandidateSeed,
     DataRoot,
@@ -27,6 +27,7 @@ from bench.cli.protocol_options import (
 from bench.cli.rivals import RivalsOption
 from bench.cli.runs import open_store
 from bench.errors import ConfigError
+from bench.names import METHOD_NAME
 
 __all__ = ["export_requests", "import_scores"]
 
@@ -63,7 +64,7 @@ def export_requests(
     task = load_task(spec)
     users = task.subset(run_options.parse_limit(limit_users))
     meta = write(task, task.test(users), out, titles=titles)
-    typer.echo(
+    echo(
         f"{out}: {meta['n_requests']:,} requests of {meta['n_candidates']} candidates, task "
         f"{task.task_hash[:12]}. Send scores back (user_id, item_id, score) with: "
         "bench import-scores"
@@ -127,8 +128,10 @@ def import_scores(
     from bench.runs.matrix import RunResult
     from bench.runs.results import run_json
 
-    if not name.strip() or not name.isprintable():
-        raise ConfigError(f"--name {name!r}: expected text that can be printed, not empty.")
+    if not METHOD_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name {name!r}: expected letters, digits and . _ : + -, beginning with a letter or digit."
+        )
     spec = task_spec(
         name,
         target,
@@ -161,4 +164,4 @@ def import_scores(
     print_runs(target, [RunResult(spec, "done", run)])
     places = open_rivals(rivals, opened)
     print_comparisons(against_best([run], places))
-    typer.echo(places_text([run], places))
+    echo(places_text([run], places))

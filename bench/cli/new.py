@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.output import echo
 from bench.errors import ConfigError
 
 __all__ = ["app", "method_source"]
@@ -128,5 +129,5 @@ def method(
     if path.exists():
         raise ConfigError(f"{path} exists already; remove it or name another file with --out.")
     write_text(path, source)
-    typer.echo(f"Wrote {path}. Next:\n  bench check {path}:{class_name}")
-    typer.echo(f"  bench run --method {path}:{class_name} --target ml100k-drama")
+    echo(f"Wrote {path}. Next:\n  bench check {path}:{class_name}")
+    echo(f"  bench run --method {path}:{class_name} --target ml100k-drama")

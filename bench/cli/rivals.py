@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.steady import steadily
+
 if TYPE_CHECKING:
     from bench.report.comparison import Comparison
     from bench.runs.rivals import Rivals
@@ -58,6 +60,7 @@ def open_rivals(value: str, store: RunStore) -> Rivals:
     return Rivals(store, folder, wanted=True)
 
 
+@steadily
 def against_best(runs: Iterable[StoredRun], rivals: Rivals) -> list[Comparison]:
     """Compare every run that has a rival with its best one, over the same users."""
     from bench.report.comparison import compare

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import run_options, run_plan, run_report
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import (
     RivalsOption,
@@ -53,6 +53,7 @@ class Dtype(StrEnum):
 
 
 def run(
+    context: typer.Context,
     method: Annotated[
         str,
         typer.Option(help="Methods: names, recbole:MODEL or file.py:Class, separated by commas."),
@@ -94,7 +95,10 @@ def run(
         Dtype, typer.Option(help="Number format of a model; auto: what the method's profile sets.")
     ] = Dtype.AUTO,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: all that are usable.")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads; default: what the method gains from (docs/speed.md)."
+        ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
@@ -135,6 +139,14 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Repeat runs that are stored already.")
     ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="How long to wait for another process that works on the same run or adapter.",
+        ),
+    ] = 60,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per run and nothing else.")
     ] = False,
@@ -153,12 +165,14 @@ def run(
     from bench.runs.planning import plan_runs
     from bench.runs.resolve import require_available
     from bench.runs.tasks import TaskCache
+    from bench.waiting import patience
 
     if candidates is not None and negatives is not Negatives.UNIFORM:
         raise ConfigError(
             f"--candidates {candidates} and --negatives {negatives.value}: a file replaces the draw; "
             "give one of the two."
         )
+    context.with_resource(patience(60 * wait))
     seeds = run_options.parse_integers("--candidate-seed", candidate_seed)
     overrides = merge(load_config_file(config) if config else {}, parse_set(set_ or ()))
     _check_device(device, present=not plan)
@@ -208,7 +222,7 @@ def run(
     if not as_json:
         baselines = missing_baselines(specs, places, tasks)
         if baselines and not quiet:
-            typer.echo(
+            echo(
                 "No stored target-only run to tell the gain from the sources: it is run as well, with "
                 "the adapter that weaverec trains for itself.",
                 err=True,
@@ -226,7 +240,7 @@ def run(
         results += _beside(results, baselines, places, tasks, common, quiet=quiet)
         _report(results, places)
     run_report.print_failures(results)
-    if any(result.status == "failed" for result in results):
+    if any(result.run is None for result in results):
         raise typer.Exit(1)
 
 
@@ -234,7 +248,7 @@ def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) 
     """Say on standard error which methods have no use for the sources that were named."""
     unused = dict.fromkeys(spec.method for spec in specs if given and not spec.sources)
     if given and unused:
-        typer.echo(
+        echo(
             f"note: {', '.join(unused)} learn{'s' if len(unused) == 1 else ''} from the target alone; "
             f"--sources {','.join(given)} is not used for {'it' if len(unused) == 1 else 'them'}.",
             err=True,
@@ -321,7 +335,7 @@ def _beside(
         return []
     if not quiet:
         named = dict.fromkeys(name for found in wanted.values() for name in found)
-        typer.echo(f"No stored rival: running {' and '.join(named)} beside it.", err=True)
+        echo(f"No stored rival: running {' and '.join(named)} beside it.", err=True)
     specs = [
         spec
         for (target, limit), chosen in wanted.items()
@@ -337,5 +351,5 @@ def _report(results: Sequence[RunResult], rivals: Rivals) -> None:
         run_report.print_runs(target, chosen)
         run_report.print_comparisons(against_best(runs, rivals))
         if runs:
-            typer.echo(places_text(runs, rivals))
+            echo(places_text(runs, rivals))
         print_transfer_of(runs, rivals)

@@ -30,11 +30,11 @@ def missing_baselines(specs: Sequence[RunSpec], rivals: Rivals, tasks: TaskCache
     from bench.runs.matrix import expand
     from bench.runs.runner import prepare
 
-    settings = resolve(TARGET_ONLY).Config.model_fields
     found: dict[str, RunSpec] = {}
     for spec in specs:
         if resolve(spec.method).family is not Family.WEAVEREC or spec.limit_users is None:
             continue
+        settings = resolve(TARGET_ONLY).Config.model_fields
         chosen = spec.model_dump(exclude={"method", "target", "sources", "seed", "overrides"})
         chosen["protocol"] = spec.protocol
         kept = {k: v for k, v in spec.overrides.items() if k.partition(".")[0] in settings}

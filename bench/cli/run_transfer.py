@@ -7,12 +7,11 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from bench.cli.compare_reports import against_text
 from bench.cli.compare_text import difference_text, p_text
-from bench.cli.output import print_table
+from bench.cli.output import echo, print_table
 from bench.cli.rivals import PRIMARY
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.methods import Method
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["print_transfer_of"]
 
 
+@steadily
 def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
     """Gain of the runs with sources over target-only and over the best single source.
 
@@ -49,9 +49,7 @@ def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
         gains += report.gains
         missing += lacking
     if gains:
-        typer.echo(
-            f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds"
-        )
+        echo(f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds")
         print_table(
             ("method", "against", "gain [95 % CI]", "adjusted p", "detectable", "transfer"),
             [
@@ -69,7 +67,7 @@ def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
     for one in missing:
         command = _command(one, rivals.store)
         if command:
-            typer.echo(f"No {one.against} run to compare {one.method} with: {command}")
+            echo(f"No {one.against} run to compare {one.method} with: {command}")
 
 
 def _command(missing: Missing, store: RunStore) -> str:

@@ -298,7 +298,7 @@ class Method(ABC):
 
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
-        """Scored users and number format where the user leaves both to the method."""
+        """Scored users, number format and CPU threads where the user leaves them to the method."""
         return RunDefaults()
 
     @classmethod

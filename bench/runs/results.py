@@ -59,8 +59,9 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
     """
     folder = root / slug(run.target) / folder_name(run.method, run.seed, run.run_id)
     names = [METRICS, PER_USER, *(str(s["file"]) for s in run.sets.values())]
-    for name in names:
-        check_file(run.path, name, run.manifest["files"])
+    with run.reading():
+        for name in names:
+            check_file(run.path, name, run.manifest["files"])
     manifest = without_paths(dict(run.manifest))
     manifest["files"] = {n: run.manifest["files"][n] for n in sorted(names)}
     if folder.exists():
@@ -71,7 +72,7 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
             f"{folder} holds another result of the same run. Results are superseded, never edited: "
             "remove the folder first if it is wrong."
         )
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder) as partial, run.reading():
         for name in names:
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.path / name, partial / name)
