@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,15 +30,44 @@ from bench.cli.runs import open_store
 from bench.errors import ConfigError
 from bench.names import METHOD_NAME
 
+if TYPE_CHECKING:
+    from bench.protocol import Task
+    from bench.runs.spec import RunSpec
+
 __all__ = ["export_requests", "import_scores"]
 
 Limit = Annotated[str, typer.Option(metavar="N|all", help="Only N test users (a nested subset).")]
+
+
+class ExportedSplit(StrEnum):
+    """What is held out in exported requests."""
+
+    TEST = "test"
+    VALID = "valid"
 
 
 def export_requests(
     target: Target,
     out: Annotated[Path, typer.Option(help="File: .jsonl or .parquet.", show_default=False)],
     titles: Annotated[bool, typer.Option("--titles", help="Write titles beside the ids.")] = False,
+    split: Annotated[
+        ExportedSplit,
+        typer.Option(help="test; or valid, to choose among models: also without labels."),
+    ] = ExportedSplit.TEST,
+    with_training: Annotated[
+        bool,
+        typer.Option(
+            "--with-training",
+            help="Also write NAME.training.jsonl: all that may be trained on, of target and sources.",
+        ),
+    ] = False,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            help="Sources of --with-training: all (the rest of the study group), none, or domains; "
+            "default: all."
+        ),
+    ] = None,
     limit_users: Limit = "all",
     candidate_seed: CandidateSeed = 0,
     negatives: Drawn = DrawnNegatives.UNIFORM,
@@ -47,9 +77,17 @@ def export_requests(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
 ) -> None:
-    """Write the test requests (history and candidates by raw id, no label) for another program."""
-    from bench.protocol import export_requests as write
+    """Write requests (history and candidates by raw id, no label) for another program.
 
+    The history of a test request ends with the user's validation item: so every validation label is
+    known, to choose among models. It is trained on only with --train-on train+valid.
+    """
+    from bench.protocol import export_requests as write
+    from bench.protocol import export_training, export_validation
+    from bench.protocol.requests_io import training_path
+
+    if sources is not None and not with_training:
+        raise ConfigError(f"--sources {sources} without --with-training: requests have no sources.")
     spec = task_spec(
         "random",
         target,
@@ -61,14 +99,43 @@ def export_requests(
         ties=ties,
         data_root=data_root,
     )
-    task = load_task(spec)
+    task = load_task(spec) if not with_training else _with_sources(spec, sources)
     users = task.subset(run_options.parse_limit(limit_users))
-    meta = write(task, task.test(users), out, titles=titles)
+    if split is ExportedSplit.TEST:
+        meta = write(task, task.test(users), out, titles=titles)
+    else:
+        meta = export_validation(task, users, out, titles=titles)
     echo(
-        f"{out}: {meta['n_requests']:,} requests of {meta['n_candidates']} candidates, task "
-        f"{task.task_hash[:12]}. Send scores back (user_id, item_id, score) with: "
-        "bench import-scores"
+        f"{out}: {meta['n_requests']:,} {split.value} requests of {meta['n_candidates']} candidates, task "
+        f"{task.task_hash[:12]}."
     )
+    echo(f"  {meta['note']}")
+    if with_training:
+        rows = training_path(out)
+        training = export_training(task, rows, titles=titles)
+        counts = ", ".join(f"{n} {d['n_events']:,}" for n, d in training["domains"].items())
+        echo(f"{rows}: training events of {counts}.")
+        echo(f"  {training['note']}")
+    if split is ExportedSplit.TEST:
+        echo("Send scores back (user_id, item_id, score) with: bench import-scores")
+
+
+def _with_sources(spec: RunSpec, sources: str | None) -> Task:
+    """The task with the sources whose training rows are exported.
+
+    Raises:
+        ConfigError: a domain that nobody knows.
+        MissingDataError: a domain is not on disk.
+    """
+    from bench.data.load import study_sources
+    from bench.runs.resolve import require_available
+    from bench.runs.tasks import load_task as build
+
+    named = run_options.parse_sources(sources)
+    chosen = study_sources(spec.target, spec.data_root) if named is None else named
+    spec = spec.model_copy(update={"sources": tuple(chosen)})
+    require_available([spec])
+    return build(spec).task
 
 
 def import_scores(
