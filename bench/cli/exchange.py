@@ -23,6 +23,7 @@ from bench.cli.protocol_options import (
     TrainOn,
     TrainOnOption,
     load_task,
+    note_left_out,
     task_spec,
 )
 from bench.cli.rivals import RivalsOption
@@ -135,7 +136,9 @@ def _with_sources(spec: RunSpec, sources: str | None) -> Task:
     chosen = study_sources(spec.target, spec.data_root) if named is None else named
     spec = spec.model_copy(update={"sources": tuple(chosen)})
     require_available([spec])
-    return build(spec).task
+    task = build(spec).task
+    note_left_out(task)
+    return task
 
 
 def import_scores(
@@ -150,6 +153,9 @@ def import_scores(
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model that scored.")] = "1",
     seed: Annotated[int, typer.Option(min=0, help="Training seed of the model that scored.")] = 0,
+    family: Annotated[
+        str, typer.Option(help="Block of tables: single-domain, cross-domain, llm, ...")
+    ] = "single-domain",
     trained: Annotated[
         bool,
         typer.Option(
@@ -219,6 +225,7 @@ def import_scores(
         version=version,
         requests_file=requests,
         replace=replace,
+        family=family,
         trained=trained,
         fit_seconds=fit_seconds,
         score_seconds=score_seconds,

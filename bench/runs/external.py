@@ -121,21 +121,25 @@ def store_scores(
                 f"{file}: these scores are imported as seed {run.seed} already (run {run.run_id}). Training "
                 "seeds say how far scores vary; give the scores of another training, or --untrained."
             )
-    earlier = [run for run in siblings if run.seed == prepared.spec.seed]
-    for run in earlier:
-        found = record.differences(run.imported or {})
-        if not found:
-            return run
-        if not replace:
-            raise ResultError(
-                f"{spec.method}, version {version}, seed {spec.seed} is imported on {spec.target} already "
-                f"(run {run.run_id}, {str(run.manifest.get('finished', ''))[:10]}): {'; '.join(found)}. "
-                "Give another --name, --version or --seed, or --replace it."
-            )
+    found = {
+        run: record.differences(run.imported or {})
+        for run in siblings
+        if run.seed == prepared.spec.seed
+    }
+    others = {run: differences for run, differences in found.items() if differences}
+    if others and not replace:
+        run, differences = next(iter(others.items()))
+        raise ResultError(
+            f"{spec.method}, version {version}, seed {spec.seed} is imported on {spec.target} already "
+            f"(run {run.run_id}, {str(run.manifest.get('finished', ''))[:10]}): {'; '.join(differences)}. "
+            "Give another --name, --version or --seed, or --replace it."
+        )
+    same = [run for run, differences in found.items() if not differences]
     cls.users = prepared.users
     cls.values = read_scores(file, task.test(prepared.users))
-    stored = execute(spec, store, force=True)
-    for run in earlier:
+    stored = same[0] if same else execute(spec, store, force=True)
+    for run in others:
+        # The older one goes when the new one is complete.
         if run.run_id != stored.run_id:
             store.remove(run.path.name)
     return stored
@@ -165,7 +169,7 @@ def _class_of(name: str, version: str, record: Imported) -> type[ExternalScores]
         known = type("ImportedScores", (ExternalScores,), {"name": name, "__module__": __name__})
         registry.register(name, known)
     found: type[ExternalScores] = known
-    found.version, found.imported = version, record
+    found.version, found.family, found.imported = version, record.family, record
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import ConfigError
+from bench.methods import Family
 
 __all__ = ["Imported", "declared"]
 
@@ -28,6 +29,7 @@ class Imported(BaseModel):
     Attributes:
         file: name of the file of scores, without its folder.
         scores_sha256: SHA-256 of that file.
+        family: block of a table that the row stands in.
         trained: whether another training seed would change the scores.
         fit_seconds: wall seconds of training there.
         score_seconds: wall seconds of scoring there.
@@ -39,6 +41,7 @@ class Imported(BaseModel):
 
     file: Text
     scores_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    family: Family = Family.SINGLE_DOMAIN
     trained: bool = True
     fit_seconds: Amount | None = None
     score_seconds: Amount | None = None

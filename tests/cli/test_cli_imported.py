@@ -93,11 +93,13 @@ def test_costs_are_as_declared_and_never_those_of_reading_the_file(cli, tiny, im
     assert run["seconds"] == {"fit": None, "score": None, "total_with_adapters": None}
     assert run["peak_memory_mb"] is None
     costs = ("--fit-seconds", 90, "--score-seconds", 10, "--peak-memory-mb", 512)
-    words = (*costs, "--hardware", "one A100", "--version", "2", "--json")
+    words = (*costs, "--hardware", "one A100", "--family", "llm", "--version", "2", "--json")
     declared = as_json(import_(file, *words))
     assert declared["seconds"] == {"fit": 90, "score": 10, "total_with_adapters": 100}
     table = cli("leaderboard", "--target", tiny, "--cost", "--format", "json").stdout
     rows = {row["method"]: row for row in json.loads(table)["blocks"][0]["rows"]}
+    assert rows["circle"]["family"] == declared["family"] == "llm"
+    assert "--family" in import_(file, "--family", "big", code=2).stderr
     assert rows["circle"]["cost"] == {"own": 100, "total": 100, "memory_mb": 512}
     assert "one A100" in cli("runs", "show", declared["run_id"]).stdout
     assert "--fit-seconds" in import_(file, "--fit-seconds", "inf", code=2).stderr
@@ -149,6 +151,29 @@ def test_a_second_import_never_replaces_the_first_silently(cli, import_, scores)
     assert kept == [second["run_id"]] != [first["run_id"]]
     third = as_json(import_(other, "--replace", "--untrained", "--json"))
     assert third["run_id"] == second["run_id"] and third["imported"]["trained"] is False
+
+
+def test_a_replacement_that_was_killed_is_completed_by_the_same_command(
+    cli, tiny, import_, scores, monkeypatch
+):
+    from bench.runs.store import RunStore
+
+    import_(scores("a.csv"))
+    other = scores("b.csv", seed=5)
+    with monkeypatch.context() as patched:
+
+        def killed(self, name):
+            raise KeyboardInterrupt
+
+        patched.setattr(RunStore, "remove", killed)
+        patched.setattr("bench.runs.manifest.utc_now", lambda: "2099-01-01T00:00:00Z")
+        import_(other, "--replace", code=130)
+    table = ("leaderboard", "--target", tiny, "--format", "json")
+    (row,) = [r for r in as_json(cli(*table))["blocks"][0]["rows"] if r["method"] == "circle"]
+    again = as_json(import_(other, "--replace", "--json"))
+    assert row["run_ids"] == [again["run_id"]], "the newer one counts meanwhile"
+    listed = json.loads(cli("runs", "list", "--json").stdout)
+    assert [run["run_id"] for run in listed] == [again["run_id"]]
 
 
 def test_reproduce_and_verify_say_what_they_cannot_redo(cli, tmp_path, import_, scores):
