@@ -254,6 +254,11 @@ class Task:
             _rows=rows,
         )
 
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """The target, then the sources, with all their events."""
+        return (self._part.domain, *(source.domain for source in self._sources))
+
     def _sets(self, seed: int | None, *, full: bool) -> CandidateSets:
         if full:
             return self._part.candidate_sets("test", full=True)

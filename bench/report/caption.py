@@ -187,6 +187,12 @@ def caption_lines(
         for row in rows
         if "invalid" in row.flags
     ]
+    imported = [row.label for row in rows if "imported" in row.flags]
+    if imported:
+        lines.append(
+            f"Imported: {', '.join(imported)}. Scores of another program, ranked here; what it was trained "
+            "on, its seeds and its costs are as declared."
+        )
     if options.costs:
         lines.append(
             "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "

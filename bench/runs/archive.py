@@ -190,6 +190,14 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
     Raises:
         ConfigError: the manifest's specification is not one that this version understands.
     """
+    if run.imported is not None:
+        raise ConfigError(
+            f"run {run.run_id} is imported: another program computed its scores, and they are not stored "
+            "with it. With the file of scores (SHA-256 "
+            f"{run.imported['scores_sha256']}) `bench import-scores FILE --name {run.method} --target "
+            f"{run.target} --seed {run.seed} --store DIR` evaluates them again under the same run id; how "
+            "they came about cannot be repeated here."
+        )
     values = dict(run.manifest.get("spec", {}))
     if run.method != run.stored_method:
         values["method"] = run.method

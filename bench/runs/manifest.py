@@ -130,4 +130,12 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "started": journal.started,
         "finished": utc_now(),
         "files": dict(record.files),
+        **_imported(spec),
     }
+
+
+def _imported(spec: RunSpec) -> dict[str, Any]:
+    """What is on record of scores of another program, and its costs instead of those of reading them."""
+    if spec.imported is None:
+        return {}
+    return {**spec.imported.costs(), "imported": spec.imported.model_dump(mode="json")}

@@ -44,6 +44,7 @@ def run_json(run: StoredRun) -> dict[str, Any]:
         "diagnostics": run.manifest["diagnostics"],
         "path": str(run.path),
         "status": run.manifest["status"],
+        **({} if run.imported is None else {"imported": dict(run.imported)}),
     }
 
 

@@ -141,6 +141,19 @@ class StoredRun:
         return int(self.manifest["users"]["n_users"])
 
     @property
+    def imported(self) -> Mapping[str, Any] | None:
+        """What is declared of scores that another program computed; None for runs of a method."""
+        found = self.manifest.get("imported")
+        if found is None and set(self.config) == {"scores_sha256"}:
+            found = self.config  # imported by a version that recorded the hash alone
+        return found
+
+    @property
+    def shown_name(self) -> str:
+        """The method's name for people: imported scores are marked wherever they stand."""
+        return self.method if self.imported is None else f"{self.method} (imported)"
+
+    @property
     def sets(self) -> dict[str, dict[str, Any]]:
         """Further request sets scored by the same fit, by candidates hash."""
         return dict(self.manifest.get("sets", {}))
