@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from bench.cli import (
     adapters,
     assets,
+    cache,
     candidates,
     check,
     compare,
@@ -117,6 +118,7 @@ app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(cache.app, name="cache")
 app.add_typer(candidates.app, name="candidates")
 app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
