@@ -35,6 +35,7 @@ __all__ = [
     "ResultError",
     "RunGoneError",
     "did_you_mean",
+    "missing_package",
     "unknown_name",
 ]
 
@@ -119,3 +120,19 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     hint = did_you_mean(name, names)
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {listed or 'none'}.")
+
+
+def missing_package(error: ImportError) -> MissingExtraError | None:
+    """The error to raise instead where an installed package is what an import lacks.
+
+    Returns:
+        An error that names the package and the way to get it; None where the import that failed is of
+        this package itself, or nameless.
+    """
+    package = (error.name or "").partition(".")[0]
+    if not package or package == "bench":
+        return None
+    return MissingExtraError(
+        f"this needs the Python package {package}, which cannot be imported ({error}). Install it with: "
+        f"pip install {package.replace('_', '-')} (docs/install.md)."
+    )

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from bench.documents import DocumentError, parse_json
 from bench.errors import BenchError, ResultError
 from bench.partial import atomic_file, partial_folder, replace_folder
+from bench.waiting import acquire
 
 __all__ = [
     "atomic_folder",
@@ -73,13 +75,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ResultError: the file is absent or is not JSON; the message names it.
+        ResultError: the file is absent, cannot be read or is not JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such file.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}).") from error
+    except DocumentError as error:
         raise ResultError(
             f"{path}: not valid JSON ({error}). Delete it and run the command that wrote it again."
         ) from error
@@ -106,24 +110,24 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def lock(path: Path, *, timeout: float = -1) -> Iterator[None]:
+def lock(path: Path, *, timeout: float | None = None, what: str = "") -> Iterator[None]:
     """Hold an inter-process lock on ``path`` (a ``.lock`` sibling); released when a process dies.
 
     Where ``path`` does not exist at the end, its lock file goes too. It is removed while it is held,
     and whoever waited for it finds that the file has no name any more and begins again.
 
+    Args:
+        path: what is locked.
+        timeout: seconds to wait for another process, None = what :func:`bench.waiting.patience` says.
+        what: what ``path`` is, for people; its path by default.
+
     Raises:
-        ResultError: another process holds it for longer than ``timeout`` seconds.
+        InUseError: another process holds it for longer.
     """
     target = path.with_name(path.name + ".lock")
     target.parent.mkdir(parents=True, exist_ok=True)
     guard = FileLock(target)
-    try:
-        guard.acquire(timeout=timeout)
-    except Timeout as error:
-        raise ResultError(
-            f"{path} is in use by another process (lock {target}); wait for it or stop it."
-        ) from error
+    acquire(guard, what or str(path), timeout)
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.output import echo
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
 from bench.cli.steady import steadily
@@ -75,7 +76,7 @@ def plot(
     damaged: list[Damage] = []
     runs = open_store(store).list(damaged=damaged)
     for found in damaged:
-        typer.echo(f"left out: {found.reason}", err=True)
+        echo(f"left out: {found.reason}", err=True)
     table = build_table(
         runs,
         target,
@@ -92,4 +93,4 @@ def plot(
     else:
         figure = interval_figure(table, metric)
     write_figure(figure, out)
-    typer.echo(f"wrote {out}", err=True)
+    echo(f"wrote {out}", err=True)

@@ -228,8 +228,12 @@ def test_missing_domains_are_named_with_the_ways_to_get_them(store, make_spec):
     [
         ("fit", MethodError, r"fit\(\) failed with ValueError: planted failure in fit"),
         ("score", MethodError, r"score\(\) failed with ValueError"),
-        ("shape", MethodError, r"shape \(40, 29\), expected float32 of shape \(40, 30\)"),
-        ("dtype", MethodError, "float64"),
+        (
+            "shape",
+            MethodError,
+            r"shape \(40, 29\), expected float32 or float64 of shape \(40, 30\)",
+        ),
+        ("dtype", MethodError, "float16 .*expected float32 or float64"),
         ("nan", MethodError, "learner"),
         ("inf", MethodError, "learner"),
         ("type", MethodError, "returned ndarray"),
