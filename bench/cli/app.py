@@ -34,6 +34,7 @@ from bench.cli import (
 )
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
+from bench.cli.streams import one_interrupt, open_streams
 from bench.process import launched, quiet_threads
 
 __all__ = ["RootCommand", "app", "main"]
@@ -147,9 +148,11 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Entry point of the script ``bench``, alone or as one of several processes."""
     quiet_threads()
-    if not launched():
-        app(prog_name="bench")
-        return
-    from bench.llm.processes import run_as_one
+    open_streams()
+    with one_interrupt():
+        if not launched():
+            app(prog_name="bench")
+            return
+        from bench.llm.processes import run_as_one
 
-    run_as_one(lambda: app(prog_name="bench"))
+        run_as_one(lambda: app(prog_name="bench"))
