@@ -6,14 +6,12 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from bench import assets
 from bench.data.catalogue import CATALOGUE, Counts
 from bench.data.domain import Domain
-from bench.data.download import DOWNLOAD_FILE
 from bench.data.load import load_domain, not_found
 from bench.data.prepare import prepare
 from bench.data.raw import OnError, RawData
@@ -21,9 +19,17 @@ from bench.data.readers.amazon import read_amazon
 from bench.data.readers.atomic import read_atomic
 from bench.data.readers.movielens import read_movielens
 from bench.data.readers.tabular import ColumnMapping, read_tabular
-from bench.data.sources import IMPORT_FILE, check_name, domains_root, find_source
-from bench.errors import ConfigError, ResultError
-from bench.io import atomic_folder, lock, read_json, sha256_file, write_json, write_text
+from bench.data.sources import (
+    DOWNLOAD_FILE,
+    IMPORT_FILE,
+    check_name,
+    domains_root,
+    find_source,
+    recorded_files,
+)
+from bench.errors import ConfigError
+from bench.io import atomic_folder, lock, sha256_file, write_json, write_text
+from bench.partial import discard
 
 __all__ = ["import_domain", "remove_import", "verify"]
 
@@ -159,9 +165,7 @@ def remove_import(name: str) -> Path:
     if not (folder / IMPORT_FILE).is_file():
         raise ConfigError(f"no imported domain {name!r} in {domains_root()}.")
     with lock(folder):
-        for file in sorted(folder.iterdir()):
-            file.unlink()
-        folder.rmdir()
+        discard(folder)
     return folder
 
 
@@ -183,7 +187,7 @@ def verify(name: str, *, data_root: Path | None = None) -> list[str]:
         raise not_found([name], data_root=data_root)
     known = CATALOGUE.get(name)
     folder = source.files[0].parent
-    if known is not None and known.kind == "embedded" and folder == assets.path("ml-100k"):
+    if known is not None and known.kind == "embedded" and folder == assets.location("ml-100k"):
         problems = assets.verify("ml-100k")
     else:
         problems = _checksums(folder)
@@ -206,22 +210,9 @@ def _checksums(folder: Path) -> list[str]:
     for manifest in (folder / IMPORT_FILE, folder / DOWNLOAD_FILE):
         if not manifest.is_file():
             continue
-        for file, digest in _recorded(manifest).items():
+        for file, digest in recorded_files(manifest).items():
             if not (folder / file).is_file():
                 problems.append(f"{folder / file}: missing")
             elif sha256_file(folder / file) != digest:
                 problems.append(f"{folder / file}: content differs from the recorded SHA-256")
     return problems
-
-
-def _recorded(manifest: Path) -> dict[str, str]:
-    try:
-        files: dict[str, Any] = read_json(manifest)["files"]
-        return {
-            name: value["sha256"] if isinstance(value, dict) else str(value)
-            for name, value in files.items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResultError(
-            f"{manifest}: damaged ({error}); import or download the domain again."
-        ) from error

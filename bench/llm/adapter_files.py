@@ -20,6 +20,7 @@ from bench.io import canonical_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
 from bench.merging.peft_config import explain
 from bench.methods import AdapterUse
+from bench.sealed import difference
 from bench.waiting import InUseError
 
 __all__ = [
@@ -227,19 +228,18 @@ def read_adapter(folder: Path) -> StoredAdapter:
 
 
 def check_files(adapter: StoredAdapter) -> None:
-    """Compare the files of an adapter with the SHA-256 in its metadata.
+    """Compare the files of an adapter with the SHA-256 in its metadata, once per process.
 
     Raises:
         ResultError: a file is absent or was changed.
     """
-    for name, digest in adapter.metadata["files"].items():
-        path = adapter.folder / name
+    files = adapter.metadata["files"]
+    for name in files:
         if Path(name).name != name:
             raise _damaged(adapter.folder, f"the file name {name!r} leads out of the folder")
-        if not path.is_file():
-            raise _damaged(adapter.folder, f"{name} is missing")
-        if sha256_file(path) != digest:
-            raise _damaged(adapter.folder, f"{name} was changed")
+    problem = difference(adapter.folder, files)
+    if problem:
+        raise _damaged(adapter.folder, problem)
 
 
 def peft_files(folder: Path, owner: str) -> dict[str, str]:
