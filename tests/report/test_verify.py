@@ -16,6 +16,7 @@ from bench.errors import ResultError
 from bench.report.verify import verify_folder
 from bench.runs.records import metrics_record, per_user_bytes
 from bench.runs.spec import run_id
+from bench.runs.stored import seal_of
 
 
 def write_result(
@@ -48,7 +49,7 @@ def write_result(
     (folder / "per_user.parquet").write_bytes(per_user_bytes(users, outcomes))
     (folder / "metrics.json").write_text(json.dumps(metrics_record(outcomes)))
     manifest = {
-        "format": 1,
+        "format": 2,
         "run_id": identity,
         "status": "done",
         "method": {
@@ -88,8 +89,13 @@ def save(folder, manifest):
     """Write the manifest with the right hashes of the files beside it."""
     manifest["files"] = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("metrics.json", "per_user.parquet")
+        for name in (
+            "metrics.json",
+            "per_user.parquet",
+            *(described["file"] for described in manifest["sets"].values()),
+        )
     }
+    manifest["seal"] = seal_of(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
