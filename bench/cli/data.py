@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import human_bytes, print_json, print_table
+from bench.cli.output import echo, human_bytes, print_json, print_table
 from bench.cli.protocol_options import OnError
 from bench.errors import ConfigError, unknown_name
 
@@ -61,7 +61,7 @@ def domains(
         [(r["name"], "yes" if r["here"] else "no", r["group"], r["title"]) for r in rows],
     )
     if not any(row["here"] for row in rows):
-        typer.echo("\nThe embedded domains need no download by hand: bench assets pull ml-100k")
+        echo("\nThe embedded domains need no download by hand: bench assets pull ml-100k")
 
 
 @app.command("list")
@@ -84,7 +84,7 @@ def list_(as_json: AsJson = False) -> None:
             for entry in CATALOGUE.values()
         ],
     )
-    typer.echo("\nFiles and terms of one: bench data show NAME")
+    echo("\nFiles and terms of one: bench data show NAME")
 
 
 def _counts(entry: CatalogueEntry) -> tuple[str, str, str] | None:
@@ -125,7 +125,7 @@ def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
     ]
     print_table(("", ""), facts)
     if entry.files:
-        typer.echo("")
+        echo("")
         print_table(
             ("file", "size", "sha256"),
             [
@@ -152,10 +152,10 @@ def download(
     from bench.data.download import download as fetch
 
     for entry in [catalogue.entry(name) for name in names]:
-        typer.echo(f"{entry.name}: {entry.terms}", err=True)
+        echo(f"{entry.name}: {entry.terms}", err=True)
         with _Meter(quiet) as meter:
             where = fetch(entry, folder=folder / entry.name if folder else None, progress=meter)
-        typer.echo(f"{entry.name}: {where}")
+        echo(f"{entry.name}: {where}")
 
 
 class _Meter:
@@ -192,7 +192,7 @@ class _Meter:
             tenth = 10 * done // total
             if tenth > self._tenths.get(file, -1):
                 self._tenths[file] = tenth
-                typer.echo(f"  {file}: {done}/{total} bytes ({10 * tenth} %)", err=True)
+                echo(f"  {file}: {done}/{total} bytes ({10 * tenth} %)", err=True)
 
 
 @app.command("import")
@@ -242,16 +242,14 @@ def import_(
         on_error=on_error.value,
         replace=replace,
     )
-    typer.echo(
-        f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events"
-    )
+    echo(f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events")
     for what in ("duplicates_dropped", "k_core_dropped", "placeholder_titles"):
         if domain.provenance["counts"][what]:
-            typer.echo(f"  {what.replace('_', ' ')}: {domain.provenance['counts'][what]}")
+            echo(f"  {what.replace('_', ' ')}: {domain.provenance['counts'][what]}")
     # The skipped lines are gone from what is loaded later; the record of the import has them.
     for file, count in read_json(domains_root() / name / IMPORT_FILE)["lines_skipped"].items():
         if count:
-            typer.echo(f"  lines skipped in {file}: {count}")
+            echo(f"  lines skipped in {file}: {count}")
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
@@ -283,9 +281,9 @@ def verify(
     differs = False
     for name in names or here:
         problems = check(name, data_root=data_root)
-        typer.echo(f"{name}: {'differs' if problems else 'as expected'}")
+        echo(f"{name}: {'differs' if problems else 'as expected'}")
         for problem in problems:
-            typer.echo(f"  {problem}", err=True)
+            echo(f"  {problem}", err=True)
         differs = differs or bool(problems)
     if differs:
         raise typer.Exit(1)
