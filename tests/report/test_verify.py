@@ -85,7 +85,7 @@ def write_result(
     return folder
 
 
-def save(folder, manifest):
+def save(folder, manifest, more=()):
     """Write the manifest with the right hashes of the files beside it."""
     manifest["files"] = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -93,17 +93,18 @@ def save(folder, manifest):
             "metrics.json",
             "per_user.parquet",
             *(described["file"] for described in manifest["sets"].values()),
+            *more,
         )
     }
     manifest["seal"] = seal_of(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def change(folder, edit):
-    """Edit the manifest as an author would who also updates the hashes."""
+def change(folder, edit, *, more=()):
+    """Edit the manifest as an author would who also updates the hashes, and those of ``more`` files."""
     manifest = json.loads((folder / "manifest.json").read_text())
     edit(manifest)
-    save(folder, manifest)
+    save(folder, manifest, more)
 
 
 def change_metrics(folder, edit):
