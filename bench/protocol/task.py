@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from bench.data.domain import Domain
 from bench.errors import ProtocolError
 from bench.io import hash_arrays, hash_json
+from bench.mixing import mix64
 from bench.protocol.candidate_sets import CandidateSets, FullSets
 from bench.protocol.guard import GuardedDomain, guard_domain
 from bench.protocol.imported import ImportedCandidates
-from bench.protocol.keys import mix64, salt64
+from bench.protocol.keys import salt64
 from bench.protocol.part import DomainPart
 from bench.protocol.split import LeaveOneOut, leave_one_out
 from bench.protocol.types import Labels, ProtocolOptions, Requests, Split, TrainView

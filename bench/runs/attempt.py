@@ -26,7 +26,7 @@ from bench.runs.progress import LoggedProgress
 from bench.runs.records import jsonable, metrics_record, per_user_bytes
 from bench.runs.scoring import check_candidates, merge_diagnostics
 from bench.runs.sets import SetRequest, wanted_sets
-from bench.runs.stored import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
+from bench.runs.stored import LOG, METRICS, MODEL, PER_USER, StoredRun, check_file, write_manifest
 from bench.runs.work import Work
 from bench.validation import (
     Validator,
@@ -262,7 +262,7 @@ class Attempt:
                     if path.is_file()
                 },
             )
-            write_json(folder / MANIFEST, manifest(record))
+            write_manifest(folder, manifest(record))
 
     def _write_model(self, folder: Path, method: Method) -> str:
         """Store the model where it is asked for; say what became of it."""

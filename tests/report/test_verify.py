@@ -18,7 +18,7 @@ from bench.runs.archive import reproduce_spec
 from bench.runs.records import metrics_record, per_user_bytes
 from bench.runs.results import export_result
 from bench.runs.spec import run_id
-from bench.runs.stored import read_run
+from bench.runs.stored import read_run, seal_of
 
 
 def write_result(
@@ -51,7 +51,7 @@ def write_result(
     (folder / "per_user.parquet").write_bytes(per_user_bytes(users, outcomes))
     (folder / "metrics.json").write_text(json.dumps(metrics_record(outcomes)))
     manifest = {
-        "format": 1,
+        "format": 2,
         "run_id": identity,
         "status": "done",
         "method": {
@@ -87,20 +87,26 @@ def write_result(
     return folder
 
 
-def save(folder, manifest):
+def save(folder, manifest, more=()):
     """Write the manifest with the right hashes of the files beside it."""
     manifest["files"] = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("metrics.json", "per_user.parquet")
+        for name in (
+            "metrics.json",
+            "per_user.parquet",
+            *(described["file"] for described in manifest["sets"].values()),
+            *more,
+        )
     }
+    manifest["seal"] = seal_of(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def change(folder, edit):
-    """Edit the manifest as an author would who also updates the hashes."""
+def change(folder, edit, *, more=()):
+    """Edit the manifest as an author would who also updates the hashes, and those of ``more`` files."""
     manifest = json.loads((folder / "manifest.json").read_text())
     edit(manifest)
-    save(folder, manifest)
+    save(folder, manifest, more)
 
 
 def change_metrics(folder, edit):
