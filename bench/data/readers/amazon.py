@@ -19,13 +19,10 @@ from bench.data.raw import (
     require_events,
     skipped_lines,
 )
-from bench.data.readers.lines import Lines
 from bench.data.readers.records import Fields, read_records
 from bench.data.readers.rows import events_of
 
-__all__ = ["read_amazon", "read_meta", "read_reviews", "select_products"]
-
-_ASIN_FIRST = r"^\{'asin': '([^'\\]*)'"
+__all__ = ["read_amazon", "read_meta", "read_reviews"]
 
 
 def read_amazon(reviews: Path, meta: Path | None = None, *, on_error: OnError = "raise") -> RawData:
@@ -72,24 +69,9 @@ def read_meta(path: Path, errors: LineErrors, wanted: Set[str]) -> pl.DataFrame:
         "flat": "category",
     }
     needed = sorted(wanted)
-    frame = read_records(
-        path,
-        Fields(keys, strict=True),
-        errors,
-        select=lambda lines: select_products(lines, needed),
-    )
+    frame = read_records(path, Fields(keys, strict=True), errors, items=needed)
     path_2018 = pl.when(pl.col("category") == "").then("flat").otherwise("category")
     frame = frame.filter(pl.col("item").is_in(needed)).unique(
         "item", keep="first", maintain_order=True
     )
     return frame.select("item", "title", "brand", path_2018.alias("category"))
-
-
-def select_products(lines: Lines, wanted: list[str]) -> pl.DataFrame:
-    """Lines of the products ``wanted``, and those that do not begin with their id."""
-    frame = lines.text.to_frame("line").with_columns(
-        (pl.int_range(pl.len(), dtype=pl.Int64) + lines.first).alias("number"),
-        pl.col("line").str.extract(_ASIN_FIRST).alias("asin"),
-    )
-    other = pl.col("asin").is_null() & (pl.col("line").str.strip_chars() != "")
-    return frame.filter(other | pl.col("asin").is_in(wanted)).select("number", "line")

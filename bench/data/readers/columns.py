@@ -97,6 +97,7 @@ class Request:
         wanted: role -> column; ``time`` None: the order of rows.
         usual: the defaults among them, which a known layout may replace.
         is_items: whether it is the item table.
+        known: for an item table, the items of the interactions.
         extra: further columns that must be there (those of conditions).
         optional: whether the title may be absent, and titles have several names (atomic files).
         mapping: the whole mapping, for messages.
@@ -106,6 +107,7 @@ class Request:
     wanted: Mapping[str, str | None]
     usual: Collection[str]
     is_items: bool = False
+    known: Collection[str] = ()
     extra: Sequence[str] = ()
     optional: bool = False
     mapping: ColumnMapping = field(default_factory=ColumnMapping)
@@ -121,8 +123,12 @@ class Request:
         return cls(wanted, usual, extra=extra, mapping=mapping, command=command)
 
     @classmethod
-    def items(cls, mapping: ColumnMapping, item: str, command: str, *, optional: bool) -> Request:
+    def items(
+        cls, mapping: ColumnMapping, item: str, known: list[str], command: str, *, optional: bool
+    ) -> Request:
         """What an item table must have; ``item`` is the id column of the interactions."""
+        # Numbers of columns mean nothing in another file.
+        item = ColumnMapping().item if item.isdigit() else item
         wanted: dict[str, str | None] = {"item": mapping.item_id or item, "title": mapping.title}
         usual = [
             role
@@ -130,7 +136,7 @@ class Request:
             if given is None
         ]
         wanted |= {r: c for r, c in (("brand", mapping.brand), ("category", mapping.category)) if c}
-        return cls(wanted, usual, True, optional=optional, mapping=mapping, command=command)
+        return cls(wanted, usual, True, known, (), optional, mapping, command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,7 @@ def find_columns(names: Sequence[str], request: Request, place: str) -> Found:
     note = ""
     if request.optional:
         for role, known in ITEM_COLUMNS.items():
-            if columns.get(role) not in names:
+            if role not in request.mapping.words():
                 columns[role] = next((name for name in known if name in names), None)
     absent = [r for r, c in columns.items() if c is not None and c not in names]
     layout = _known_layout(names, request)

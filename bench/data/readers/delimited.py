@@ -8,8 +8,7 @@ reading goes on with the next line.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Literal
 
@@ -18,6 +17,7 @@ import polars as pl
 
 from bench.data.raw import LineErrors
 from bench.data.readers.lines import Lines, iter_lines, split_fields
+from bench.data.readers.quoted import EXPECTED, MAX_LINES, QuotedRows, long_fields, quoted_fields
 from bench.data.readers.times import is_time
 from bench.errors import ConfigError, DataError
 
@@ -30,8 +30,6 @@ SEPARATORS = {"tab": "\t", "blank": " ", "comma": ",", "semicolon": ";", "pipe":
 
 _KNOWN = ("\t", ",", ";", "::", "|", " ")
 _SAMPLE = 200
-_MAX_LINES = 1_000
-_MAX_FIELD = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +116,20 @@ def read_delimited(
     parts: list[pl.DataFrame] = []
     columns: Columns | None = None
     rest: Lines | None = None
-    for block in iter_lines(stream, errors, encoding=dialect.encoding):
-        lines, skip = block, 0
+    with long_fields():
+        for block in iter_lines(stream, errors, encoding=dialect.encoding):
+            lines, skip = block, 0
+            if columns is None:
+                dialect, columns = _first_look(lines, dialect, choose, errors.file)
+                skip = int(columns.header)
+            if rest is not None:
+                lines = Lines(rest.first, pl.concat([rest.text, lines.text]))
+            frame, rest = _split(lines, dialect, columns, errors, skip, final=False)
+            parts.append(frame)
         if columns is None:
-            dialect, columns = _first_look(lines, dialect, choose, errors.file)
-            skip = int(columns.header)
+            raise DataError(f"{errors.file}: the file is empty; expected {header}.")
         if rest is not None:
-            lines = Lines(rest.first, pl.concat([rest.text, lines.text]))
-        frame, rest = _split(lines, dialect, columns, errors, skip, final=False)
-        parts.append(frame)
-    if columns is None:
-        raise DataError(f"{errors.file}: the file is empty; expected {header}.")
-    if rest is not None:
-        parts.append(_split(rest, dialect, columns, errors, 0, final=True)[0])
+            parts.append(_split(rest, dialect, columns, errors, 0, final=True)[0])
     return pl.concat(parts)
 
 
@@ -163,7 +162,7 @@ def _first_look(
 def _fields(line: str, dialect: Dialect) -> list[str] | None:
     """Fields of one line; None if its marks do not balance."""
     if dialect.quotes == "csv" and '"' in line:
-        return _parse([line], dialect.fields_by).fields
+        return quoted_fields(line, dialect.fields_by)
     return line.split() if dialect.fields_by == " " else line.split(dialect.fields_by)
 
 
@@ -171,41 +170,14 @@ def _split(
     lines: Lines, dialect: Dialect, columns: Columns, errors: LineErrors, skip: int, *, final: bool
 ) -> tuple[pl.DataFrame, Lines | None]:
     """Rows of a block, and the lines at its end whose row goes on in the next block."""
-    series, rest = lines.text, None
     if dialect.fields_by == " ":
-        series = series.str.replace_all(r"[ \t]+", " ").str.strip_chars()
+        lines = Lines(lines.first, lines.text.str.replace_all(r"[ \t]+", " ").str.strip_chars())
     rows: list[tuple[int | str, ...]] = []
-    marks = series.str.contains('"', literal=True).arg_true().to_list()
-    if dialect.quotes == "csv" and marks:
-        text = series.to_list()
-        taken = np.zeros(len(text), dtype=np.bool_)
-        at = skip
-        for position in marks:
-            if position < at:
-                continue
-            record = _record(text, position, dialect, columns)
-            if record.problem == "end" and not final and len(text) - position < _MAX_LINES:
-                rest = Lines(lines.first + position, series.slice(position))
-                taken[position:] = True
-                break
-            at = position + record.lines
-            taken[position:at] = True
-            number, fields = lines.first + position, record.fields
-            if fields is None:
-                errors.report(number, text[position] or "", _EXPECTED[record.problem])
-            elif len(fields) != columns.n_fields:
-                expected = f"{columns.n_fields} fields, not {len(fields)}"
-                errors.report(number, text[position] or "", expected)
-            else:
-                rows.append((number, *(fields[pick] for _, pick in columns.picks)))
-        series = series.set(pl.Series(taken), None)
+    rest = None
+    if dialect.quotes == "csv":
+        lines, rows, rest = _quoted(lines, dialect, columns, errors, skip, final=final)
     frame = split_fields(
-        Lines(lines.first, series),
-        dialect.fields_by,
-        columns.n_fields,
-        columns.picks,
-        errors,
-        skip_rows=skip,
+        lines, dialect.fields_by, columns.n_fields, columns.picks, errors, skip_rows=skip
     )
     if rows:
         frame = pl.concat([frame, pl.DataFrame(rows, schema=frame.schema, orient="row")])
@@ -213,55 +185,43 @@ def _split(
     return frame, rest
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """One row: its fields (None: malformed), the lines it takes, what is wrong."""
-
-    fields: list[str] | None
-    lines: int = 1
-    problem: Literal["", "end", "after", "rows"] = ""
-
-
-_EXPECTED = {
-    "end": "balanced quotation marks, doubled inside quoted fields (one that opens here never closes)",
-    "after": "balanced quotation marks, doubled inside quoted fields",
-    "rows": "balanced quotation marks (the field that opens here would swallow whole rows)",
-}
-
-
-def _record(
-    text: Sequence[str | None], position: int, dialect: Dialect, columns: Columns
-) -> _Record:
-    """The row that begins at a line."""
-    last = min(position + _MAX_LINES, len(text))
-    record = _parse((text[at] or "" for at in range(position, last)), dialect.fields_by)
-    if record.lines > 1 and _swallows(
-        text[position + 1 : position + record.lines], dialect, columns
-    ):
-        record = _Record(None, problem="rows")
-    line = text[position] or ""
-    if '\\"' in line and (record.fields is None or len(record.fields) != columns.n_fields):
-        # Some dumps (Book-Crossing) write a mark inside a quoted field as \" and not as "".
-        escaped = _parse([line], dialect.fields_by, escape="\\")
-        if escaped.fields is not None and len(escaped.fields) == columns.n_fields:
-            return escaped
-    return record
-
-
-def _parse(lines: Iterable[str], separator: str, escape: str | None = None) -> _Record:
-    """Parse the first row of some lines as RFC 4180 has it."""
-    limit = csv.field_size_limit(
-        _MAX_FIELD
-    )  # of the process; the histories of heavy users are long
-    try:
-        reader = csv.reader(
-            (f"{line}\n" for line in lines), delimiter=separator, strict=True, escapechar=escape
-        )
-        return _Record(next(reader), reader.line_num)
-    except csv.Error as error:
-        return _Record(None, problem="end" if "unexpected end" in str(error) else "after")
-    finally:
-        csv.field_size_limit(limit)
+def _quoted(
+    lines: Lines, dialect: Dialect, columns: Columns, errors: LineErrors, skip: int, *, final: bool
+) -> tuple[Lines, list[tuple[int | str, ...]], Lines | None]:
+    """The lines without marks (null for the others), the rows of the others, and the rest."""
+    marks = lines.text.str.contains('"', literal=True).arg_true().to_list()
+    if not marks:
+        return lines, [], None
+    text = lines.text.to_list()
+    taken = np.zeros(len(text), dtype=np.bool_)
+    rows: list[tuple[int | str, ...]] = []
+    picks = [pick for _, pick in columns.picks]
+    source = QuotedRows(text, dialect.fields_by)
+    rest, at = None, skip
+    for position in marks:
+        if position < at:
+            continue
+        fields, used, problem = source.row(position)
+        if used > 1 and _swallows(text[position + 1 : position + used], dialect, columns):
+            fields, used, problem = None, 1, "rows"
+        line = text[position]
+        if '\\"' in line and (fields is None or len(fields) != columns.n_fields):
+            # Some dumps (Book-Crossing) write a mark inside a quoted field as \" and not as "".
+            escaped = quoted_fields(line, dialect.fields_by, escape="\\")
+            if escaped is not None and len(escaped) == columns.n_fields:
+                fields, used, problem = escaped, 1, ""
+        if problem == "end" and not final and len(text) - position < MAX_LINES:
+            rest = Lines(lines.first + position, lines.text.slice(position))
+            taken[position:] = True
+            break
+        at = position + used
+        taken[position:at] = True
+        if fields is not None and len(fields) == columns.n_fields:
+            rows.append((lines.first + position, *(fields[pick] for pick in picks)))
+        else:
+            found = f"{columns.n_fields} fields, not {len(fields or ())}"
+            errors.report(lines.first + position, line, EXPECTED.get(problem, found))
+    return Lines(lines.first, lines.text.set(pl.Series(taken), None)), rows, rest
 
 
 def _swallows(lines: Sequence[str | None], dialect: Dialect, columns: Columns) -> bool:
@@ -282,5 +242,5 @@ def _is_row(fields: list[str], dialect: Dialect, columns: Columns) -> bool:
         return False
     found = {name: fields[pick] for name, pick in columns.picks}
     ids = [found[name] for name in ("user", "item") if name in found]
-    plain = all(text and text == text.strip() and '"' not in text for text in ids)
+    plain = bool(ids) and all(text and text == text.strip() and '"' not in text for text in ids)
     return plain and ("time" not in found or is_time(found["time"], dialect.time_format))

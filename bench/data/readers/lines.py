@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 import polars as pl
 
@@ -128,8 +128,27 @@ def open_source(path: Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{path}: cannot be read ({error}).") from error
 
 
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Recoded:
+    """A stream of a wide encoding as UTF-8."""
+
+    def __init__(self, stream: _Bytes, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            block = self._stream.read(size)
+            text = self._decoder.decode(block, final=not block)
+            if text or not block:
+                return text.encode("utf-8", "replace")
+
+
 def iter_lines(
-    stream: IO[bytes],
+    stream: _Bytes,
     errors: LineErrors,
     *,
     encoding: str = "utf-8",
@@ -151,7 +170,7 @@ def iter_lines(
             encoding (UTF-16) is decoded as a whole: there no line can be skipped.
     """
     if "\n".encode(encoding)[-1:] != b"\n" or len("a".encode(encoding)) > 1:
-        stream, encoding = codecs.EncodedFile(stream, "utf-8", encoding), "utf-8"
+        stream, encoding = _Recoded(stream, encoding), "utf-8"
     size = BLOCK_BYTES if block_bytes is None else block_bytes
     first, rest = 1, b""
     try:

@@ -11,7 +11,7 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,7 +57,7 @@ def read_records(
     errors: LineErrors,
     *,
     encoding: str = "utf-8",
-    select: Callable[[Lines], pl.DataFrame] | None = None,
+    items: list[str] | None = None,
 ) -> pl.DataFrame:
     """Read lines of records.
 
@@ -66,7 +66,8 @@ def read_records(
         fields: what to take.
         errors: told about malformed lines; blank lines are passed over.
         encoding: text encoding.
-        select: which lines of a block are looked at: columns ``line`` and ``number``; None: all.
+        items: ids wanted; lines that begin with another id (``{'asin': '...'``) are passed over
+            unparsed. None: all lines.
 
     Returns:
         Columns ``line_number`` (int64) and those of ``fields.keys`` (str), in file order.
@@ -81,20 +82,26 @@ def read_records(
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         for lines in iter_lines(stream, errors, encoding=encoding):
-            chosen = (select or _all)(lines)
+            chosen = _lines(lines, fields.keys.get("item", ""), items)
             rows = [
                 row
-                for number, line in chosen.select("number", "line").iter_rows()
+                for number, line in chosen.iter_rows()
                 if (row := _row(number, line, fields, errors)) is not None
             ]
             parts.append(pl.DataFrame(rows, schema=schema, orient="row"))
     return pl.concat(parts)
 
 
-def _all(lines: Lines) -> pl.DataFrame:
+def _lines(lines: Lines, key: str, items: list[str] | None) -> pl.DataFrame:
+    """Numbers and texts of the lines to parse."""
     numbers = pl.int_range(pl.len(), dtype=pl.Int64) + lines.first
-    frame = lines.text.to_frame("line").with_columns(numbers.alias("number"))
-    return frame.filter(pl.col("line").str.strip_chars() != "")
+    frame = lines.text.to_frame("line").select(numbers.alias("number"), "line")
+    frame = frame.filter(pl.col("line").str.strip_chars() != "")
+    if items is None:
+        return frame
+    begins = rf"""^\{{[uU]?['"]{re.escape(key)}['"]: [uU]?['"]([^'"\\]*)['"]"""
+    first = pl.col("line").str.extract(begins)
+    return frame.filter(first.is_null() | first.is_in(items))
 
 
 def first_keys(path: Path, *, encoding: str = "utf-8") -> list[str]:

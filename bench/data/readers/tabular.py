@@ -138,9 +138,8 @@ def _with_items(
     dialect = replace(options.dialect, header=None, time_format=None)
     options = replace(options, dialect=dialect, where=(), sequences=False)
     atomic = _format(paths[0]) == ".item"
-    request = Request.items(
-        mapping, found.columns.get("item") or mapping.item, options.command, optional=atomic
-    )
+    item, known = found.columns.get("item") or mapping.item, raw.events["item"].unique().to_list()
+    request = Request.items(mapping, item, known, options.command, optional=atomic)
     tables = []
     for path, file in zip(paths, told, strict=True):
         table, seen = _read(path, request, options, file)
@@ -210,7 +209,8 @@ def _records(
     found = find_columns(names, request, str(path))
     keys = {role: key for role, key in found.columns.items() if key is not None}
     keys |= {f"where {at}": key for at, key in enumerate(request.extra)}
-    return read_records(path, Fields(keys), errors, encoding=encoding), found
+    items = list(request.known) if request.is_items else None
+    return read_records(path, Fields(keys), errors, encoding=encoding, items=items), found
 
 
 def _delimited(

@@ -15,14 +15,21 @@ EXPECTED_TIME = "a finite number, or a date like 2023-09-15T19:14:33Z,"
 
 
 def check_time_format(time_format: str | None) -> None:
-    """Reject a format that names no part of a date.
+    """Reject a format that no text could have.
 
     Raises:
-        ConfigError: no ``%`` directive.
+        ConfigError: no ``%`` directive, or some that do not fit together.
     """
-    if time_format is not None and "%" not in time_format:
+    if time_format is None:
+        return
+    problem = "" if "%" in time_format else " names no part of a date"
+    try:
+        pl.Series(["1970"]).str.to_datetime(time_format, strict=False)
+    except pl.exceptions.ComputeError as error:
+        problem = f" cannot be used ({str(error).splitlines()[0]})"
+    if problem:
         raise ConfigError(
-            f"time format {time_format!r}: expected directives as of strftime, for example "
+            f"time format {time_format!r}{problem}; expected directives as of strftime, for example "
             "'%d/%m/%Y %H:%M'."
         )
 
