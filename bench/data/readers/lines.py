@@ -23,7 +23,6 @@ from bench.errors import ConfigError, DataError
 
 __all__ = [
     "Lines",
-    "check_encoding",
     "inner_name",
     "iter_lines",
     "open_source",
@@ -46,18 +45,6 @@ class Lines:
 
     first: int
     text: pl.Series
-
-
-def check_encoding(encoding: str) -> None:
-    """Reject an encoding that Python does not know.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    try:
-        "".encode(encoding)
-    except LookupError as error:
-        raise ConfigError(f"unknown encoding {encoding!r}; try utf-8 or latin-1.") from error
 
 
 def inner_name(path: Path) -> str:
@@ -166,10 +153,15 @@ def iter_lines(
         Runs of whole lines; the empty piece after the last line end is not a line.
 
     Raises:
+        ConfigError: an encoding that Python does not know.
         DataError: bytes that are not text in ``encoding``; the message names the line. A wide
             encoding (UTF-16) is decoded as a whole: there no line can be skipped.
     """
-    if "\n".encode(encoding)[-1:] != b"\n" or len("a".encode(encoding)) > 1:
+    try:
+        wide = "\n".encode(encoding)[-1:] != b"\n" or len("a".encode(encoding)) > 1
+    except LookupError as error:
+        raise ConfigError(f"unknown encoding {encoding!r}; try utf-8 or latin-1.") from error
+    if wide:
         stream, encoding = _Recoded(stream, encoding), "utf-8"
     size = BLOCK_BYTES if block_bytes is None else block_bytes
     first, rest = 1, b""

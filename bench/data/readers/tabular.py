@@ -30,7 +30,7 @@ from bench.data.readers.columns import (
     find_columns,
 )
 from bench.data.readers.delimited import Columns, Dialect, read_delimited
-from bench.data.readers.lines import check_encoding, inner_name, iter_lines, open_source
+from bench.data.readers.lines import inner_name, iter_lines, open_source
 from bench.data.readers.mind import clicks
 from bench.data.readers.parquet import read_parquet
 from bench.data.readers.records import Fields, first_keys, read_records
@@ -88,7 +88,6 @@ def read_tabular(
     """
     check_on_error(on_error)
     mapping, options = mapping or ColumnMapping(), options or TableOptions()
-    check_encoding(options.dialect.encoding)
     check_time_format(options.dialect.time_format)
     paths = [
         part for path in ([inter] if isinstance(inter, Path) else inter) for part in _parts(path)
