@@ -7,6 +7,7 @@ error class and the fragments that the message must hold: the place, and the way
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import struct
@@ -154,6 +155,14 @@ def truncated(text):
     return gzip.compress(text.encode() * 500)[:-20]
 
 
+def zipped(*members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for member in members:
+            packed.writestr(member, CSV)
+    return buffer.getvalue()
+
+
 LITERAL = "one Python literal of a dictionary"
 # fmt: off
 CASES: list[Case] = [
@@ -268,6 +277,13 @@ CASES: list[Case] = [
     ("parquet: time is a list", parquet({"user_id": ["u"], "item_id": ["i"], "timestamp": [[1]]}), DataError, ["'timestamp'", "List", "Cast"]),
     ("parquet: time is null", parquet({"user_id": ["u", "u"], "item_id": ["i", "j"], "timestamp": [1, None]}), DataError, ["line 2", "finite number"]),
     ("parquet: user is null", parquet({"user_id": ["u", None], "item_id": ["i", "j"], "timestamp": [1, 2]}), DataError, ["line 2", "non-empty user id"]),
+    ("records: no object", table('{"user_id": "u"', "d.jsonl"), DataError, ["d.jsonl, line 1", "one JSON object"]),
+    ("records: missing keys", table('{"user": "u", "item": "i"}\n', "d.jsonl"), DataError, ["'user_id'", "'item_id'", "'timestamp'", "--column user=user", "--column time=row"]),
+    ("records: truncated gzip", table(truncated('{"user_id": "u", "item_id": "i", "timestamp": 1}\n'), "d.jsonl.gz"), DataError, ["d.jsonl.gz", "truncated", "again"]),
+    ("table: data as header", table("u,i,1\nu,j,2\n"), DataError, ["line 1", "looks like data", "--no-header"]),
+    ("table: zip of two files", table(zipped("a.csv", "b.csv"), "d.csv.zip"), DataError, ["holds 2 files", "a.csv", "Unpack"]),
+    ("table: zip of nothing", table(zipped(), "d.csv.zip"), DataError, ["holds 0 files"]),
+    ("table: folder without files", lambda f: read_tabular(f), DataError, ["folder without files"]),
     ("mapping: unknown field", lambda f: ColumnMapping.from_pairs({"usr": "u"}), ConfigError, ["'usr'", "Did you mean 'user'"]),
     ("mapping: no column", lambda f: ColumnMapping.from_pairs({"user": ""}), ConfigError, ["user", "user=COLUMN"]),
     # imports

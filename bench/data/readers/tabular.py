@@ -155,6 +155,8 @@ def _with_items(
 
 def _parts(path: Path) -> list[Path]:
     """The file itself, or the parts below a folder in the order of their names."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path.")
     if not path.is_dir():
         return [path]
     files = sorted(
