@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.data_import import import_, remove
-from bench.cli.output import human_bytes, print_json, print_table
+from bench.cli.output import echo, human_bytes, print_json, print_table
 from bench.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def domains(
         [(r["name"], "yes" if r["here"] else "no", r["group"], r["title"]) for r in rows],
     )
     if not any(row["here"] for row in rows):
-        typer.echo("\nThe embedded domains need no download by hand: bench assets pull ml-100k")
+        echo("\nThe embedded domains need no download by hand: bench assets pull ml-100k")
 
 
 @app.command("list")
@@ -90,7 +90,7 @@ def list_(as_json: AsJson = False) -> None:
             (record["name"], record["options"]["group"], *figures, f"imported from {files}")
         )
     print_table(("domain", "study group", "users", "items", "events", "official page"), rows)
-    typer.echo("\nFiles and terms of one: bench data show NAME")
+    echo("\nFiles and terms of one: bench data show NAME")
 
 
 def _counts(entry: CatalogueEntry) -> tuple[str, str, str] | None:
@@ -131,7 +131,7 @@ def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
     ]
     print_table(("", ""), facts)
     if entry.files:
-        typer.echo("")
+        echo("")
         print_table(
             ("file", "size", "sha256"),
             [
@@ -158,10 +158,10 @@ def download(
     from bench.data.download import download as fetch
 
     for entry in [catalogue.entry(name) for name in names]:
-        typer.echo(f"{entry.name}: {entry.terms}", err=True)
+        echo(f"{entry.name}: {entry.terms}", err=True)
         with _Meter(quiet) as meter:
             where = fetch(entry, folder=folder / entry.name if folder else None, progress=meter)
-        typer.echo(f"{entry.name}: {where}")
+        echo(f"{entry.name}: {where}")
 
 
 class _Meter:
@@ -198,7 +198,7 @@ class _Meter:
             tenth = 10 * done // total
             if tenth > self._tenths.get(file, -1):
                 self._tenths[file] = tenth
-                typer.echo(f"  {file}: {done}/{total} bytes ({10 * tenth} %)", err=True)
+                echo(f"  {file}: {done}/{total} bytes ({10 * tenth} %)", err=True)
 
 
 @app.command("verify")
@@ -216,9 +216,9 @@ def verify(
     differs = False
     for name in names or here:
         problems = check(name, data_root=data_root)
-        typer.echo(f"{name}: {'differs' if problems else 'as expected'}")
+        echo(f"{name}: {'differs' if problems else 'as expected'}")
         for problem in problems:
-            typer.echo(f"  {problem}", err=True)
+            echo(f"  {problem}", err=True)
         differs = differs or bool(problems)
     if differs:
         raise typer.Exit(1)

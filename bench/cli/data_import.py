@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.output import echo
 from bench.cli.protocol_options import OnError
 from bench.errors import ConfigError
 
@@ -129,20 +130,18 @@ def import_(
         on_error=on_error.value,
         replace=replace,
     )
-    typer.echo(
-        f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events"
-    )
+    echo(f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events")
     for what in ("duplicates_dropped", "k_core_dropped", "placeholder_titles"):
         if domain.provenance["counts"][what]:
-            typer.echo(f"  {what.replace('_', ' ')}: {domain.provenance['counts'][what]}")
+            echo(f"  {what.replace('_', ' ')}: {domain.provenance['counts'][what]}")
     record = import_record(name)
     if record["left_out"]:
-        typer.echo(f"  left out by --where: {record['left_out']}")
+        echo(f"  left out by --where: {record['left_out']}")
     for file, count in record["lines_skipped"].items():
         if count:
-            typer.echo(f"  lines skipped in {file}: {count}")
+            echo(f"  lines skipped in {file}: {count}")
     for note in record["notes"]:
-        typer.echo(f"  {note}", err=note.startswith("warning:"))
+        echo(f"  {note}", err=note.startswith("warning:"))
 
 
 def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
@@ -166,4 +165,4 @@ def remove(
     from bench.data.imports import remove_import
 
     for name in names:
-        typer.echo(f"{name}: removed {remove_import(name)}")
+        echo(f"{name}: removed {remove_import(name)}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import run_options
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import (
     CandidateSeed,
     DataRoot,
@@ -24,6 +24,7 @@ from bench.cli.protocol_options import (
     load_task,
     task_spec,
 )
+from bench.cli.rivals import RivalsOption
 from bench.cli.runs import open_store
 
 __all__ = ["export_requests", "import_scores"]
@@ -61,7 +62,7 @@ def export_requests(
     task = load_task(spec)
     users = task.subset(run_options.parse_limit(limit_users))
     meta = write(task, task.test(users), out, titles=titles)
-    typer.echo(
+    echo(
         f"{out}: {meta['n_requests']:,} requests of {meta['n_candidates']} candidates, task "
         f"{task.task_hash[:12]}. Send scores back (user_id, item_id, score) with: "
         "bench import-scores"
@@ -90,10 +91,11 @@ def import_scores(
     store: Annotated[
         Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
     ] = None,
+    rivals: RivalsOption = "published",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
     """Evaluate the scores of another program and store them as a run among the others."""
-    from bench.cli.rivals import against_best
+    from bench.cli.rivals import against_best, open_rivals, places_text
     from bench.cli.run_report import print_comparisons, print_runs
     from bench.runs.external import store_scores
     from bench.runs.matrix import RunResult
@@ -117,4 +119,6 @@ def import_scores(
         print_json(run_json(run))
         return
     print_runs(target, [RunResult(spec, "done", run)])
-    print_comparisons(against_best([run], opened)[0])
+    places = open_rivals(rivals, opened)
+    print_comparisons(against_best([run], places))
+    echo(places_text([run], places))

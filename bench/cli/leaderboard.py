@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import split_names
+from bench.cli.output import echo, split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 from bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
+@steadily
 def leaderboard(
     target: Annotated[
         str | None,
@@ -107,7 +109,7 @@ def leaderboard(
     damaged: list[Damage] = []
     runs = open_store(store).list(damaged=damaged)
     for found in damaged:
-        typer.echo(f"left out: {found.reason}", err=True)
+        echo(f"left out: {found.reason}", err=True)
     n_users = None if users is None else parse_users(users)
     publication = None if reported is None else load_publication(reported)
     site = out if format_ is Format.HTML and out is not None and not _is_page(out) else None
@@ -153,7 +155,7 @@ def leaderboard(
             **shared,
         )
     if site is not None:
-        typer.echo(f"wrote {_write_site(table, runs, site)}", err=True)
+        echo(f"wrote {_write_site(table, runs, site)}", err=True)
         return
     writer = {
         Format.MARKDOWN: report.to_markdown,
@@ -164,10 +166,10 @@ def leaderboard(
     }[format_]
     text = writer(table)
     if out is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
     else:
         write_text(out, text)
-        typer.echo(f"wrote {out}", err=True)
+        echo(f"wrote {out}", err=True)
 
 
 def _is_page(path: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 
 __all__ = ["app"]
 
@@ -59,9 +59,9 @@ def verify(
         )
     else:
         for problem in problems:
-            typer.echo(str(problem), err=True)
+            echo(str(problem), err=True)
         verdict = f"{len(problems)} problems" if problems else "all checks passed"
-        typer.echo(f"{found.n_runs:,} results, {found.n_users:,} outcomes recomputed: {verdict}")
+        echo(f"{found.n_runs:,} results, {found.n_users:,} outcomes recomputed: {verdict}")
     if problems:
         raise typer.Exit(1)
 
@@ -85,11 +85,11 @@ def tables(
     if check:
         found = differences(files, out)
         for line in found:
-            typer.echo(line, err=True)
+            echo(line, err=True)
         if found:
-            typer.echo(f"{out} is not what {folder} gives; run `make leaderboards`.", err=True)
+            echo(f"{out} is not what {folder} gives; run `make leaderboards`.", err=True)
             raise typer.Exit(1)
-        typer.echo(f"{len(files)} files in {out} are what {folder} gives")
+        echo(f"{len(files)} files in {out} are what {folder} gives")
         return
     changed = write(files, out)
-    typer.echo(f"wrote {len(changed)} of {len(files)} files to {out}")
+    echo(f"wrote {len(changed)} of {len(files)} files to {out}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import human_seconds, print_json, print_table
+from bench.cli.output import echo, human_seconds, print_json, print_table
 
 if TYPE_CHECKING:
     from bench.runs.store import RunStore
@@ -46,7 +46,8 @@ def in_order(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _mean(run: StoredRun, metric: str) -> str:
-    return f"{run.metrics['metrics'][metric]['mean']:.4f}"
+    found = run.metrics["metrics"].get(metric)
+    return "-" if found is None else f"{found['mean']:.4f}"
 
 
 @app.command("list")
@@ -85,7 +86,7 @@ def list_(
             ],
         )
     else:
-        typer.echo(
+        echo(
             f"No runs in {opened.root}. Begin with: "
             "bench run --method item-knn --target ml100k-drama"
         )
@@ -93,9 +94,9 @@ def list_(
         spec = failure.get("spec", {})
         if target in (None, spec.get("target")) and method in (None, spec.get("method")):
             message = failure.get("message") or failure.get("error", "no message")
-            typer.echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
+            echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
     for found in damaged:
-        typer.echo(f"damaged: {found.reason}", err=True)
+        echo(f"damaged: {found.reason}", err=True)
 
 
 def _require_known(store: RunStore, target: str | None, method: str | None) -> None:
@@ -159,7 +160,7 @@ def show(
     ]
     print_table(("", ""), facts)
     if found.manifest.get("adapters"):
-        typer.echo("\nAdapters")
+        echo("\nAdapters")
         print_table(
             ("adapter", "kind", "what", "made in", "by this run"),
             [
@@ -173,9 +174,9 @@ def show(
                 for use in found.manifest["adapters"]
             ],
         )
-    typer.echo("\nConfiguration")
+    echo("\nConfiguration")
     print_table(("key", "value"), sorted(found.config.items()))
-    typer.echo("\nMetrics, with 95 % bootstrap intervals over users")
+    echo("\nMetrics, with 95 % bootstrap intervals over users")
     print_table(
         ("metric", "mean", "from", "to"),
         [
@@ -208,15 +209,15 @@ def rm(
     opened = open_store(store)
     for folder in dict.fromkeys(opened.locate(name) for name in names or ()):
         opened.remove(folder.name)
-        typer.echo(f"removed {folder}")
+        echo(f"removed {folder}")
     if unfinished:
         removed = opened.clean()
         for folder in removed:
-            typer.echo(f"removed {folder}")
+            echo(f"removed {folder}")
         for folder in opened.unfinished():
-            typer.echo(f"kept {folder}: in use, or it holds a result to put back", err=True)
+            echo(f"kept {folder}: in use", err=True)
         if not removed:
-            typer.echo(f"No unfinished runs to delete in {opened.root}.")
+            echo(f"No unfinished runs to delete in {opened.root}.")
 
 
 @app.command("export")
@@ -240,9 +241,9 @@ def export(
     runs = list({run.run_id: run for run in map(opened.get, names)}.values())
     if publish:
         for run in runs:
-            typer.echo(export_result(run, out).path)
+            echo(export_result(run, out).path)
     else:
-        typer.echo(f"{len(runs)} runs: {export_runs(runs, out)}")
+        echo(f"{len(runs)} runs: {export_runs(runs, out)}")
 
 
 @app.command("import")
@@ -255,7 +256,7 @@ def import_(
     from bench.runs.archive import import_runs
 
     for run in import_runs(source, open_store(store), replace=replace):
-        typer.echo(f"{run.run_id}  {run.method} on {run.target}, seed {run.seed}")
+        echo(f"{run.run_id}  {run.method} on {run.target}, seed {run.seed}")
 
 
 @app.command("reproduce")
@@ -308,7 +309,7 @@ def _compare(before: StoredRun, after: StoredRun) -> None:
         ("run id", before.run_id, after.run_id),
     ):
         if old != new:
-            typer.echo(f"{what} differs: {old} stored, {new} now", err=True)
+            echo(f"{what} differs: {old} stored, {new} now", err=True)
     same = before.manifest["files"][PER_USER] == after.manifest["files"][PER_USER]
     if not same or before.run_id != after.run_id:
         versions = {
@@ -317,7 +318,7 @@ def _compare(before: StoredRun, after: StoredRun) -> None:
             if after.manifest["packages"].get(package) != version
         }
         for package, (old, new) in versions.items():
-            typer.echo(f"{package}: {old} then, {new} now", err=True)
-        typer.echo("The outcomes of users differ.", err=True)
+            echo(f"{package}: {old} then, {new} now", err=True)
+        echo("The outcomes of users differ.", err=True)
         raise typer.Exit(1)
-    typer.echo(f"Reproduced: the outcomes of all {before.n_users} users are equal.")
+    echo(f"Reproduced: the outcomes of all {before.n_users} users are equal.")

@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -25,6 +24,7 @@ from bench.data.reading import Reading, Repeats, read_files
 from bench.data.sources import IMPORT_FILE, check_name, domains_root, find_source, read_record
 from bench.errors import ConfigError, ResultError, did_you_mean
 from bench.io import atomic_folder, lock, read_json, sha256_file, write_json, write_text
+from bench.partial import discard
 
 __all__ = ["import_domain", "import_record", "imported_names", "remove_import", "verify"]
 
@@ -190,12 +190,8 @@ def remove_import(name: str) -> Path:
         ConfigError: no imported domain of that name.
     """
     folder = _imported(name)
-    with (
-        lock(folder),
-        # Gone at once: no reader finds half a domain.
-        TemporaryDirectory(prefix=".partial-", dir=folder.parent) as trash,
-    ):
-        folder.replace(Path(trash) / name)
+    with lock(folder):
+        discard(folder)
     return folder
 
 

@@ -10,7 +10,6 @@ Places are searched in order; the first that holds the domain is used:
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from bench.data.readers import amazon, movielens
 from bench.data.readers.atomic import find_atomic, read_atomic
 from bench.errors import ConfigError, DataError, ResultError
 from bench.io import cache_root, read_json
+from bench.names import DOMAIN_NAME
 
 __all__ = [
     "IMPORT_FILE",
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 IMPORT_FILE = "import.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: letters, digits, ``.``, ``_`` and ``-`` only, at most 64, no leading sign.
     """
-    if not _NAME.fullmatch(name):
+    if not DOMAIN_NAME.fullmatch(name):
         raise ConfigError(
             f"domain name {name!r}: expected 1 to 64 letters, digits, '.', '_' or '-', the first a "
             "letter or digit. Choose another name."
@@ -107,7 +106,11 @@ def stored_names(data_root: Path | None = None) -> tuple[str, ...]:
         if root is None or not root.is_dir():
             continue
         for folder in root.iterdir():
-            if folder.is_dir() and _NAME.fullmatch(folder.name) and _probe(folder.name, folder):
+            if (
+                folder.is_dir()
+                and DOMAIN_NAME.fullmatch(folder.name)
+                and _probe(folder.name, folder)
+            ):
                 found.add(folder.name)
     return tuple(sorted(found))
 

@@ -17,6 +17,7 @@ from bench.errors import MethodError, ResultError
 from bench.io import canonical_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
 from bench.methods import AdapterUse
+from bench.waiting import InUseError
 
 __all__ = [
     "CONFIG",
@@ -335,4 +336,4 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same training may succeed later, so that its checkpoints are worth keeping."""
     # torch has an exception of its own for a full accelerator; importing it here would cost seconds.
     exhausted = type(error).__name__ == "OutOfMemoryError"
-    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError)
+    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError | InUseError)

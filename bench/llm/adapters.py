@@ -18,7 +18,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from bench.llm.adapter_files import (
 )
 from bench.llm.recipes import ADAPTER_ID, AdapterSpec, InitSpec, MergedSpec, MixturePart, Recipe
 from bench.methods import AdapterUse, Context, Progress, QuietProgress
+from bench.waiting import patience
 
 __all__ = [
     "AdapterSpec",
@@ -114,7 +115,7 @@ class AdapterStore:
         return found
 
     def obtain(
-        self, spec: Recipe, make: Make, *, progress: Progress | None = None
+        self, spec: Recipe, make: Make, *, progress: Progress | None = None, wait: bool = True
     ) -> StoredAdapter:
         """The adapter of a recipe: read from the store, or made now, once whoever else asks.
 
@@ -129,11 +130,13 @@ class AdapterStore:
                 report; its ``seconds`` and ``cpu_seconds`` (of all attempts) and ``tokens``, where
                 given, are the recorded cost.
             progress: reporter.
+            wait: whether to wait where another process makes it (:func:`bench.waiting.patience`).
 
         Returns:
             The stored adapter.
 
         Raises:
+            InUseError: another process makes it, for longer than this one was to wait.
             ResultError: the stored adapter is damaged, or one that it is merged from is not stored.
             MethodError: ``make`` left no PEFT adapter.
             BenchError: the disk is nearly full.
@@ -147,7 +150,7 @@ class AdapterStore:
         wall, cpu = time.perf_counter(), time.process_time()
         uses: tuple[AdapterUse, ...] = ()
         try:
-            with self._making(spec, progress) as work:
+            with self._making(spec, progress, wait=wait) as work:
                 # Another process may have made it while this one waited.
                 found = self._checked(spec.adapter_id)
                 made = found is None
@@ -304,18 +307,12 @@ class AdapterStore:
             on_use(told, seconds, cpu_seconds)
 
     @contextmanager
-    def _making(self, spec: Recipe, progress: Progress) -> Iterator[Path]:
+    def _making(self, spec: Recipe, progress: Progress, *, wait: bool = True) -> Iterator[Path]:
         """Hold the lock of an adapter; released by the system when the process dies."""
         work = self._work(spec.adapter_id)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(work, timeout=0))
-            except ResultError:
-                progress.status(
-                    f"waiting for another process that makes adapter {spec.adapter_id[:8]} "
-                    f"({spec.summary})"
-                )
-                stack.enter_context(lock(work))
+        what = f"adapter {spec.adapter_id[:8]} ({spec.summary})"
+        tell = None if type(progress) is QuietProgress else progress.status
+        with patience(tell=tell), lock(work, timeout=None if wait else 0, what=what):
             yield work
 
     def _made(self, spec: Recipe, make: Make, work: Path) -> StoredAdapter:

@@ -223,15 +223,16 @@ class Scores:
     """The answer of a method to n requests of c candidates.
 
     Attributes:
-        values: float32, shape ``(n, c)``, higher is better; NaN = not ranked (needs
-            ``may_leave_unranked``); infinities are never allowed.
+        values: float32 or float64, shape ``(n, c)``, higher is better; ranks are taken as it comes, so
+            that nothing ties by rounding. NaN = not ranked (needs ``may_leave_unranked``); infinities
+            are never allowed.
         slots: int16, shape ``(n, k)``, or None. For generators of lists: the candidate position named
             in each answer slot; -1 duplicate, -2 not a candidate, -3 empty. When given, ranks come
             from the slots alone.
         diagnostics: JSON-serialisable counters.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[np.floating[Any]]
     slots: NDArray[np.int16] | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -297,7 +298,7 @@ class Method(ABC):
 
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
-        """Scored users and number format where the user leaves both to the method."""
+        """Scored users, number format and CPU threads where the user leaves them to the method."""
         return RunDefaults()
 
     @classmethod
@@ -322,7 +323,7 @@ class Method(ABC):
 
     @abstractmethod
     def score(self, requests: Requests, context: Context) -> Scores:
-        """Score every candidate of every request: float32, shape ``(len(requests), c)``."""
+        """Score every candidate of every request: float32 or float64, shape ``(len(requests), c)``."""
 
     def save(self, folder: Path) -> None:  # noqa: B027
         """Write the fitted state as safetensors, npy or JSON files; nothing by default."""

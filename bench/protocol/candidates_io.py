@@ -15,11 +15,12 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.io import require_free_space
+from bench.process import available_threads
 from bench.protocol.candidates import Population, draw_candidates, eligible_groups
 from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.split import MIN_EVENTS, prefixes
 from bench.protocol.types import Split
-from bench.protocol.workers import map_in_order, usable_cores
+from bench.protocol.workers import map_in_order
 
 __all__ = ["BLOCK_USERS", "UserBlock", "domain_blocks", "position_path", "write_candidates"]
 
@@ -100,7 +101,7 @@ def write_candidates(
     """
     if path.suffix != ".npy":
         raise ProtocolError(f"{path}: candidates are written as NumPy arrays; expected `.npy`.")
-    threads = usable_cores() if threads is None else threads
+    threads = available_threads() if threads is None else threads
     if threads < 1:
         raise ProtocolError(f"threads is {threads}; expected 1 or more, or None for all cores.")
     require_free_space(path.parent, 4 * n_users * (n_negatives + 2) + 2 * _HEADER_BYTES)
@@ -140,7 +141,7 @@ def _require_eligible(
         row = int(short[0])
         raise ProtocolError(
             f"{domain}: user {ids[row]!r} has {int(eligible[row])} eligible items of {drawable} distinct "
-            f"titles, {n_negatives} negatives asked for. Ask for fewer."
+            f"titles, {n_negatives} negatives asked for. Leave such users out, or ask for fewer."
         )
 
 

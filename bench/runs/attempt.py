@@ -19,7 +19,7 @@ from bench.io import atomic_folder, sha256_file, write_bytes, write_json
 from bench.methods import Method, Progress
 from bench.protocol import RequestSet
 from bench.runs.context import RunContext
-from bench.runs.environment import MemoryMeter, available_threads, limit_threads
+from bench.runs.environment import MemoryMeter, limit_threads, run_threads
 from bench.runs.journal import Journal
 from bench.runs.manifest import PreparedRun, RunRecord, manifest
 from bench.runs.progress import LoggedProgress
@@ -90,7 +90,7 @@ class Attempt:
         """
         journal = Journal.open(self._work, anew=anew)
         spec = self._prepared.spec
-        threads = spec.threads or available_threads()
+        threads = run_threads(spec, self._prepared.resolved.method_cls)
         with self._work.logger() as log, limit_threads(threads) as apply_threads:
             log.info("run %s: %s", self._prepared.run_id, spec.label)
             log.info("attempt %d, %d threads, %s", journal.attempts, threads, spec.device)

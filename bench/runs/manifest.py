@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runs.environment import available_threads, git_revision, hardware, package_versions
+from bench.runs.environment import git_revision, hardware, package_versions, run_threads
 from bench.runs.journal import Journal
 from bench.runs.records import jsonable, utc_now
 from bench.runs.resolve import Resolved
@@ -93,7 +93,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "init_seed": spec.init_seed,
         "device": spec.device,
         "dtype": spec.dtype,
-        "threads": spec.threads or available_threads(),
+        "threads": run_threads(spec, cls),
         "config": resolved.config_values,
         "spec": spec.portable(),
         "task": {
@@ -105,6 +105,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
             "source_hashes": {name: task.source_hashes[name] for name in spec.sources or ()},
             "n_users": task.n_users,
             "n_items": task.n_items,
+            **({"left_out": task.left_out.record()} if task.left_out else {}),
         },
         "users": {
             "users_hash": prepared.users_hash,

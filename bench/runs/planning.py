@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench.methods import DomainSize, DomainView, Job, Method, PlanSpec
 from bench.methods.registry import resolve as resolve_method
-from bench.runs.environment import available_threads
+from bench.runs.environment import run_threads
 from bench.runs.manifest import PreparedRun
 from bench.runs.prints import prints_aside
 from bench.runs.runner import prepare
@@ -112,7 +112,7 @@ def plan_spec(prepared: PreparedRun) -> PlanSpec:
         n_candidates=round(sum(n_candidates) / len(n_candidates)),
         device=spec.device,
         dtype=spec.dtype,
-        threads=spec.threads or available_threads(),
+        threads=run_threads(spec, prepared.resolved.method_cls),
     )
 
 

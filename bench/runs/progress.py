@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from typing import Protocol as Interface
 
 from bench.methods import Progress, QuietProgress
+from bench.terminal import one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -54,7 +55,7 @@ class LineProgress:
     def line(self, text: str) -> None:
         """Print one dated line."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._stream.write(f"{now} {text}\n")
+        self._stream.write(f"{now} {printable(text)}\n")
         self._stream.flush()
 
     def status(self, text: str) -> None:
@@ -144,12 +145,12 @@ class TerminalProgress:
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def status(self, text: str) -> None:
         """Show ``text`` at the end of the current stage's line."""
         if self._stage_ids:
-            self._bars.update(self._stage_ids[-1], state=text)
+            self._bars.update(self._stage_ids[-1], state=one_line(text))
         else:
             self.line(text)
 
@@ -157,7 +158,7 @@ class TerminalProgress:
     def stage(self, description: str) -> Iterator[None]:
         """Show a pulsing line while the block runs."""
         self._begin()
-        task = self._bars.add_task(description, total=None, state="")
+        task = self._bars.add_task(one_line(description), total=None, state="")
         self._stage_ids.append(task)
         try:
             yield
@@ -172,7 +173,8 @@ class TerminalProgress:
     ) -> Iterable[Any]:
         """Iterate while showing a bar."""
         self._begin()
-        task = self._bars.add_task(description or "working", total=_size(items, total), state="")
+        label = one_line(description) or "working"
+        task = self._bars.add_task(label, total=_size(items, total), state="")
         try:
             for item in items:
                 yield item

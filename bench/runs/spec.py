@@ -35,7 +35,7 @@ class RunSpec(BaseModel):
         full_ranking: also rank the whole catalogue with the same fit.
         device: torch device string.
         dtype: number format of the model.
-        threads: CPU threads, >= 1; None = all that the process may use.
+        threads: CPU threads, >= 1; None = what the method gains from, within what the process may use.
         ties: how events of equal time are ordered: as in the ``file``, or by a keyed ``hash``.
         on_error: at a malformed line of a domain's files: ``raise``, or ``skip`` and count.
         data_root: folder with ready domains; None = ``BENCH_DATA_ROOT`` and the caches.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,13 +20,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ResultError
+from bench.errors import ResultError, RunGoneError
 from bench.io import read_json, sha256_file
+from bench.partial import settled
+from bench.runs.schema import manifest_fault, metrics_fault
 
 if TYPE_CHECKING:
     from bench.evaluation import Outcomes
 
-__all__ = ["FORMAT", "StoredRun", "folder_name", "read_manifest", "read_run"]
+__all__ = [
+    "FORMAT",
+    "StoredRun",
+    "check_file",
+    "folder_name",
+    "read_manifest",
+    "read_run",
+    "slug",
+]
 
 FORMAT = 1
 """Version of the run folder; readers refuse newer ones."""
@@ -35,26 +46,8 @@ MODEL = "model"
 
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 
-_REQUIRED: Mapping[str, type | tuple[type, ...]] = {
-    "format": int,
-    "run_id": str,
-    "status": str,
-    "method": dict,
-    "target": str,
-    "sources": list,
-    "profile": str,
-    "seed": int,
-    "task": dict,
-    "users": dict,
-    "config": dict,
-    "seconds": dict,
-    "files": dict,
-}
-_REQUIRED_NESTED: Mapping[str, Mapping[str, type]] = {
-    "method": {"name": str, "version": str, "family": str},
-    "task": {"task_hash": str, "candidates_hash": str, "guard": str},
-    "users": {"users_hash": str, "n_users": int},
-}
+
+_State = tuple[int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +58,13 @@ class StoredRun:
         path: its folder.
         manifest: identity, configuration, environment, times; see ``docs/runs.md``.
         metrics: content of ``metrics.json``.
+        state: which folder it was when it was read, see :meth:`reading`.
     """
 
     path: Path
     manifest: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    state: _State = None
 
     @property
     def run_id(self) -> str:
@@ -136,6 +131,16 @@ class StoredRun:
         """Further request sets scored by the same fit, by candidates hash."""
         return dict(self.manifest.get("sets", {}))
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While its files are read: a run that is not the one of its manifest any more is gone.
+
+        Raises:
+            RunGoneError: reading failed, and another process removed or replaced the run.
+        """
+        with _reading(self.path, self.state):
+            yield
+
     @cached_property
     def _main(self) -> tuple[NDArray[np.int32], Outcomes]:
         return self._read(PER_USER)
@@ -168,10 +173,11 @@ class StoredRun:
 
         from bench.evaluation import Outcomes
 
-        path = self.path / name
-        check_file(self.path, name, self.manifest["files"])
+        with self.reading():
+            check_file(self.path, name, self.manifest["files"])
+            content = (self.path / name).read_bytes()
         try:
-            frame = pl.read_parquet(io.BytesIO(path.read_bytes()))
+            frame = pl.read_parquet(io.BytesIO(content))
         except Exception as error:
             raise _damaged(self.path, f"{name} is not a readable Parquet file ({error})") from error
         columns = {column: frame[column].to_numpy() for column in frame.columns}
@@ -229,18 +235,46 @@ def read_run(path: Path) -> StoredRun:
     Raises:
         ResultError: not a run, damaged, or written by a newer version; the message names field and
             remedy.
+        RunGoneError: another process removed or replaced it meanwhile.
     """
-    manifest = read_manifest(path)
-    if manifest["status"] != "done":
-        raise _damaged(path, f"status is {manifest['status']!r}, expected 'done'")
-    for name in (METRICS, PER_USER):
-        if not (path / name).is_file():
-            raise _damaged(path, f"{name} is missing")
-    check_file(path, METRICS, manifest["files"])
-    metrics = read_json(path / METRICS)
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("metrics"), dict):
-        raise _damaged(path, f"{METRICS} has no object 'metrics'")
-    return StoredRun(path, manifest, metrics)
+    path = settled(path)
+    state = _state(path)
+    with _reading(path, state):
+        manifest = read_manifest(path)
+        if manifest["status"] != "done":
+            raise _damaged(path, f"status is {manifest['status']!r}, expected 'done'")
+        for name in (METRICS, PER_USER):
+            if not (path / name).is_file():
+                raise _damaged(path, f"{name} is missing")
+        check_file(path, METRICS, manifest["files"])
+        metrics = read_json(path / METRICS)
+    fault = metrics_fault(metrics)
+    if fault is not None:
+        raise _damaged(path, f"{METRICS}: {fault}")
+    return StoredRun(path, manifest, metrics, state)
+
+
+def _state(path: Path) -> _State:
+    """Which folder a path means now; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+@contextmanager
+def _reading(path: Path, state: _State) -> Iterator[None]:
+    """Tell a damaged run from one that is not the folder ``state`` any more."""
+    try:
+        yield
+    except (ResultError, OSError) as error:
+        if state is None or _state(path) != state:
+            raise RunGoneError(
+                f"{path}: another process removed or replaced this run while it was read. "
+                "Repeat the command."
+            ) from error
+        raise
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -256,15 +290,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ResultError(
             f"{path}: run format {found}; this version reads up to {FORMAT}. Update weavebench."
         )
-    _check_fields(path, manifest, _REQUIRED, "")
-    for key, fields in _REQUIRED_NESTED.items():
-        _check_fields(path, manifest[key], fields, f"{key}.")
-    if not RUN_ID.fullmatch(manifest["run_id"]) or manifest["seed"] < 0:
-        raise _damaged(
-            path,
-            f"{MANIFEST}: run_id {manifest['run_id']!r}, seed {manifest['seed']}; expected 16 hex "
-            "digits and a seed >= 0",
-        )
+    fault = manifest_fault(manifest)
+    if fault is not None:
+        raise _damaged(path, f"{MANIFEST}: {fault}")
     _check_names(path, manifest)
     return manifest
 
@@ -272,30 +300,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse file names that lead out of the run's folder: a manifest may come from anywhere."""
     files, sets = manifest["files"], manifest.get("sets", {})
-    for name, digest in files.items():
+    for name in files:
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or name.startswith("/") or re.search(r"[\\:\0]", name):
             raise _damaged(path, f"{MANIFEST}: file name {name!r} leads out of the folder")
-        if not isinstance(digest, str):
-            raise _damaged(path, f"{MANIFEST}: no SHA-256 for the file {name!r}")
-    if not isinstance(sets, dict):
-        raise _damaged(
-            path, f"{MANIFEST}: field 'sets' is {type(sets).__name__}, expected an object"
-        )
     for key, described in sets.items():
-        if not isinstance(described, dict) or described.get("file") not in files:
+        if described.get("file") not in files:
             raise _damaged(path, f"{MANIFEST}: request set {key} names no file of the run")
-
-
-def _check_fields(
-    path: Path, values: Mapping[str, Any], fields: Mapping[str, Any], prefix: str
-) -> None:
-    for name, kind in fields.items():
-        if name not in values:
-            raise _damaged(path, f"{MANIFEST} lacks the field '{prefix}{name}'")
-        if not isinstance(values[name], kind) or isinstance(values[name], bool):
-            raise _damaged(
-                path,
-                f"{MANIFEST}: field '{prefix}{name}' is {type(values[name]).__name__}, "
-                f"expected {kind.__name__ if isinstance(kind, type) else kind}",
-            )

@@ -216,7 +216,7 @@ class Session:
         except Exception as error:
             raise CheckFailed(f"score raised {describe(error)}") from error
 
-    def values(self, fitted: Fitted, requests: Requests | None = None) -> NDArray[np.float32]:
+    def values(self, fitted: Fitted, requests: Requests | None = None) -> NDArray[np.floating[Any]]:
         """Scores as an array; for a generator of lists, the answer slots count as well."""
         scores = self.score(fitted, self.requests if requests is None else requests)
         if scores.slots is None:
