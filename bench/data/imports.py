@@ -13,7 +13,6 @@ import polars as pl
 from bench import assets
 from bench.data.catalogue import CATALOGUE, Counts
 from bench.data.domain import Domain
-from bench.data.download import DOWNLOAD_FILE
 from bench.data.load import load_domain, not_found
 from bench.data.losses import losses
 from bench.data.prepare import prepare
@@ -21,9 +20,17 @@ from bench.data.raw import OnError, RawData, short_names
 from bench.data.readers.columns import ColumnMapping
 from bench.data.readers.delimited import Quotes
 from bench.data.reading import Reading, Repeats, read_files
-from bench.data.sources import IMPORT_FILE, check_name, domains_root, find_source, read_record
-from bench.errors import ConfigError, ResultError, did_you_mean
-from bench.io import atomic_folder, lock, read_json, sha256_file, write_json, write_text
+from bench.data.sources import (
+    DOWNLOAD_FILE,
+    IMPORT_FILE,
+    check_name,
+    domains_root,
+    find_source,
+    read_record,
+    recorded_files,
+)
+from bench.errors import ConfigError, did_you_mean
+from bench.io import atomic_folder, lock, sha256_file, write_json, write_text
 from bench.partial import discard
 
 __all__ = ["import_domain", "import_record", "imported_names", "remove_import", "verify"]
@@ -95,7 +102,7 @@ def import_domain(
     reading = Reading(
         separator, quotes, header, encoding, time_format, tuple(where), sequences, repeats, on_error
     )
-    files = [inter] if isinstance(inter, Path) else list(inter)
+    files = [Path(inter)] if isinstance(inter, str | Path) else [Path(file) for file in inter]
     raw = read_files(name, files, items, mapping, reading)
     made = prepare(  # nothing is stored that cannot be loaded
         raw,
@@ -213,7 +220,7 @@ def verify(name: str, *, data_root: Path | None = None) -> list[str]:
         raise not_found([name], data_root=data_root)
     known = CATALOGUE.get(name)
     folder = source.files[0].parent
-    if known is not None and known.kind == "embedded" and folder == assets.path("ml-100k"):
+    if known is not None and known.kind == "embedded" and folder == assets.location("ml-100k"):
         problems = assets.verify("ml-100k")
     else:
         problems = _checksums(folder)
@@ -236,22 +243,9 @@ def _checksums(folder: Path) -> list[str]:
     for manifest in (folder / IMPORT_FILE, folder / DOWNLOAD_FILE):
         if not manifest.is_file():
             continue
-        for file, digest in _recorded(manifest).items():
+        for file, digest in recorded_files(manifest).items():
             if not (folder / file).is_file():
                 problems.append(f"{folder / file}: missing")
             elif sha256_file(folder / file) != digest:
                 problems.append(f"{folder / file}: content differs from the recorded SHA-256")
     return problems
-
-
-def _recorded(manifest: Path) -> dict[str, str]:
-    try:
-        files: dict[str, Any] = read_json(manifest)["files"]
-        return {
-            name: value["sha256"] if isinstance(value, dict) else str(value)
-            for name, value in files.items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResultError(
-            f"{manifest}: damaged ({error}); import or download the domain again."
-        ) from error

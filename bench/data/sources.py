@@ -25,8 +25,10 @@ from bench.data.readers.atomic import find_atomic, read_atomic
 from bench.errors import ConfigError, DataError, ResultError
 from bench.io import cache_root, read_json
 from bench.names import DOMAIN_NAME
+from bench.partial import settled
 
 __all__ = [
+    "DOWNLOAD_FILE",
     "IMPORT_FILE",
     "Source",
     "check_name",
@@ -34,10 +36,11 @@ __all__ = [
     "domains_root",
     "find_source",
     "read_record",
+    "recorded_files",
     "stored_names",
 ]
 
-IMPORT_FILE = "import.json"
+IMPORT_FILE, DOWNLOAD_FILE = "import.json", "download.json"
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,24 @@ def stored_names(data_root: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def recorded_files(record: Path) -> dict[str, str]:
+    """SHA-256 by name of the files beside the record of an import, a download or an asset.
+
+    Raises:
+        ResultError: the record is damaged.
+    """
+    try:
+        files: dict[str, Any] = read_json(record)["files"]
+        return {
+            name: value["sha256"] if isinstance(value, dict) else str(value)
+            for name, value in files.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(
+            f"{record}: damaged ({error}); import or download the domain again."
+        ) from error
+
+
 def find_source(name: str, data_root: Path | None = None) -> Source | None:
     """Return the source of domain ``name``, or None when it is nowhere.
 
@@ -123,13 +144,13 @@ def find_source(name: str, data_root: Path | None = None) -> Source | None:
     """
     check_name(name)
     for root in (data_root_or_env(data_root), domains_root()):
-        if root is not None and (root / name).is_dir():
-            found = _probe(name, root / name)
+        if root is not None and (folder := settled(root / name)).is_dir():
+            found = _probe(name, folder)
             if found is not None:
                 return found
     known = CATALOGUE.get(name)
     if known is not None and known.kind == "embedded" and assets.is_present("ml-100k"):
-        return _embedded(known, assets.path("ml-100k"))
+        return _embedded(known, assets.location("ml-100k"))
     return None
 
 
