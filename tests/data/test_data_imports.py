@@ -205,3 +205,10 @@ def test_the_words_of_a_condition_that_nothing_meets(tmp_path):
         import_domain("mine", path, where=["star > 3"])
     import_domain("mine", path, where=["stars >= 3"])
     assert import_record("mine")["reading"]["where"] == ["stars >= 3"]
+
+
+def test_a_table_of_events_may_bring_the_titles_itself(tmp_path):
+    rows = "".join(f"u{u},i{i},Title {i},{i}\n" for u in range(2) for i in range(3))
+    path = put(tmp_path, "e.csv", "user_id,item_id,title,timestamp\n" + rows)
+    domain = import_domain("mine", path, path)
+    assert domain.items.titles.to_list() == ["Title 0", "Title 1", "Title 2"]
