@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from bench import assets
+from bench.data.cache import forget
 from bench.data.catalogue import CATALOGUE, Counts
 from bench.data.domain import Domain
 from bench.data.load import load_domain, not_found
@@ -191,7 +192,7 @@ def _store(raw: RawData, folder: Path, name: str) -> None:
 
 
 def remove_import(name: str) -> Path:
-    """Remove an imported domain from ``cache_root()/domains``; its source files are not touched.
+    """Remove an imported domain and what was prepared of it; its source files are not touched.
 
     Raises:
         ConfigError: no imported domain of that name.
@@ -199,6 +200,7 @@ def remove_import(name: str) -> Path:
     folder = _imported(name)
     with lock(folder):
         discard(folder)
+    forget(name)
     return folder
 
 

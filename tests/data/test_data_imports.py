@@ -185,11 +185,14 @@ def test_encodings_concern_every_text_format(tmp_path):
 
 def test_removed_imports_are_gone_and_others_stay(tmp_path, own_cache):
     path = put(tmp_path, "e.csv", HEAD + "".join(ROWS))
-    for name in ("mine", "other"):
+    for name in ("mine", "mine-2", "other"):
         import_domain(name, path)
-    assert imported_names() == ("mine", "other")
+    assert imported_names() == ("mine", "mine-2", "other")
     remove_import("mine")
-    assert imported_names() == ("other",)
+    assert imported_names() == ("mine-2", "other")
+    prepared = sorted(f.name[:-25] for f in (own_cache / "domains-cache").glob("*-*") if f.is_dir())
+    assert prepared == ["mine-2", "other"]
+    remove_import("mine-2")
     assert [entry.name for entry in (own_cache / "domains").iterdir() if entry.is_dir()] == [
         "other"
     ]
