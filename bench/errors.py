@@ -11,6 +11,7 @@
     |-- MethodError            a method broke its contract or failed
     `-- ResultError            a stored run is damaged, in use or not comparable
         |-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
+        |-- RunGoneError       a run was removed or replaced while it was read
         `-- MissingAdapterError  no stored adapter, or several, likewise           (exit code 2)
 
 A message has three parts: what was found and where, what was expected, what to do next.
@@ -32,7 +33,9 @@ __all__ = [
     "MissingRunError",
     "ProtocolError",
     "ResultError",
+    "RunGoneError",
     "did_you_mean",
+    "missing_package",
     "unknown_name",
 ]
 
@@ -83,6 +86,10 @@ class MissingRunError(ResultError):
     exit_code = 2
 
 
+class RunGoneError(ResultError):
+    """Another process removed or replaced a stored run while it was read: it is gone, not damaged."""
+
+
 class MissingAdapterError(ResultError):
     """No stored adapter has the name that was given, or several have; the message names near ones."""
 
@@ -113,3 +120,19 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     hint = did_you_mean(name, names)
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {listed or 'none'}.")
+
+
+def missing_package(error: ImportError) -> MissingExtraError | None:
+    """The error to raise instead where an installed package is what an import lacks.
+
+    Returns:
+        An error that names the package and the way to get it; None where the import that failed is of
+        this package itself, or nameless.
+    """
+    package = (error.name or "").partition(".")[0]
+    if not package or package == "bench":
+        return None
+    return MissingExtraError(
+        f"this needs the Python package {package}, which cannot be imported ({error}). Install it with: "
+        f"pip install {package.replace('_', '-')} (docs/install.md)."
+    )

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,9 +17,12 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from bench.documents import DocumentError, parse_json
 from bench.errors import BenchError, ResultError
+from bench.partial import atomic_file, partial_folder, replace_folder
+from bench.waiting import acquire
 
 __all__ = [
     "atomic_folder",
@@ -38,8 +40,6 @@ __all__ = [
     "write_text",
 ]
 
-_PARTIAL = ".partial-"
-
 
 def cache_root() -> Path:
     """Folder for assets, domain caches and adapters: ``BENCH_CACHE`` or the user cache folder."""
@@ -54,21 +54,8 @@ def store_root() -> Path:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` atomically and durably (temporary sibling, fsync, rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; results are meant to be shared under the user's umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as stream:
+        stream.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,13 +75,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ResultError: the file is absent or is not JSON; the message names it.
+        ResultError: the file is absent, cannot be read or is not JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ResultError(f"{path}: no such file.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}).") from error
+    except DocumentError as error:
         raise ResultError(
             f"{path}: not valid JSON ({error}). Delete it and run the command that wrote it again."
         ) from error
@@ -106,51 +95,39 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: the final folder.
-        replace: whether an existing folder is replaced; otherwise it is an error.
+        replace: whether an existing folder is replaced; otherwise it is an error. The older folder
+            stays until the new one is complete, see :func:`bench.partial.replace_folder`.
 
     Raises:
         ResultError: ``path`` exists and ``replace`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
+    with partial_folder(path.parent) as partial:
         yield partial
-        if path.exists():
-            if not replace:
-                raise ResultError(f"{path} already exists; remove it first or ask to replace it.")
-            trash = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
-            path.replace(trash / "old")
-            partial.replace(path)
-            shutil.rmtree(trash, ignore_errors=True)
-        else:
-            partial.replace(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if path.exists() and not replace:
+            raise ResultError(f"{path} already exists; remove it first or ask to replace it.")
+        replace_folder(partial, path)
 
 
 @contextmanager
-def lock(path: Path, *, timeout: float = -1) -> Iterator[None]:
+def lock(path: Path, *, timeout: float | None = None, what: str = "") -> Iterator[None]:
     """Hold an inter-process lock on ``path`` (a ``.lock`` sibling); released when a process dies.
 
     Where ``path`` does not exist at the end, its lock file goes too. It is removed while it is held,
     and whoever waited for it finds that the file has no name any more and begins again.
 
+    Args:
+        path: what is locked.
+        timeout: seconds to wait for another process, None = what :func:`bench.waiting.patience` says.
+        what: what ``path`` is, for people; its path by default.
+
     Raises:
-        ResultError: another process holds it for longer than ``timeout`` seconds.
+        InUseError: another process holds it for longer.
     """
     target = path.with_name(path.name + ".lock")
     target.parent.mkdir(parents=True, exist_ok=True)
     guard = FileLock(target)
-    try:
-        guard.acquire(timeout=timeout)
-    except Timeout as error:
-        raise ResultError(
-            f"{path} is in use by another process (lock {target}); wait for it or stop it."
-        ) from error
+    acquire(guard, what or str(path), timeout)
     try:
         yield
     finally:

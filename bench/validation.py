@@ -86,13 +86,13 @@ def check_scores(
     values = scores.values
     if not isinstance(values, np.ndarray):
         raise MethodError(
-            f"{owner}: Scores.values is {type(values).__name__}, expected a float32 NumPy array of "
-            f"shape {expected}."
+            f"{owner}: Scores.values is {type(values).__name__}, expected a float32 or float64 "
+            f"NumPy array of shape {expected}."
         )
-    if values.shape != expected or values.dtype != np.float32:
+    if values.shape != expected or values.dtype not in (np.float32, np.float64):
         raise MethodError(
-            f"{owner}: Scores.values is {values.dtype} of shape {values.shape}, expected float32 of "
-            f"shape {expected} (one row per request, one column per candidate)."
+            f"{owner}: Scores.values is {values.dtype} of shape {values.shape}, expected float32 or "
+            f"float64 of shape {expected} (one row per request, one column per candidate)."
         )
     slots = scores.slots
     if slots is None:

@@ -31,11 +31,11 @@ import numpy as np
 
 from bench.data.domain import Sequences
 from bench.data.strings import StringColumn
+from bench.process import available_threads
 from bench.protocol.candidates import draw_negatives, population
 from bench.protocol.candidates_io import BLOCK_USERS, UserBlock, write_candidates
 from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.titles import title_groups
-from bench.protocol.workers import usable_cores
 
 N_ITEMS = 20_000
 N_TWINS = 100
@@ -170,7 +170,7 @@ def main() -> None:
         n = arguments.users
         write_candidates(path, blocks(), pop, n_users=n, domain="synthetic", threads=threads)
 
-    cores = usable_cores()
+    cores = available_threads()
     drawing = {threads: Timing() for threads in sorted({1, cores})}
     peaks = {0: peak_mb()}
     plain, keyed = Timing(), Timing()

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from bench.baselines.checkpoints import read_state_dict
 from bench.baselines.domains import union_domains, union_sequences
 from bench.baselines.encoder_method import EncoderMethod
 from bench.baselines.first_stage import FirstStageMethod
 from bench.baselines.pretraining import FirstStage
 from bench.baselines.text import Encoder
 from bench.baselines.training import TrainingReport
+from bench.checkpoints import read_state_dict
 from bench.data.cache import content_sha256
 from bench.data.domain import Sequences
 from bench.errors import ConfigError
@@ -133,7 +133,7 @@ class StartingMethod(EncoderMethod, FirstStageMethod):
         """The weights in a checkpoint of the method's authors, by the names of the model's.
 
         Raises:
-            ConfigError, DataError: as :func:`bench.baselines.checkpoints.read_state_dict`.
+            ConfigError, DataError: as :func:`bench.checkpoints.read_state_dict`.
         """
         return read_state_dict(Path(path))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import human_bytes, human_seconds, print_json, print_table
+from bench.cli.output import echo, human_bytes, human_seconds, print_json, print_table
 
 if TYPE_CHECKING:
     from bench.llm.adapters import AdapterStore, StoredAdapter
@@ -67,17 +67,17 @@ def list_(
             ],
         )
     else:
-        typer.echo(
+        echo(
             f"No adapters in {store.root}. Train one with: "
             "bench run --method target-only --target ml100k-drama"
         )
     for folder in store.unfinished():
-        typer.echo(
+        echo(
             f"unfinished: {folder.name}: its checkpoints serve the run that asks for it next",
             err=True,
         )
     for reason in damaged:
-        typer.echo(f"damaged: {reason}", err=True)
+        echo(f"damaged: {reason}", err=True)
 
 
 def _require_known(domain: str, adapters: list[StoredAdapter]) -> None:
@@ -136,13 +136,13 @@ def show(
         ],
     )
     if recipe.get("mixture"):
-        typer.echo("\nTrained on")
+        echo("\nTrained on")
         print_table(
             ("domain", "examples", "training data"),
             [(p["domain"], f"{p['n_examples']:,}", p["training_hash"]) for p in recipe["mixture"]],
         )
     if adapter.metadata["lineage"]:
-        typer.echo("\nMerged from")
+        echo("\nMerged from")
         print_table(
             ("adapter", "what", "made in"),
             [
@@ -176,15 +176,15 @@ def rm(
     store = _store()
     for folder in dict.fromkeys(store.locate(name) for name in names or ()):
         store.remove(folder.name)
-        typer.echo(f"removed {folder}")
+        echo(f"removed {folder}")
     if unfinished:
         removed = store.clean()
         for folder in removed:
-            typer.echo(f"removed {folder}")
+            echo(f"removed {folder}")
         for folder in store.unfinished():
-            typer.echo(f"kept {folder}: in use", err=True)
+            echo(f"kept {folder}: in use", err=True)
         if not removed:
-            typer.echo(f"No unfinished trainings to delete in {store.root}.")
+            echo(f"No unfinished trainings to delete in {store.root}.")
 
 
 @app.command("export")
@@ -193,4 +193,4 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to make.", show_default=False)],
 ) -> None:
     """Copy an adapter to a PEFT folder with a model card, usable anywhere."""
-    typer.echo(_store().export(name, out))
+    echo(_store().export(name, out))

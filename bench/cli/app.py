@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 a run failed (or a check did), 2 wrong use, 130 interrupte
 from __future__ import annotations
 
 import errno
-import os
+import re
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from bench.cli import (
     adapters,
     assets,
+    cache,
     candidates,
     check,
     compare,
@@ -31,44 +32,65 @@ from bench.cli import (
     run,
     runs,
 )
-from bench.errors import BenchError
+from bench.cli.faults import debugging, explain
+from bench.cli.output import echo
+from bench.cli.streams import one_interrupt, open_streams
+from bench.process import launched, quiet_threads
+from bench.terminal import printable
 
 __all__ = ["RootCommand", "app", "main"]
 
-INTERRUPTED = 130
+_USAGE: type[Exception] = typer.BadParameter.__mro__[2]
+"""ClickException: what the parser of the command line raises. Newer versions of typer hold click inside."""
+
+_NO_VALUE = re.compile(r"--[a-z][a-z-]*=$")
 
 
 class RootCommand(TyperGroup):
-    """Turns the package's errors into one clean message and the right exit code.
+    """Turns every exception into one clean message and the right exit code.
 
-    ``BENCH_DEBUG=1`` lets the exception through, with its traceback.
+    ``BENCH_DEBUG=1`` lets it through, with its traceback.
     """
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        """Refuse empty words, mostly an unset variable of the shell, and bytes that are no text."""
+        for number, word in enumerate(args):
+            if word == "" or _NO_VALUE.match(word):
+                owner = word.rstrip("=") or (args[number - 1] if number else "the first word")
+                raise typer.BadParameter(f"the value of {owner} is empty; expected a text.")
+            if word != word.encode(errors="replace").decode():
+                raise typer.BadParameter(
+                    f"{printable(word)} holds bytes that are not UTF-8, which no manifest can name. "
+                    "Rename the file."
+                )
+        return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; errors end as one message on standard error."""
         try:
             return super().invoke(ctx)
-        except BenchError as error:
-            if os.environ.get("BENCH_DEBUG"):
-                raise
-            _complain(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            _complain("interrupted; finished runs are stored, the same command goes on from here.")
-            raise typer.Exit(INTERRUPTED) from error
+        except (_USAGE, typer.Exit, typer.Abort):
+            raise
         except OSError as error:
-            if error.errno != errno.ENOSPC or os.environ.get("BENCH_DEBUG"):
+            # A reader that went away (`bench ... | head`) is no error; click ends quietly then.
+            if error.errno == errno.EPIPE or debugging():
                 raise
-            where = f" while writing {error.filename}" if error.filename else ""
-            _complain(
-                f"the disk is full{where}. Nothing half-written was kept; free some space or choose "
-                "another folder (BENCH_STORE, BENCH_CACHE) and repeat the command."
-            )
-            raise typer.Exit(1) from error
+            raise _ended(error) from error
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if debugging() and not isinstance(error, KeyboardInterrupt):
+                raise
+            raise _ended(error) from error
+
+
+def _ended(error: BaseException) -> typer.Exit:
+    """Tell what happened; the exit code to end with."""
+    message, code = explain(error)
+    _complain(message)
+    return typer.Exit(code)
 
 
 def _complain(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
 
 
 app = typer.Typer(
@@ -89,7 +111,7 @@ def _print_version(value: bool) -> None:
     if value:
         from bench import __version__
 
-        typer.echo(f"weavebench {__version__}")
+        echo(f"weavebench {__version__}")
         raise typer.Exit
 
 
@@ -117,6 +139,7 @@ app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(cache.app, name="cache")
 app.add_typer(candidates.app, name="candidates")
 app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
@@ -127,5 +150,13 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point of the script ``bench``."""
-    app(prog_name="bench")
+    """Entry point of the script ``bench``, alone or as one of several processes."""
+    quiet_threads()
+    open_streams()
+    with one_interrupt():
+        if not launched():
+            app(prog_name="bench")
+            return
+        from bench.llm.processes import run_as_one
+
+        run_as_one(lambda: app(prog_name="bench"))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.output import human_bytes, print_json, print_table
+from bench.cli.output import echo, human_bytes, print_json, print_table
 from bench.errors import unknown_name
 
 __all__ = ["app"]
@@ -68,7 +68,7 @@ def list_(
         ],
     )
     if not all(status.present for status in found):
-        typer.echo("\nGet one with: bench assets pull NAME")
+        echo("\nGet one with: bench assets pull NAME")
 
 
 @app.command("pull")
@@ -80,10 +80,8 @@ def pull(
     from bench import assets
 
     for name in _checked(names):
-        where = assets.pull(
-            name, force=force, progress=lambda line: typer.echo(f"  {line}", err=True)
-        )
-        typer.echo(f"{name}: {where}")
+        where = assets.pull(name, force=force, progress=lambda line: echo(f"  {line}", err=True))
+        echo(f"{name}: {where}")
 
 
 @app.command("verify")
@@ -99,11 +97,11 @@ def verify(
     damaged = False
     for name in _checked(names) if names else here:
         problems = assets.verify(name)
-        typer.echo(f"{name}: {'intact' if not problems else 'damaged'}")
+        echo(f"{name}: {'intact' if not problems else 'damaged'}")
         for problem in problems:
-            typer.echo(f"  {problem}", err=True)
+            echo(f"  {problem}", err=True)
         if problems:
             damaged = True
-            typer.echo(f"  fetch it again with: bench assets pull --force {name}", err=True)
+            echo(f"  fetch it again with: bench assets pull --force {name}", err=True)
     if damaged:
         raise typer.Exit(1)

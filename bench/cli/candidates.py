@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.output import print_json, print_table
+from bench.cli.output import echo, print_json, print_table
 from bench.cli.protocol_options import (
     CandidateSeed,
     DataRoot,
@@ -77,7 +77,7 @@ def export(
     )
     task = load_task(spec)
     export_candidates(task, out, splits=_SPLITS[split])
-    typer.echo(f"{out}: {task.n_users:,} users, candidates {task.candidates_hash}")
+    echo(f"{out}: {task.n_users:,} users, candidates {task.candidates_hash}")
 
 
 @app.command("import")
@@ -112,7 +112,7 @@ def import_(
             ("task", task.task_hash),
         ],
     )
-    typer.echo(f"\nThe file fits. Use it with: bench run --target {target} --candidates {file} ...")
+    echo(f"\nThe file fits. Use it with: bench run --target {target} --candidates {file} ...")
 
 
 @app.command("hash")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.output import human_seconds, print_json
+from bench.cli.output import echo, human_seconds, print_json
 from bench.errors import MissingExtraError
 
 __all__ = ["check"]
@@ -53,9 +53,9 @@ def check(
         for result in results:
             reason = f": {result.reason}" if result.reason else ""
             took = f" ({human_seconds(result.seconds)})" if result.seconds >= 1 else ""
-            typer.echo(f"{_SHOWN[result.status]} {result.id}{took}{reason}")
+            echo(f"{_SHOWN[result.status]} {result.id}{took}{reason}")
         counts = {state: sum(r.status == state for r in results) for state in _SHOWN}
-        typer.echo(
+        echo(
             f"{cls.name}: {counts['pass']} passed, {counts['fail']} failed, "
             f"{counts['skip']} skipped."
         )

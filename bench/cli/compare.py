@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.compare_text import difference_text, number_text, p_text
-from bench.cli.output import print_json, print_table, split_names
+from bench.cli.output import echo, print_json, print_table, split_names
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 from bench.report.plain import CORRECTION_NAMES, count_text
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Report(StrEnum):
     ROBUSTNESS = "robustness"
 
 
+@steadily
 def compare(
     runs: Annotated[
         list[str] | None,
@@ -200,12 +202,12 @@ def _readable(store: Path | None) -> list[StoredRun]:
     damaged: list[Damage] = []
     found = open_store(store).list(damaged=damaged)
     for one in damaged:
-        typer.echo(f"left out: {one.reason}", err=True)
+        echo(f"left out: {one.reason}", err=True)
     return found
 
 
 def _print(found: Pairwise, notes: list[str]) -> None:
-    typer.echo(
+    echo(
         f"{found.target}: {found.metric.upper()} of {found.n_users:,} users, "
         f"task {found.task_hash[:12]}\n"
     )
@@ -223,7 +225,7 @@ def _print(found: Pairwise, notes: list[str]) -> None:
         ],
     )
     checkpoint = any(pair.test.this_checkpoint for pair in found.pairs)
-    typer.echo(
+    echo(
         f"\nPaired t-test over users and training seeds, two-sided; "
         f"{CORRECTION_NAMES[found.correction]} over {count_text(len(found.pairs), 'comparison')}, "
         f"alpha {found.alpha:g}"
@@ -254,20 +256,20 @@ def _print(found: Pairwise, notes: list[str]) -> None:
             for pair in found.pairs
         ],
     )
-    typer.echo(
+    echo(
         "\nIntervals and p are those of single comparisons; adjusted p belongs to all of them. "
         "detectable: smallest true\ndifference that this test finds with a chance of 80 %. "
         '"not separated" does not mean equal; "equivalent" means that\nthe interval lies within '
         "the bound."
     )
     if checkpoint:
-        typer.echo(
+        echo(
             "* A trained method has one seed: the test is about this checkpoint, not the method. "
             "Add seeds with --seed 0,1,2."
         )
     if seeded:
-        typer.echo("p (users): of these checkpoints alone, without the variance between seeds.")
+        echo("p (users): of these checkpoints alone, without the variance between seeds.")
     if found.ranks:
-        typer.echo("rank: best and worst place, given the differences that are significant.")
+        echo("rank: best and worst place, given the differences that are significant.")
     for note in notes:
-        typer.echo(note)
+        echo(note)

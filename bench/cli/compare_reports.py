@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from bench.cli.compare_text import difference_text, p_text
-from bench.cli.output import print_table
+from bench.cli.output import echo, print_table
 from bench.report.plain import CORRECTION_NAMES, count_text
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ def against_text(gain: Gain) -> str:
 
 def print_transfer(report: TransferReport) -> None:
     """Gains of methods with sources over target-only and over the best single source."""
-    typer.echo(
+    echo(
         f"Gain from sources, {report.metric.upper()}: paired t-test over users and training seeds, "
         f"two-sided; {CORRECTION_NAMES[report.correction]} over "
         f"{count_text(len(report.gains), 'comparison')}, alpha {report.alpha:g}"
@@ -51,26 +49,26 @@ def print_transfer(report: TransferReport) -> None:
             for gain in report.gains
         ],
     )
-    typer.echo(
+    echo(
         '\nnegative: worse than without the sources. "not separated" does not mean equal; '
         '"equivalent" means that the\ninterval lies within the bound.'
     )
     for note in report.notes:
-        typer.echo(note)
+        echo(note)
 
 
 def print_robustness(report: RobustnessReport) -> None:
     """Full ranking beside the sampled metric, and the spread over candidate seeds."""
     from bench.report.companion import companions
 
-    typer.echo(
+    echo(
         f"{report.target}: {report.n_users:,} users, task {report.task_hash[:12]}; "
         f"the same fits on other candidates"
     )
     for companion in companions(report):
-        typer.echo(f"\n{companion.title}")
+        echo(f"\n{companion.title}")
         print_table(companion.headers, companion.rows)
         for note in companion.notes:
-            typer.echo(note)
+            echo(note)
     for note in report.notes:
-        typer.echo(note)
+        echo(note)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 
-from bench.cli.output import human_bytes, print_table
+from bench.cli.output import echo, human_bytes, print_table
 from bench.errors import ConfigError
+from bench.process import usable_cpus
 
 __all__ = ["doctor"]
 
@@ -37,7 +37,7 @@ def doctor() -> None:
     from bench.methods import registry
 
     problems: list[str] = []
-    typer.echo(f"Python {platform.python_version()} on {platform.platform()}")
+    echo(f"Python {platform.python_version()} on {platform.platform()}")
     print_table(("package", "version"), [(name, _version(name)) for name in _PACKAGES])
 
     data_root = os.environ.get("BENCH_DATA_ROOT")
@@ -46,7 +46,7 @@ def doctor() -> None:
         ("cache (BENCH_CACHE)", cache_root()),
         ("data root (BENCH_DATA_ROOT)", Path(data_root) if data_root else None),
     ]
-    typer.echo()
+    echo()
     print_table(
         ("folder", "path", "free"),
         [(label, path or "not set", _free(path) if path else "") for label, path in folders],
@@ -57,7 +57,7 @@ def doctor() -> None:
         if path is not None and not _writable(path)
     ]
 
-    typer.echo()
+    echo()
     print_table(
         ("asset", "state"),
         [
@@ -70,7 +70,7 @@ def doctor() -> None:
     except ConfigError as error:
         problems.append(str(error))
     else:
-        typer.echo()
+        echo()
         print_table(
             ("study group", "here", "missing"),
             [
@@ -82,13 +82,13 @@ def doctor() -> None:
                 for group, names in GROUPS.items()
             ],
         )
-    typer.echo(f"\n{_threads()}\n{_torch(problems)}")
+    echo(f"\n{_threads()}\n{_torch(problems)}")
     problems += [f"method {found.name}: {found.reason}" for found in registry.problems()]
     for problem in problems:
-        typer.echo(f"problem: {problem}", err=True)
+        echo(f"problem: {problem}", err=True)
     if problems:
         raise typer.Exit(1)
-    typer.echo("No problem found.")
+    echo("No problem found.")
 
 
 def _version(package: str) -> str:
@@ -115,10 +115,8 @@ def _writable(path: Path) -> bool:
 
 
 def _threads() -> str:
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return (
-        f"{usable} CPU threads usable, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
-    )
+    usable, cpus = usable_cpus(), os.cpu_count()
+    return f"{usable} of {cpus} CPUs usable (affinity, quotas), OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
 
 
 def _torch(problems: list[str]) -> str:

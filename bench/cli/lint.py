@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.report.lint import LintReport
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["lint"]
 
 
+@steadily
 def lint(
     names: Annotated[
         list[str],
@@ -76,15 +78,15 @@ def _print(report: LintReport) -> None:
     for finding in report.findings:
         place = f"{report.source}:{finding.line}" if finding.line else report.source
         row = " / ".join(part for part in (finding.target, finding.method) if part)
-        typer.echo(
+        echo(
             f"{place}: {finding.severity} [{finding.check}] {row}{': ' if row else ''}"
             f"{finding.message}"
         )
     for note in report.notes:
-        typer.echo(f"{report.source}: note: {note}")
+        echo(f"{report.source}: note: {note}")
     n_warnings = sum(f.severity == "warning" for f in report.findings)
     grim = f", GRIM applied to {report.n_grim}" if report.n_grim else ""
-    typer.echo(
+    echo(
         f"{report.source}: {report.n_rows} rows (method x target), {report.n_figures} figures"
         f"{grim}: {report.n_inconsistent} inconsistent, {n_warnings} "
         f"{'warning' if n_warnings == 1 else 'warnings'}"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.output import human_seconds, print_json
+from bench.cli.output import echo, human_seconds, print_json
 from bench.errors import ConfigError, MissingAdapterError, ResultError
 
 __all__ = ["merge"]
@@ -55,6 +55,19 @@ def merge(
             help="Common initialisation (folder or id), for factor_reference=init.",
         ),
     ] = None,
+    assume_same_base: Annotated[
+        bool,
+        typer.Option(
+            "--assume-same-base",
+            help="Merge although the adapters name different base models.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Number format of the result: float32, or bfloat16 or float16, which round once more."
+        ),
+    ] = "float32",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metadata of the result as JSON.")
     ] = False,
@@ -86,16 +99,18 @@ def merge(
         config,
         seed=seed,
         assume_shared_init=assume_shared_init,
+        assume_same_base=assume_same_base,
+        dtype=dtype,
         init=None if init is None else read_adapter(_folder(init)),
     )
     write_adapter(merged, out)
     for sentence in merged.metadata["warnings"]:
-        typer.echo(f"note: {sentence}", err=True)
+        echo(f"note: {sentence}", err=True)
     if as_json:
         print_json({**merged.metadata, "path": str(out), "r": merged.config.r})
         return
-    typer.echo(_summary(merged.config.r, merged.metadata["truncation"]))
-    typer.echo(f"wrote {out} in {human_seconds(time.monotonic() - started)}", err=True)
+    echo(_summary(merged.config.r, merged.metadata["truncation"]))
+    echo(f"wrote {out} in {human_seconds(time.monotonic() - started)}", err=True)
 
 
 def _folder(name: str) -> Path:

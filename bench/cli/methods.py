@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import print_json, print_table
+from bench.cli.output import echo, print_json, print_table
 
 if TYPE_CHECKING:
     from bench.methods.registry import MethodInfo
@@ -46,35 +46,39 @@ def methods(
             [(info.name, info.family.value, info.summary) for info in infos],
         )
         if more:
-            typer.echo(f"\nFurther models of RecBole: {', '.join(more)}")
-        typer.echo("\nYour own: bench new method NAME. Options of one: bench methods NAME.")
+            echo(f"\nFurther models of RecBole: {', '.join(more)}")
+        echo("\nYour own: bench new method NAME. Options of one: bench methods NAME.")
+    # What one absent package takes away is one warning.
+    named: dict[str, list[str]] = {}
     for problem in problems:
-        typer.echo(f"warning: {problem.name} ({problem.origin}): {problem.reason}", err=True)
+        named.setdefault(f"({problem.origin}): {problem.reason}", []).append(problem.name)
+    for reason, found in named.items():
+        echo(f"warning: {', '.join(found)} {reason}", err=True)
 
 
 def _print_info(info: MethodInfo) -> None:
-    typer.echo(f"{info.name}, version {info.version}, {info.family.value}, {info.origin}")
-    typer.echo(info.summary)
+    echo(f"{info.name}, version {info.version}, {info.family.value}, {info.origin}")
+    echo(info.summary)
     if info.capabilities is not None:
         flags = [key.replace("_", " ") for key, on in asdict(info.capabilities).items() if on]
-        typer.echo(f"Capabilities: {', '.join(flags) or 'none'}")
+        echo(f"Capabilities: {', '.join(flags) or 'none'}")
     for domain, reason in info.known_below_popularity.items():
-        typer.echo(f"Known to rank below popularity on {domain}: {reason}")
+        echo(f"Known to rank below popularity on {domain}: {reason}")
     if not info.fields:
-        typer.echo("It has no configuration keys.")
+        echo("It has no configuration keys.")
         return
     profiles = sorted(info.profiles)
-    typer.echo("\nConfiguration keys (--set key=value), with the value of each profile:")
+    echo("\nConfiguration keys (--set key=value), with the value of each profile:")
     rows = []
     for field in info.fields:
         default = "required" if field.required else field.default
         values = [info.profiles[profile].get(field.name, default) for profile in profiles]
         rows.append((field.name, field.type, *map(_as_set, values)))
     print_table(("key", "type", *profiles), rows)
-    typer.echo()
+    echo()
     for field in info.fields:
         text = f"{field.name}: {field.description.replace('``', '')}"
-        typer.echo(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+        echo(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
 
 
 def _as_set(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.output import echo
 from bench.errors import ConfigError
 
 __all__ = ["app", "method_source"]
@@ -79,7 +80,7 @@ class {class_name}(Method):
             keys = newest[:, None] * len(self.share) + requests.candidates
             slots = np.minimum(np.searchsorted(self.pairs, keys), len(self.pairs) - 1)
             values = values + np.where(self.pairs[slots] == keys, self.counts[slots], 0)
-        return Scores(values.astype(np.float32))
+        return Scores(values)
 
     def save(self, folder: Path) -> None:
         for name in ("pairs", "counts", "share"):
@@ -128,5 +129,5 @@ def method(
     if path.exists():
         raise ConfigError(f"{path} exists already; remove it or name another file with --out.")
     write_text(path, source)
-    typer.echo(f"Wrote {path}. Next:\n  bench check {path}:{class_name}")
-    typer.echo(f"  bench run --method {path}:{class_name} --target ml100k-drama")
+    echo(f"Wrote {path}. Next:\n  bench check {path}:{class_name}")
+    echo(f"  bench run --method {path}:{class_name} --target ml100k-drama")

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.output import echo
 from bench.cli.run_options import parse_users
 from bench.cli.runs import open_store
+from bench.cli.steady import steadily
 
 __all__ = ["plot"]
 
@@ -31,6 +33,7 @@ class CostName(StrEnum):
     MEMORY = "memory"
 
 
+@steadily
 def plot(
     target: Annotated[str, typer.Option(help="Target domain.")],
     out: Annotated[Path, typer.Option(help="File to write; .png, .svg or .pdf.")],
@@ -73,7 +76,7 @@ def plot(
     damaged: list[Damage] = []
     runs = open_store(store).list(damaged=damaged)
     for found in damaged:
-        typer.echo(f"left out: {found.reason}", err=True)
+        echo(f"left out: {found.reason}", err=True)
     table = build_table(
         runs,
         target,
@@ -90,4 +93,4 @@ def plot(
     else:
         figure = interval_figure(table, metric)
     write_figure(figure, out)
-    typer.echo(f"wrote {out}", err=True)
+    echo(f"wrote {out}", err=True)

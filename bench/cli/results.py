@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 
 __all__ = ["app"]
 
@@ -44,6 +44,7 @@ def verify(
     from bench.runs.store import RunStore
 
     found = verify_folder(folder)
+    imported = [r for r in RunStore(folder).list(damaged=[]) if r.imported is not None]
     problems = list(found.problems)
     if with_data and not problems:
         problems += against_data(RunStore(folder).list(), data_root)
@@ -52,6 +53,7 @@ def verify(
             {
                 "runs": found.n_runs,
                 "outcomes": found.n_users,
+                "imported": [run.run_id for run in imported],
                 "problems": [
                     {"path": str(p.path), "check": p.check, "message": p.message} for p in problems
                 ],
@@ -59,9 +61,14 @@ def verify(
         )
     else:
         for problem in problems:
-            typer.echo(str(problem), err=True)
+            echo(str(problem), err=True)
         verdict = f"{len(problems)} problems" if problems else "all checks passed"
-        typer.echo(f"{found.n_runs:,} results, {found.n_users:,} outcomes recomputed: {verdict}")
+        echo(f"{found.n_runs:,} results, {found.n_users:,} outcomes recomputed: {verdict}")
+        if imported:
+            echo(
+                f"{len(imported)} of them imported: their figures follow from the stored outcomes; whether "
+                "these follow from the scores of the other program, and what it was trained on, is as declared."
+            )
     if problems:
         raise typer.Exit(1)
 
@@ -85,11 +92,11 @@ def tables(
     if check:
         found = differences(files, out)
         for line in found:
-            typer.echo(line, err=True)
+            echo(line, err=True)
         if found:
-            typer.echo(f"{out} is not what {folder} gives; run `make leaderboards`.", err=True)
+            echo(f"{out} is not what {folder} gives; run `make leaderboards`.", err=True)
             raise typer.Exit(1)
-        typer.echo(f"{len(files)} files in {out} are what {folder} gives")
+        echo(f"{len(files)} files in {out} are what {folder} gives")
         return
     changed = write(files, out)
-    typer.echo(f"wrote {len(changed)} of {len(files)} files to {out}")
+    echo(f"wrote {len(changed)} of {len(files)} files to {out}")

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import run_options, run_plan, run_report
-from bench.cli.output import print_json
+from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
-from bench.cli.rivals import REFERENCES, against_best
+from bench.cli.rivals import (
+    RivalsOption,
+    against_best,
+    lacking_references,
+    open_rivals,
+    places_text,
+)
 from bench.cli.run_baseline import missing_baselines
 from bench.cli.run_transfer import print_transfer_of
 from bench.cli.runs import open_store
@@ -21,6 +27,7 @@ from bench.errors import ConfigError, MissingDataError
 
 if TYPE_CHECKING:
     from bench.runs.matrix import RunResult
+    from bench.runs.rivals import Rivals
     from bench.runs.spec import RunSpec
     from bench.runs.store import RunStore
     from bench.runs.stored import StoredRun
@@ -46,6 +53,7 @@ class Dtype(StrEnum):
 
 
 def run(
+    context: typer.Context,
     method: Annotated[
         str,
         typer.Option(help="Methods: names, recbole:MODEL or file.py:Class, separated by commas."),
@@ -67,7 +75,9 @@ def run(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one configuration key; repeatable."
+            "--set",
+            metavar="[METHOD:]KEY=VALUE",
+            help="Change one configuration key, of one method where it is named; repeatable.",
         ),
     ] = None,
     config: Annotated[
@@ -87,7 +97,10 @@ def run(
         Dtype, typer.Option(help="Number format of a model; auto: what the method's profile sets.")
     ] = Dtype.AUTO,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: all that are usable.")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads; default: what the method gains from (docs/speed.md)."
+        ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
@@ -95,6 +108,7 @@ def run(
     store: Annotated[
         Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
     ] = None,
+    rivals: RivalsOption = "published",
     train_on: Annotated[
         TrainOn, typer.Option(help="Train on the validation items as well or not.")
     ] = TrainOn.TRAIN,
@@ -127,6 +141,14 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Repeat runs that are stored already.")
     ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="How long to wait for another process that works on the same run or adapter.",
+        ),
+    ] = 60,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per run and nothing else.")
     ] = False,
@@ -145,14 +167,19 @@ def run(
     from bench.runs.planning import plan_runs
     from bench.runs.resolve import require_available
     from bench.runs.tasks import TaskCache
+    from bench.waiting import patience
 
     if candidates is not None and negatives is not Negatives.UNIFORM:
         raise ConfigError(
             f"--candidates {candidates} and --negatives {negatives.value}: a file replaces the draw; "
             "give one of the two."
         )
+    context.with_resource(patience(60 * wait))
     seeds = run_options.parse_integers("--candidate-seed", candidate_seed)
-    overrides = merge(load_config_file(config) if config else {}, parse_set(set_ or ()))
+    methods = run_options.parse_names("--method", method)
+    overrides, own_overrides = run_options.split_overrides(
+        merge(load_config_file(config) if config else {}, parse_set(set_ or ())), methods
+    )
     _check_device(device, present=not plan)
     common: dict[str, Any] = {
         "sources": run_options.parse_sources(sources),
@@ -175,11 +202,12 @@ def run(
         "data_root": data_root,
     }
     specs = expand(
-        run_options.parse_names("--method", method),
+        methods,
         run_options.parse_names("--target", target),
         run_options.parse_integers("--seed", seed),
         profile=profile,
         overrides=overrides,
+        own_overrides=own_overrides,
         keep_model=keep_model,
         planning=plan,
         **common,
@@ -194,19 +222,21 @@ def run(
     if not quiet:
         _note_unused_sources(specs, common["sources"])
     opened = open_store(store)
+    places = open_rivals(rivals, opened)
     tasks = TaskCache()
     baselines: list[RunSpec] = []
     if not as_json:
-        baselines = missing_baselines(specs, opened, tasks)
+        baselines = missing_baselines(specs, places, tasks)
         if baselines and not quiet:
-            typer.echo(
+            echo(
                 "No stored target-only run to tell the gain from the sources: it is run as well, with "
                 "the adapter that weaverec trains for itself.",
                 err=True,
             )
         specs = [*specs, *baselines]
     if plan:
-        run_plan.print_plan(plan_runs(specs, opened, tasks=tasks, force=force), as_json=as_json)
+        plans = plan_runs(specs, opened, tasks=tasks, force=force, history=places.all_runs())
+        run_plan.print_plan(plans, as_json=as_json)
         return
     if not quiet and not as_json:
         run_plan.announce(
@@ -214,10 +244,10 @@ def run(
         )
     results = _run_all(specs, opened, tasks, force=force, as_json=as_json, quiet=quiet)
     if not as_json:
-        results += _beside(results, baselines, opened, tasks, common, quiet=quiet)
-        _report(results, opened)
+        results += _beside(results, baselines, places, tasks, common, quiet=quiet)
+        _report(results, places)
     run_report.print_failures(results)
-    if any(result.status == "failed" for result in results):
+    if any(result.run is None for result in results):
         raise typer.Exit(1)
 
 
@@ -225,7 +255,7 @@ def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) 
     """Say on standard error which methods have no use for the sources that were named."""
     unused = dict.fromkeys(spec.method for spec in specs if given and not spec.sources)
     if given and unused:
-        typer.echo(
+        echo(
             f"note: {', '.join(unused)} learn{'s' if len(unused) == 1 else ''} from the target alone; "
             f"--sources {','.join(given)} is not used for {'it' if len(unused) == 1 else 'them'}.",
             err=True,
@@ -287,42 +317,46 @@ def _run_all(
 def _beside(
     results: Sequence[RunResult],
     baselines: Sequence[RunSpec],
-    store: RunStore,
+    rivals: Rivals,
     tasks: TaskCache,
     common: dict[str, Any],
     *,
     quiet: bool,
 ) -> list[RunResult]:
-    """Run the reference methods where a run has no rival but chance, stored or committed.
+    """Run the reference methods where a run has no rival but chance, stored or published.
 
     They are scored on the very users of the lonely run, or they could not be compared with it.
     ``baselines`` that nobody asked for are no company.
     """
     from bench.runs.matrix import expand
 
-    done = [result for result in results if result.run is not None]
-    limits = {result.run.run_id: result.spec.limit_users for result in done if result.run}
-    added = {result.run.run_id for result in done if result.run and result.spec in baselines}
-    asked = [result.run for result in done if result.run and result.run.run_id not in added]
-    _, lonely = against_best(asked, store, without=added)
-    missing = [name for name in REFERENCES if name not in {run.method for run in lonely}]
-    places = dict.fromkeys((run.target, limits[run.run_id]) for run in lonely)
-    if not places or not missing:
+    done = [(result.spec, result.run) for result in results if result.run is not None]
+    added = {run.run_id for spec, run in done if spec in baselines}
+    asked = {run.run_id: (spec.limit_users, run) for spec, run in done if run.run_id not in added}
+    wanted = {
+        (run.target, limit): names
+        for limit, run in asked.values()
+        if (names := lacking_references(run, rivals, asked=asked, without=added))
+    }
+    if not wanted:
         return []
     if not quiet:
-        typer.echo(f"No stored rival: running {' and '.join(missing)} beside it.", err=True)
+        named = dict.fromkeys(name for found in wanted.values() for name in found)
+        echo(f"No stored rival: running {' and '.join(named)} beside it.", err=True)
     specs = [
         spec
-        for target, limit in places
-        for spec in expand(missing, (target,), **{**common, "limit_users": limit})
+        for (target, limit), chosen in wanted.items()
+        for spec in expand(chosen, (target,), **{**common, "limit_users": limit})
     ]
-    return _run_all(specs, store, tasks, force=False, as_json=False, quiet=quiet)
+    return _run_all(specs, rivals.store, tasks, force=False, as_json=False, quiet=quiet)
 
 
-def _report(results: Sequence[RunResult], store: RunStore) -> None:
+def _report(results: Sequence[RunResult], rivals: Rivals) -> None:
     for target in dict.fromkeys(result.spec.target for result in results):
         chosen = [result for result in results if result.spec.target == target]
         runs: list[StoredRun] = [result.run for result in chosen if result.run is not None]
         run_report.print_runs(target, chosen)
-        run_report.print_comparisons(against_best(runs, store)[0])
-        print_transfer_of(runs, store)
+        run_report.print_comparisons(against_best(runs, rivals))
+        if runs:
+            echo(places_text(runs, rivals))
+        print_transfer_of(runs, rivals)

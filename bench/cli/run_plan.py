@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from bench.cli.output import human_seconds, print_json, print_table
+from bench.cli.output import echo, human_seconds, print_json, print_table
 
 if TYPE_CHECKING:
     from bench.runs.planning import RunPlan
@@ -74,10 +72,11 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
     # Estimates have columns where at least one job has them.
     extra = [column for column in columns if any(row[column[1]] is not None for row in rows)]
     print_table(
-        ("run", "job", "what", "users", "state", *(title for title, _, _ in extra)),
+        ("run", "seed", "job", "what", "users", "state", *(title for title, _, _ in extra)),
         [
             (
-                *(row["run_id"], row["job"], row["label"], row["n_users"], row["state"]),
+                *(row["run_id"], row["seed"], row["job"], row["label"]),
+                *(row["n_users"], row["state"]),
                 *(show(row[key]) for _, key, show in extra),
             )
             for row in rows
@@ -90,11 +89,15 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
     if on_gpu is not None:
         told.append(f"about {_hours(on_gpu)} GPU hours")
     if told:
-        typer.echo(f"\nTo do: {', or '.join(told)}.")
+        echo(f"\nTo do: {', or '.join(told)}.")
+    if any(row["seconds"] is not None and row["tokens"] is None for row in rows):
+        echo(
+            "Times of methods that cannot tell are those of stored runs, scaled by events and users."
+        )
     if for_gpu:
         from bench.llm.machine import REFERENCE_GPU
 
-        typer.echo(f"GPU hours are an estimate for {REFERENCE_GPU.name}, 40 % of it reached.")
+        echo(f"GPU hours are an estimate for {REFERENCE_GPU.name}, 40 % of it reached.")
 
 
 def _hours(seconds: float | None) -> str:
@@ -145,10 +148,10 @@ def announce(
     waiting = [plan for plan in plans if not plan.stored]
     for plan in waiting:
         for line in _lines(plan, auto_users=auto_users):
-            typer.echo(line, err=True)
+            echo(line, err=True)
     total = _total([plan.seconds for plan in waiting])
     if len(waiting) > 1 and total is not None:
-        typer.echo(f"In all about {_about(total)}.", err=True)
+        echo(f"In all about {_about(total)}.", err=True)
 
 
 def _lines(plan: RunPlan, *, auto_users: bool) -> list[str]:

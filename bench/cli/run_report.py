@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from bench.cli.compare_text import p_text
-from bench.cli.output import human_seconds, print_table
+from bench.cli.output import echo, human_seconds, print_table
 from bench.cli.rivals import PRIMARY
 from bench.cli.runs import in_order
 
@@ -40,7 +38,7 @@ JSON_KEYS = (
     "path",
     "status",
 )
-"""Keys of the object that ``--json`` prints per run, in order; a failed run adds ``error``."""
+"""Keys of the object that ``--json`` prints per run, in order; one that is not there adds ``error``."""
 
 _SHORT = ("ndcg@1", "ndcg@5", "mrr@5")
 
@@ -65,7 +63,8 @@ def _candidates(run: StoredRun) -> str:
 
 def _fitted(run: StoredRun) -> str:
     """The time of the fit, and that of the adapters it uses, whoever trained them."""
-    fit = human_seconds(float(run.manifest["seconds"]["fit"]))
+    seconds = run.manifest["seconds"]["fit"]
+    fit = "-" if seconds is None else human_seconds(float(seconds))
     used = run.manifest.get("adapters") or []
     if not used:
         return fit
@@ -76,33 +75,39 @@ def _fitted(run: StoredRun) -> str:
 def _name(run: StoredRun, runs: Sequence[StoredRun]) -> str:
     """The method, with its sources where another run of it has others."""
     others = {other.sources for other in runs if other.method == run.method}
-    return f"{run.method} from {', '.join(run.sources)}" if len(others) > 1 else run.method
+    return f"{run.method} from {', '.join(run.sources)}" if len(others) > 1 else run.shown_name
 
 
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
     """Metrics of the runs on one target: all metrics of one run, the main ones of several."""
-    from bench.report.caption import data_notes, items_without_title, user_overlap
+    from bench.report.caption import (
+        data_notes,
+        items_without_title,
+        left_out_note,
+        user_overlap,
+    )
 
     runs = [result.run for result in results if result.run is not None]
     if not runs:
         return
     first = runs[0]
     task = first.manifest["task"]
-    typer.echo(
+    echo(
         f"\n{target}: {first.n_users} of {task['n_users']} users, {_candidates(first)} each, "
         f"leak guard {task['guard']}, task {first.task_hash[:12]}"
     )
     if task["guard"] == "partial":
-        typer.echo(
+        echo(
             "  Sibling domains are not on this machine, so held-out pairs that also occur there "
             "were not checked; figures are marked."
         )
-    for note in data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
-        typer.echo(f"  {note}")
+    notes = left_out_note(task.get("left_out"))
+    for note in notes + data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
+        echo(f"  {note}")
     if len(runs) == 1:
         stored = " (stored before)" if results[0].status == "stored" else ""
-        typer.echo(
-            f"{first.method}, profile {first.profile}, seed {first.seed}, fitted in "
+        echo(
+            f"{first.shown_name}, profile {first.profile}, seed {first.seed}, fitted in "
             f"{_fitted(first)}{stored}"
         )
         print_table(
@@ -112,7 +117,7 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
                 for name, _ in in_order(first.metrics["metrics"])
             ],
         )
-        typer.echo(f"run {first.run_id}: {first.path}")
+        echo(f"run {first.run_id}: {first.path}")
         return
     print_table(
         ("method", "profile", "seed", *(f"{m.upper()} [95 % CI]" for m in _SHORT), "fit", "run"),
@@ -142,10 +147,10 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
         low, high = test.ci95
         rows.append(
             (
-                found.run.method
+                found.run.shown_name
                 if found.run.seed == 0
-                else f"{found.run.method} s{found.run.seed}",
-                f"{found.rival.method} ({found.rival.run_id[:8]})",
+                else f"{found.run.shown_name} s{found.run.seed}",
+                f"{found.rival.shown_name} ({found.rival.run_id[:8]})",
                 f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}]",
                 p_text(test.p),
                 _number(test.minimum_detectable),
@@ -154,7 +159,7 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
         )
     if not rows:
         return
-    typer.echo(f"\nPaired t-test on {PRIMARY.upper()} over the same users, against the best rival")
+    echo(f"\nPaired t-test on {PRIMARY.upper()} over the same users, against the best rival")
     print_table(
         (
             "method",
@@ -169,16 +174,17 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
 
 
 def print_failures(results: Sequence[RunResult]) -> None:
-    """One line per failed run on standard error, with the folder of its record."""
+    """One line per run that is not there on standard error, with the folder of a failure's record."""
     for result in results:
-        if result.status == "failed":
-            typer.echo(f"failed: {result.spec.label}: {result.error}", err=True)
+        if result.run is None:
+            word = "failed" if result.status == "failed" else "not done"
+            echo(f"{word}: {result.spec.label}: {result.error}", err=True)
             if result.record is not None:
-                typer.echo(f"  traceback: {result.record / 'log.txt'}", err=True)
+                echo(f"  traceback: {result.record / 'log.txt'}", err=True)
 
 
 def failed_json(result: RunResult) -> dict[str, Any]:
-    """What ``--json`` prints for a failed run: every key of a stored one, and the error.
+    """What ``--json`` prints for a run that is not there: every key of a stored one, and the error.
 
     What is not known is null; the method has its declared name where its class can be loaded.
     """
@@ -191,7 +197,7 @@ def failed_json(result: RunResult) -> dict[str, Any]:
         "profile": result.spec.profile,
         "seed": result.spec.seed,
         "path": str(result.record) if result.record else None,
-        "status": "failed",
+        "status": result.status,
     }
     return {key: known.get(key) for key in JSON_KEYS} | {"error": str(result.error)}
 

@@ -7,31 +7,32 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from bench.cli.compare_reports import against_text
 from bench.cli.compare_text import difference_text, p_text
-from bench.cli.output import print_table
-from bench.cli.rivals import PRIMARY, committed_folder
+from bench.cli.output import echo, print_table
+from bench.cli.rivals import PRIMARY
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.methods import Method
     from bench.report.transfer import Gain, Missing
-    from bench.runs.store import Damage, RunStore
+    from bench.runs.rivals import Rivals
+    from bench.runs.store import RunStore
     from bench.runs.stored import StoredRun
 
 __all__ = ["print_transfer_of"]
 
 
-def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
+@steadily
+def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
     """Gain of the runs with sources over target-only and over the best single source.
 
-    Compared is what is stored or committed over the same users; where a baseline is missing, the
+    Compared is what is stored or published over the same users; where a baseline is missing, the
     command that makes it is printed.
 
     Args:
         runs: those that have just ended, of any target.
-        store: their store.
+        rivals: their store, and where else runs are looked for.
     """
     from bench.report.transfer import SINGLE_SOURCE, transfer_of
 
@@ -42,13 +43,13 @@ def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
     gains: list[Gain] = []
     missing: list[Missing] = []
     for (task_hash, _), found in groups.items():
-        report, lacking = transfer_of(found, _stored(store, task_hash), metric=PRIMARY)
+        report, lacking = transfer_of(
+            found, rivals.of_task(found[0].target, task_hash), metric=PRIMARY
+        )
         gains += report.gains
         missing += lacking
     if gains:
-        typer.echo(
-            f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds"
-        )
+        echo(f"\nGain from the sources, {PRIMARY.upper()} over the same users and stored seeds")
         print_table(
             ("method", "against", "gain [95 % CI]", "adjusted p", "detectable", "transfer"),
             [
@@ -64,18 +65,9 @@ def print_transfer_of(runs: Iterable[StoredRun], store: RunStore) -> None:
             ],
         )
     for one in missing:
-        command = _command(one, store)
+        command = _command(one, rivals.store)
         if command:
-            typer.echo(f"No {one.against} run to compare {one.method} with: {command}")
-
-
-def _stored(store: RunStore, task_hash: str) -> list[StoredRun]:
-    from bench.runs.store import RunStore
-
-    folder = committed_folder()
-    damaged: list[Damage] = []
-    places = [RunStore(folder), store] if folder is not None else [store]
-    return [run for place in places for run in place.list(task_hash=task_hash, damaged=damaged)]
+            echo(f"No {one.against} run to compare {one.method} with: {command}")
 
 
 def _command(missing: Missing, store: RunStore) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import human_seconds, print_json, print_table
+from bench.cli.output import echo, human_seconds, print_json, print_table
 
 if TYPE_CHECKING:
     from bench.runs.store import RunStore
@@ -46,7 +46,8 @@ def in_order(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _mean(run: StoredRun, metric: str) -> str:
-    return f"{run.metrics['metrics'][metric]['mean']:.4f}"
+    found = run.metrics["metrics"].get(metric)
+    return "-" if found is None else f"{found['mean']:.4f}"
 
 
 @app.command("list")
@@ -58,6 +59,7 @@ def list_(
 ) -> None:
     """List the stored runs; damaged and failed ones are named on standard error."""
     from bench.runs.store import Damage
+    from bench.runs.unfinished import unfinished_runs
 
     opened = open_store(store)
     damaged: list[Damage] = []
@@ -73,7 +75,7 @@ def list_(
                 (
                     run.run_id,
                     run.target,
-                    run.method,
+                    run.shown_name,
                     run.profile,
                     run.seed,
                     run.n_users,
@@ -85,7 +87,7 @@ def list_(
             ],
         )
     else:
-        typer.echo(
+        echo(
             f"No runs in {opened.root}. Begin with: "
             "bench run --method item-knn --target ml100k-drama"
         )
@@ -93,9 +95,18 @@ def list_(
         spec = failure.get("spec", {})
         if target in (None, spec.get("target")) and method in (None, spec.get("method")):
             message = failure.get("message") or failure.get("error", "no message")
-            typer.echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
+            echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
     for found in damaged:
-        typer.echo(f"damaged: {found.reason}", err=True)
+        echo(f"damaged: {found.reason}", err=True)
+    for rest in unfinished_runs(opened):
+        state = "running" if rest.running else "unfinished"
+        since = f", begun {rest.started}" if rest.started else ""
+        advice = (
+            ""
+            if rest.running
+            else "; its command goes on with it, `bench runs rm --unfinished` deletes it"
+        )
+        echo(f"{state}: {rest.run_id} {rest.label or 'without a log'}{since}{advice}", err=True)
 
 
 def _require_known(store: RunStore, target: str | None, method: str | None) -> None:
@@ -142,7 +153,7 @@ def show(
     seconds = found.manifest["seconds"]
     facts = [
         ("run", found.run_id),
-        ("method", f"{found.method} {found.manifest['method']['version']} ({found.family})"),
+        ("method", f"{found.shown_name} {found.manifest['method']['version']} ({found.family})"),
         ("target", found.target),
         ("sources", ", ".join(found.sources) or "none"),
         ("profile, seed", f"{found.profile}, {found.seed}"),
@@ -150,6 +161,11 @@ def show(
         ("task", found.task_hash),
         ("candidates", found.candidates_hash),
         ("leak guard", found.manifest["task"]["guard"]),
+        *(
+            (f"imported: {name.replace('_', ' ')}", value)
+            for name, value in (found.imported or {}).items()
+            if value is not None
+        ),
         *(
             (f"time: {name.replace('_', ' ')}", human_seconds(value))
             for name, value in seconds.items()
@@ -159,7 +175,7 @@ def show(
     ]
     print_table(("", ""), facts)
     if found.manifest.get("adapters"):
-        typer.echo("\nAdapters")
+        echo("\nAdapters")
         print_table(
             ("adapter", "kind", "what", "made in", "by this run"),
             [
@@ -173,9 +189,9 @@ def show(
                 for use in found.manifest["adapters"]
             ],
         )
-    typer.echo("\nConfiguration")
+    echo("\nConfiguration")
     print_table(("key", "value"), sorted(found.config.items()))
-    typer.echo("\nMetrics, with 95 % bootstrap intervals over users")
+    echo("\nMetrics, with 95 % bootstrap intervals over users")
     print_table(
         ("metric", "mean", "from", "to"),
         [
@@ -208,15 +224,15 @@ def rm(
     opened = open_store(store)
     for folder in dict.fromkeys(opened.locate(name) for name in names or ()):
         opened.remove(folder.name)
-        typer.echo(f"removed {folder}")
+        echo(f"removed {folder}")
     if unfinished:
         removed = opened.clean()
         for folder in removed:
-            typer.echo(f"removed {folder}")
+            echo(f"removed {folder}")
         for folder in opened.unfinished():
-            typer.echo(f"kept {folder}: in use, or it holds a result to put back", err=True)
+            echo(f"kept {folder}: in use", err=True)
         if not removed:
-            typer.echo(f"No unfinished runs to delete in {opened.root}.")
+            echo(f"No unfinished runs to delete in {opened.root}.")
 
 
 @app.command("export")
@@ -240,9 +256,9 @@ def export(
     runs = list({run.run_id: run for run in map(opened.get, names)}.values())
     if publish:
         for run in runs:
-            typer.echo(export_result(run, out).path)
+            echo(export_result(run, out).path)
     else:
-        typer.echo(f"{len(runs)} runs: {export_runs(runs, out)}")
+        echo(f"{len(runs)} runs: {export_runs(runs, out)}")
 
 
 @app.command("import")
@@ -255,7 +271,7 @@ def import_(
     from bench.runs.archive import import_runs
 
     for run in import_runs(source, open_store(store), replace=replace):
-        typer.echo(f"{run.run_id}  {run.method} on {run.target}, seed {run.seed}")
+        echo(f"{run.run_id}  {run.shown_name} on {run.target}, seed {run.seed}")
 
 
 @app.command("reproduce")
@@ -308,7 +324,7 @@ def _compare(before: StoredRun, after: StoredRun) -> None:
         ("run id", before.run_id, after.run_id),
     ):
         if old != new:
-            typer.echo(f"{what} differs: {old} stored, {new} now", err=True)
+            echo(f"{what} differs: {old} stored, {new} now", err=True)
     same = before.manifest["files"][PER_USER] == after.manifest["files"][PER_USER]
     if not same or before.run_id != after.run_id:
         versions = {
@@ -317,7 +333,7 @@ def _compare(before: StoredRun, after: StoredRun) -> None:
             if after.manifest["packages"].get(package) != version
         }
         for package, (old, new) in versions.items():
-            typer.echo(f"{package}: {old} then, {new} now", err=True)
-        typer.echo("The outcomes of users differ.", err=True)
+            echo(f"{package}: {old} then, {new} now", err=True)
+        echo("The outcomes of users differ.", err=True)
         raise typer.Exit(1)
-    typer.echo(f"Reproduced: the outcomes of all {before.n_users} users are equal.")
+    echo(f"Reproduced: the outcomes of all {before.n_users} users are equal.")

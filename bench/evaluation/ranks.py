@@ -1,6 +1,6 @@
 """From scores to outcomes: how many candidates stand above the positive, and how many beside it.
 
-Comparisons are exact on the float32 values: no tolerance, no jitter, no tie-breaking by position or
+Comparisons are exact on the values as they come, float32 or float64: no rounding, no tolerance, no jitter, no tie-breaking by position or
 id. Rows are processed in blocks small enough for all temporaries to stay in the processor's cache.
 """
 
@@ -28,7 +28,7 @@ _TOP_BYTE = np.uint64(56)
 
 
 def rank_outcomes(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating[Any]],
     position: NDArray[np.integer],
     *,
     excluded: NDArray[np.bool_] | None = None,
@@ -40,7 +40,7 @@ def rank_outcomes(
     """Find where the positive of each user stands.
 
     Args:
-        values: float32, shape ``(n, c)``; higher is better, NaN = not ranked.
+        values: float32 or float64, shape ``(n, c)``; higher is better, NaN = not ranked.
         position: integers, shape ``(n,)``, column of the positive, in ``[0, c)``.
         excluded: bool, shape ``(n, c)``, candidates that do not compete (known items in full
             ranking), or None. Never the positive.
@@ -86,7 +86,7 @@ def rank_outcomes(
     any_nan = _check_finite(values, may_leave_unranked, owner, users)
     n_better = np.zeros(n, dtype=np.int32)
     n_tied = np.zeros(n, dtype=np.int32)
-    own = values[at, position] if n else np.empty(0, dtype=np.float32)
+    own = values[at, position] if n else np.empty(0, dtype=values.dtype)
     _count(values, own, excluded, n_better, n_tied)
     # The positive equals itself, unless it is NaN, which equals nothing.
     ranked = np.ones(n, dtype=np.bool_)
@@ -103,8 +103,8 @@ def rank_outcomes(
 
 
 def _count(
-    values: NDArray[np.float32],
-    own: NDArray[np.float32],
+    values: NDArray[np.floating[Any]],
+    own: NDArray[np.floating[Any]],
     excluded: NDArray[np.bool_] | None,
     n_better: NDArray[np.int32],
     n_tied: NDArray[np.int32],
@@ -146,7 +146,7 @@ def _true_per_row(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def _check_finite(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating[Any]],
     nan_allowed: bool,
     owner: str,
     users: NDArray[np.integer] | None,
@@ -167,7 +167,7 @@ def _check_finite(
 
 
 def _raise_not_finite(
-    values: NDArray[np.float32],
+    values: NDArray[np.floating[Any]],
     nan_allowed: bool,
     owner: str,
     users: NDArray[np.integer] | None,
@@ -184,7 +184,7 @@ def _raise_not_finite(
     )
     raise MethodError(
         f"{owner} returned {what} scores for {int(bad.sum())} of {len(values)} users, first "
-        f"{_row_name(first, users)}; expected finite float32 values: {hint}."
+        f"{_row_name(first, users)}; expected finite values: {hint}."
     )
 
 
@@ -197,12 +197,12 @@ def _check_labels(values: Any, position: Any, excluded: Any, owner: str) -> None
     if not isinstance(values, np.ndarray):
         raise MethodError(
             f"{owner} returned scores of type {type(values).__name__}; expected a NumPy array of "
-            "float32, shape (n, c)."
+            "float32 or float64, shape (n, c)."
         )
-    if values.dtype != np.float32 or values.ndim != 2:
+    if values.dtype not in (np.float32, np.float64) or values.ndim != 2:
         raise MethodError(
             f"{owner} returned scores of dtype {values.dtype} and shape {values.shape}; expected "
-            "float32 of shape (n, c). Convert with .astype(np.float32)."
+            "float32 or float64 of shape (n, c). Convert to the one that keeps different scores different."
         )
     n, c = values.shape
     if position.dtype.kind not in "iu" or position.ndim != 1:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from bench.llm.adapter_files import (
 )
 from bench.llm.recipes import ADAPTER_ID, AdapterSpec, InitSpec, MergedSpec, MixturePart, Recipe
 from bench.methods import AdapterUse, Context, Progress, QuietProgress
+from bench.partial import discard, sweep
+from bench.waiting import patience
 
 __all__ = [
     "AdapterSpec",
@@ -114,7 +116,7 @@ class AdapterStore:
         return found
 
     def obtain(
-        self, spec: Recipe, make: Make, *, progress: Progress | None = None
+        self, spec: Recipe, make: Make, *, progress: Progress | None = None, wait: bool = True
     ) -> StoredAdapter:
         """The adapter of a recipe: read from the store, or made now, once whoever else asks.
 
@@ -129,11 +131,13 @@ class AdapterStore:
                 report; its ``seconds`` and ``cpu_seconds`` (of all attempts) and ``tokens``, where
                 given, are the recorded cost.
             progress: reporter.
+            wait: whether to wait where another process makes it (:func:`bench.waiting.patience`).
 
         Returns:
             The stored adapter.
 
         Raises:
+            InUseError: another process makes it, for longer than this one was to wait.
             ResultError: the stored adapter is damaged, or one that it is merged from is not stored.
             MethodError: ``make`` left no PEFT adapter.
             BenchError: the disk is nearly full.
@@ -147,7 +151,7 @@ class AdapterStore:
         wall, cpu = time.perf_counter(), time.process_time()
         uses: tuple[AdapterUse, ...] = ()
         try:
-            with self._making(spec, progress) as work:
+            with self._making(spec, progress, wait=wait) as work:
                 # Another process may have made it while this one waited.
                 found = self._checked(spec.adapter_id)
                 made = found is None
@@ -233,6 +237,8 @@ class AdapterStore:
             try:
                 adapters.append(read_adapter(folder))
             except ResultError as error:
+                if not folder.exists():
+                    continue  # removed meanwhile
                 if damaged is None:
                     raise
                 damaged.append(str(error))
@@ -248,12 +254,9 @@ class AdapterStore:
         folder = self.locate(name)
         work = self._work(folder.name)
         with lock(work, timeout=5.0):
-            trash = work / "trash"
-            work.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(trash, ignore_errors=True)
-            # Renamed first, so that no reader ever sees half of it.
-            folder.replace(trash)
-            shutil.rmtree(work)
+            for path in (folder, work):
+                with suppress(FileNotFoundError):
+                    discard(path)
         return folder
 
     def export(self, name: str, destination: Path) -> Path:
@@ -269,16 +272,16 @@ class AdapterStore:
         return [path for path in names if path.is_dir() and ADAPTER_ID.fullmatch(path.name)]
 
     def clean(self) -> Sequence[Path]:
-        """Delete the checkpoints of adapters that no process works on; return their work folders."""
+        """Delete the checkpoints of adapters that no process works on; return their work folders.
+
+        What killed processes left under construction goes, too.
+        """
         removed = []
         for folder in self.unfinished():
-            try:
-                with lock(folder, timeout=0):
-                    shutil.rmtree(folder)
-            except ResultError:
-                continue
-            removed.append(folder)
-        return removed
+            with suppress(ResultError, FileNotFoundError), lock(folder, timeout=0):
+                discard(folder)
+                removed.append(folder)
+        return [*removed, *sweep(self.root), *sweep(self.root / _WORK)]
 
     def _folder(self, adapter_id: str) -> Path:
         return self.root / adapter_id
@@ -288,10 +291,16 @@ class AdapterStore:
 
     def _checked(self, adapter_id: str) -> StoredAdapter | None:
         """The adapter with its files compared, or None where it is not stored."""
-        if not self._folder(adapter_id).exists():
+        folder = self._folder(adapter_id)
+        if not folder.exists():
             return None
-        found = read_adapter(self._folder(adapter_id))
-        check_files(found)
+        try:
+            found = read_adapter(folder)
+            check_files(found)
+        except ResultError:
+            if not folder.exists():
+                return None  # removed meanwhile
+            raise
         return found
 
     def _note(self, uses: tuple[AdapterUse, ...], seconds: float, cpu_seconds: float) -> None:
@@ -304,18 +313,12 @@ class AdapterStore:
             on_use(told, seconds, cpu_seconds)
 
     @contextmanager
-    def _making(self, spec: Recipe, progress: Progress) -> Iterator[Path]:
+    def _making(self, spec: Recipe, progress: Progress, *, wait: bool = True) -> Iterator[Path]:
         """Hold the lock of an adapter; released by the system when the process dies."""
         work = self._work(spec.adapter_id)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(work, timeout=0))
-            except ResultError:
-                progress.status(
-                    f"waiting for another process that makes adapter {spec.adapter_id[:8]} "
-                    f"({spec.summary})"
-                )
-                stack.enter_context(lock(work))
+        what = f"adapter {spec.adapter_id[:8]} ({spec.summary})"
+        tell = None if type(progress) is QuietProgress else progress.status
+        with patience(tell=tell), lock(work, timeout=None if wait else 0, what=what):
             yield work
 
     def _made(self, spec: Recipe, make: Make, work: Path) -> StoredAdapter:

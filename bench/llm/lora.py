@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.errors import ConfigError, ResultError
-from bench.io import hash_arrays, read_json, write_bytes, write_json
+from bench import merging
+from bench.errors import ConfigError, DataError, ResultError
+from bench.io import hash_arrays, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -198,21 +199,17 @@ def read_adapter(folder: Path) -> dict[str, np.ndarray]:
     """Factors of an adapter in PEFT's format, as float32 arrays under PEFT's names.
 
     Raises:
-        ResultError: the folder holds no adapter, or one that is no plain LoRA.
+        ResultError: the folder holds no adapter, or one that is not supported.
     """
-    import torch
-    from safetensors.torch import load_file
-
-    settings = read_json(folder / SETTINGS)
-    found = [k for k in ("use_dora", "use_rslora") if settings.get(k)]
-    if settings.get("peft_type") != "LORA" or found:
-        raise ResultError(
-            f"{folder}: a {settings.get('peft_type')} adapter {' '.join(found)}; expected plain LoRA."
-        )
-    path = folder / WEIGHTS
-    if not path.exists():
-        raise ResultError(f"{path}: no such file; expected the weights of a LoRA adapter.")
-    return {name: t.to(torch.float32).numpy() for name, t in load_file(path).items()}
+    try:
+        adapter = merging.read_adapter(folder)
+    except (ConfigError, DataError) as error:
+        raise ResultError(str(error)) from error
+    return {
+        f"{_PREFIX}{module}.lora_{part}.weight": factor.float().numpy()
+        for module, pair in adapter.factors.items()
+        for part, factor in zip("AB", pair, strict=True)
+    }
 
 
 def adapter_hash(folder: Path) -> str:

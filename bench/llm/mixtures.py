@@ -21,6 +21,7 @@ from bench.llm.examples import (
     sequence_examples,
 )
 from bench.llm.lora import write_init
+from bench.llm.processes import everywhere
 from bench.llm.prompts import PromptWriter, Template, load_template
 from bench.llm.titles import prompt_titles
 from bench.llm.training import TRAINER_VERSION, train_adapter
@@ -164,11 +165,23 @@ class AdapterRecipe:
         return f"1:{config.train_negatives}" if config.prompt == "pointwise" else "title"
 
     def obtain(
-        self, views: Sequence[DomainView], store: AdapterStore, context: Context
+        self,
+        views: Sequence[DomainView],
+        store: AdapterStore,
+        context: Context,
+        *,
+        wait: bool = True,
     ) -> StoredAdapter:
         """The adapter on these domains, from the store or trained now.
 
+        Args:
+            views: the domains, as training may see them.
+            store: where the adapter is kept.
+            context: device, progress and log.
+            wait: whether to wait where another process trains it.
+
         Raises:
+            InUseError: another process trains it, and this one was not to wait, or not so long.
             MethodError: a domain has nothing to train on.
             BenchError: the disk is nearly full, or a stored adapter is damaged.
         """
@@ -186,11 +199,13 @@ class AdapterRecipe:
                 lambda folder: write_init(backbone, config.lora, self.init_seed, folder),
             )
             examples = mixture_examples(ordered, config, load_tokenizer(backbone), self.seed)
-            report = train_adapter(
-                backbone,
-                examples,
-                config.lora,
-                config.training,
+            report = everywhere(
+                train_adapter,
+                {"progress": context.progress, "log": context.log},
+                backbone=backbone,
+                examples=examples,
+                lora=config.lora,
+                training=config.training,
                 init=init,
                 order_seed=self.order_seed,
                 out=out,
@@ -199,12 +214,10 @@ class AdapterRecipe:
                 dtype=self.dtype,
                 attention=config.attention,
                 quantisation=config.quantisation,
-                progress=context.progress,
-                log=context.log,
             )
             return report.as_dict()
 
-        return store.obtain(spec, make, progress=context.progress)
+        return store.obtain(spec, make, progress=context.progress, wait=wait)
 
 
 def _text_settings(config: LLMConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bench.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from jinja2 import Template as JinjaTemplate
+    from jinja2 import nodes
 
 __all__ = ["BUILT_IN", "PromptKind", "Template", "load_template"]
 
@@ -31,6 +32,13 @@ _OPTIONAL: dict[PromptKind, tuple[str, ...]] = {
     "listwise": ("system",),
     "pointwise": ("system",),
 }
+_LONGEST = 100_000
+_FILTERS = ("capitalize", "default", "int", "length", "lower", "string", "title", "trim", "upper")
+# No loop, macro, call or product: text grows by what the file itself holds.
+_STATEMENTS = ("Output", "TemplateData", "If")
+_VALUES = ("Name", "Const", "List", "Tuple", "Filter", "Test", "CondExpr")
+_OPERATIONS = ("Compare", "Operand", "And", "Or", "Not", "Neg", "Add", "Sub", "Concat")
+_CONSTRUCTS = {*_STATEMENTS, *_VALUES, *_OPERATIONS}
 # Any filter that changes case, escapes or shortens changes this text.
 _PROBE = "weaveBENCH <Title> & co"
 
@@ -140,6 +148,10 @@ def load_template(name_or_path: str | Path) -> Template:
                 f"{', '.join(BUILT_IN)}, or the path of a Jinja2 file."
             )
         data = path.read_bytes()
+    if len(data) > _LONGEST:
+        raise ConfigError(
+            f"template {name} holds {len(data):,} bytes; at most {_LONGEST:,} are read."
+        )
     try:
         source = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -157,7 +169,10 @@ def _parse(name: str, source: str) -> Template:
     )
     variables: dict[str, Any] = {}
     try:
-        for node in environment.parse(source).body:
+        tree = environment.parse(source)
+        for node in tree.body:
+            if isinstance(node, nodes.Assign | nodes.Block):
+                _check_constructs(name, node)
             if isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
                 value = node.node
                 if not isinstance(value, nodes.Expr):
@@ -171,6 +186,8 @@ def _parse(name: str, source: str) -> Template:
         template = environment.from_string(source)
     except TemplateSyntaxError as error:
         raise ConfigError(f"template {name}, line {error.lineno}: {error.message}.") from None
+    except RecursionError:
+        raise ConfigError(f"template {name}: its expressions are nested too deeply.") from None
     except nodes.Impossible:
         raise ConfigError(
             f"template {name}: `set` outside a block takes constants only, such as "
@@ -191,6 +208,31 @@ def _parse(name: str, source: str) -> Template:
             "visible separator where `last` is false, such as `||`."
         )
     return loaded
+
+
+def _check_constructs(name: str, root: nodes.Node) -> None:
+    """Refuse what could loop without end or fill the memory, before any of it is computed.
+
+    Raises:
+        ConfigError: the first such construct, with its line.
+    """
+    from jinja2 import nodes
+
+    pending = [*root.iter_child_nodes()]
+    while pending:
+        node = pending.pop()
+        kind = type(node).__name__
+        if kind not in _CONSTRUCTS:
+            raise ConfigError(
+                f"template {name}, line {node.lineno}: {kind.lower()} is not part of a prompt's language. "
+                "Expected text, `{{ title }}` and other variables, and `{% if %}`."
+            )
+        if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+            raise ConfigError(
+                f"template {name}, line {node.lineno}: filter {node.name!r}; expected one of "
+                f"{', '.join(_FILTERS)}."
+            )
+        pending += node.iter_child_nodes()
 
 
 def _is_blank(node: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError
+from bench.limits import LimitError, limited
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,8 @@ __all__ = ["ChatFrame", "chat_frame", "control_ids", "encode_texts", "leading_id
 _USER = "WEAVEBENCH-USER-TEXT"
 _ASSISTANT = "WEAVEBENCH-ASSISTANT-TEXT"
 _DATE = "26 Jul 2024"
+_RENDER_SECONDS, _RENDER_BYTES = 30.0, 1_000_000_000
+"""What rendering a model's own chat template may take; the template comes with the model's files."""
 
 
 def to_ids(values: Sequence[int]) -> NDArray[np.int32]:
@@ -156,7 +159,14 @@ def _opening(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[list[dict
     for turns in attempts:
         try:
             text = _render(tokenizer, turns, True)
-        except (TemplateError, ValueError) as error:
+        except (
+            TemplateError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+        ) as error:
             problem = str(error)
             continue
         if text.count(_USER) == 1 and system.strip() in text:
@@ -169,7 +179,14 @@ def _opening(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[list[dict
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generate: bool) -> str:
     settings: dict[str, Any] = {"enable_thinking": False, "date_string": _DATE}
-    text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=generate, **settings
-    )
+    try:
+        with limited(_RENDER_SECONDS, _RENDER_BYTES):
+            text = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=generate, **settings
+            )
+    except LimitError as error:
+        raise ConfigError(
+            f"the chat template of {tokenizer.name_or_path!r} cannot be used: {error}. A template of two "
+            "turns takes milliseconds; use another backbone."
+        ) from error
     return str(text)

@@ -1,6 +1,6 @@
 """Training of one adapter: a fixed budget, the last step is the result.
 
-One process, or several under ``accelerate launch`` (data parallel: every process holds the frozen
+One process, or several (:mod:`bench.llm.processes`; data parallel: every process holds the frozen
 base, takes its share of each step's sequences, and the adapter's gradients are summed once per step).
 All trainable numbers lie in one flat float32 vector, so that clipping, the optimiser, the sum over
 processes and the checkpoint each handle one tensor.
@@ -30,12 +30,13 @@ from bench.errors import MethodError
 from bench.io import hash_arrays, hash_json
 from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
 from bench.llm.checkpoint import read_checkpoint, write_checkpoint
+from bench.llm.fused import variable_length_kernel
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
+from bench.llm.processes import Processes, processes
 from bench.memory import kept_memory
+from bench.methods import QuietProgress
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
     from bench.llm.backbones import Backbone
     from bench.llm.examples import Examples
     from bench.methods import Progress
@@ -46,6 +47,7 @@ __all__ = ["TRAINER_VERSION", "TrainingReport", "TrainingSpec", "learning_rate",
 TRAINER_VERSION = 1
 
 _CHECKPOINT = "checkpoint.safetensors"
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 class TrainingSpec(BaseModel):
@@ -144,8 +146,8 @@ def train_adapter(
     dtype: str,
     attention: str = "sdpa",
     quantisation: str | None = None,
-    progress: Progress,
-    log: logging.Logger,
+    progress: Progress | None = None,
+    log: logging.Logger = _SILENT,
     checkpoint_seconds: float = 120.0,
 ) -> TrainingReport:
     """Train one adapter and write it to ``out`` in PEFT's format.
@@ -160,15 +162,16 @@ def train_adapter(
         training: budget and optimiser.
         init: folder of the initial adapter (:func:`bench.llm.lora.write_init`).
         order_seed: keys the order of the examples and the dropout.
-        out: folder that receives the adapter; written by the main process only.
-        checkpoints: folder for the checkpoint; a fitting one in it is continued, another is replaced.
-        device: ``cpu``, ``cuda``, ``cuda:1``; under ``accelerate launch`` each process takes its own.
+        out: folder that receives the adapter; written by process 0 only.
+        checkpoints: folder for the checkpoint; process 0 alone reads and writes it. A fitting one is
+            continued, another is replaced.
+        device: ``cpu``, ``cuda``, ``cuda:1``; of several processes each takes its own accelerator.
         dtype: ``float32`` or ``bfloat16``, of the base and of the products.
         attention: attention implementation of the base, where its own forward pass is trained; the
             fused layers have their own.
         quantisation: ``8bit``, ``4bit`` or None: how the frozen base is held (QLoRA; CUDA only). Such
             a base is trained by its own forward pass.
-        progress: shows steps and the current loss.
+        progress: shows steps and the current loss; None shows nothing.
         log: receives one line at start, at a resumption and at the end.
         checkpoint_seconds: least time between two checkpoints; 0 writes one after every step.
 
@@ -177,17 +180,105 @@ def train_adapter(
 
     Raises:
         MethodError: the examples cannot be trained on (:func:`~bench.llm.batching.check_examples`),
-            or the loss became NaN or infinite.
+            the loss became NaN or infinite, or another process failed.
         ResultError: ``init`` does not fit the backbone or ``lora``.
     """
-    from accelerate import PartialState
-
-    from bench.llm.backbones import load_model
     from bench.llm.fast_model import loss_function
 
-    state = PartialState(cpu=torch.device(device).type == "cpu")
-    if state.num_processes > 1 and state.device.type != "cpu":
-        device = str(state.device)
+    group = processes()
+    kind = torch.device(device)
+    if kind.type == "cuda" and variable_length_kernel(kind, getattr(torch, dtype)) is None:
+        # Told before gigabytes are loaded.
+        log.info("no variable-length attention here: every sequence is a call of its own, slower")
+    device, progress = group.device(device), progress or QuietProgress()
+    report = TrainingReport()
+    with group.jointly():
+        model = _frozen(backbone, device, dtype, attention, quantisation)
+        text_config = model.config.get_text_config()
+        check_examples(
+            examples,
+            vocabulary=text_config.vocab_size,
+            context=getattr(text_config, "max_position_embeddings", None),
+        )
+        modules = target_modules(model, lora)
+        factors = read_adapter(init)
+        vector = _Vector(attach_lora(model, lora, factors))
+        loss_of = loss_function(model, gradient_checkpointing=training.gradient_checkpointing)
+        optimiser = torch.optim.AdamW(
+            [vector.values],
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=vector.values.device.type in ("cpu", "cuda"),
+        )
+        path = checkpoints / _CHECKPOINT
+        identity = _identity(
+            backbone, examples, lora, training, factors, order_seed, dtype, quantisation
+        )
+        if group.leads:
+            found = read_checkpoint(path, identity, vector.values, optimiser, log)
+            if found is not None:
+                report = TrainingReport(**found)
+                report.resumed += 1
+                log.info("resuming after step %d", report.steps)
+    report = _as_leader(group, report, vector.values, optimiser)
+    plan = list(step_rows(len(examples), training.batch_sequences, training.epochs, order_seed))
+    log.info(
+        "training %d numbers of %d layers: %d examples, %d steps, %s, %d process(es)",
+        vector.values.numel(),
+        len(modules),
+        len(examples),
+        len(plan),
+        dtype,
+        group.size,
+    )
+    saved = time.monotonic()
+    with kept_memory(device) as after_step:
+        for step in progress.track(range(report.steps, len(plan)), total=len(plan) - report.steps):
+            began, cpu_began = time.perf_counter(), time.process_time()
+            part = examples.take(plan[step])
+            with group.jointly(), _randomness(order_seed, step, group.rank):
+                total = _gradient(loss_of, part, training.micro_batch_tokens, vector, group)
+            group.add_up(vector.gradient, total)
+            with group.jointly():
+                loss = float(total)
+                if not math.isfinite(loss):
+                    raise MethodError(
+                        f"the training loss became {loss} in step {step + 1} of {len(plan)}. Lower "
+                        f"learning_rate (now {training.learning_rate}) or set max_grad_norm "
+                        f"(now {training.max_grad_norm})."
+                    )
+                _update(vector, optimiser, training, learning_rate(training, step, len(plan)))
+                report.steps = step + 1
+                report.tokens += part.n_tokens
+                report.labelled_tokens += part.n_labelled
+                report.losses.append(loss)
+                report.seconds += time.perf_counter() - began
+                report.cpu_seconds += time.process_time() - cpu_began
+                progress.status(f"loss {loss:.4f}")
+                after_step()
+                due = time.monotonic() - saved >= checkpoint_seconds
+                if group.leads and due and report.steps < len(plan):
+                    write_checkpoint(path, identity, vector.values, optimiser, report.as_dict())
+                    saved = time.monotonic()
+
+    with group.jointly():
+        if group.leads:
+            write_adapter(out, vector.as_arrays(), lora, modules, base=backbone.name)
+    log.info(
+        "trained in %.0f s: %d tokens, loss %.4f in the last step",
+        report.seconds,
+        report.tokens,
+        report.losses[-1],
+    )
+    return report
+
+
+def _frozen(
+    backbone: Backbone, device: str, dtype: str, attention: str, quantisation: str | None
+) -> Any:
+    """The base of an adapter."""
+    from bench.llm.backbones import load_model
+
     model: Any = load_model(
         backbone, device=device, dtype=dtype, attention=attention, quantisation=quantisation
     )
@@ -197,78 +288,24 @@ def train_adapter(
         # Norms, embeddings and the vocabulary projection in float32, as PEFT recommends.
         # Checkpointing is set up with the loss.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    text_config = model.config.get_text_config()
-    check_examples(
-        examples,
-        vocabulary=text_config.vocab_size,
-        context=getattr(text_config, "max_position_embeddings", None),
-    )
-    modules = target_modules(model, lora)
-    factors = read_adapter(init)
-    vector = _Vector(attach_lora(model, lora, factors))
-    loss_of = loss_function(model, gradient_checkpointing=training.gradient_checkpointing)
-    optimiser = torch.optim.AdamW(
-        [vector.values],
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-        fused=vector.values.device.type in ("cpu", "cuda"),
-    )
-    path = checkpoints / _CHECKPOINT
-    identity = _identity(
-        backbone, examples, lora, training, factors, order_seed, dtype, quantisation
-    )
-    report = TrainingReport()
-    found = read_checkpoint(path, identity, vector.values, optimiser, log)
-    if found is not None:
-        report = TrainingReport(**found)
-        report.resumed += 1
-        log.info("resuming after step %d", report.steps)
-    plan = list(step_rows(len(examples), training.batch_sequences, training.epochs, order_seed))
-    log.info(
-        "training %d numbers of %d layers: %d examples, %d steps, %s, %d process(es)",
-        vector.values.numel(),
-        len(modules),
-        len(examples),
-        len(plan),
-        dtype,
-        state.num_processes,
-    )
-    saved = time.monotonic()
-    with kept_memory(device) as after_step:
-        for step in progress.track(range(report.steps, len(plan)), total=len(plan) - report.steps):
-            began, cpu_began = time.perf_counter(), time.process_time()
-            part = examples.take(plan[step])
-            with _randomness(order_seed, step, state.process_index):
-                loss = _gradient(loss_of, part, training.micro_batch_tokens, vector, state)
-            if not math.isfinite(loss):
-                raise MethodError(
-                    f"the training loss became {loss} in step {step + 1} of {len(plan)}. Lower "
-                    f"learning_rate (now {training.learning_rate}) or set max_grad_norm "
-                    f"(now {training.max_grad_norm})."
-                )
-            _update(vector, optimiser, training, learning_rate(training, step, len(plan)))
-            report.steps = step + 1
-            report.tokens += part.n_tokens
-            report.labelled_tokens += part.n_labelled
-            report.losses.append(loss)
-            report.seconds += time.perf_counter() - began
-            report.cpu_seconds += time.process_time() - cpu_began
-            progress.status(f"loss {loss:.4f}")
-            after_step()
-            due = time.monotonic() - saved >= checkpoint_seconds
-            if state.is_main_process and due and report.steps < len(plan):
-                write_checkpoint(path, identity, vector.values, optimiser, report.as_dict())
-                saved = time.monotonic()
+    return model
 
-    if state.is_main_process:
-        write_adapter(out, vector.as_arrays(), lora, modules, base=backbone.name)
-    state.wait_for_everyone()
-    log.info(
-        "trained in %.0f s: %d tokens, loss %.4f in the last step",
-        report.seconds,
-        report.tokens,
-        report.losses[-1],
-    )
+
+def _as_leader(
+    group: Processes,
+    report: TrainingReport,
+    values: Tensor,
+    optimiser: torch.optim.Optimizer,
+) -> TrainingReport:
+    """Put every process where process 0 goes on from; returns the report of what was done before."""
+    if group.size == 1:
+        return report
+    known = {name: part.cpu() for name, part in optimiser.state[values].items()}
+    report, numbers, known = group.from_leader((report, values.detach().cpu(), known))
+    if not group.leads:
+        with torch.no_grad():
+            values.copy_(numbers)
+        optimiser.state[values] = {name: part.to(values.device) for name, part in known.items()}
     return report
 
 
@@ -305,13 +342,15 @@ def _gradient(
     examples: Examples,
     micro_batch_tokens: int,
     vector: _Vector,
-    state: PartialState,
-) -> float:
-    """Gradient of a step's mean loss into ``vector.gradient``, over all processes; returns the loss."""
-    from accelerate.utils import reduce
+    group: Processes,
+) -> Tensor:
+    """This process's part of the gradient of a step's mean loss, into ``vector.gradient``.
 
+    Returns:
+        Its part of the loss, a scalar.
+    """
     lengths = np.diff(examples.offsets)
-    rows = shard(lengths, np.arange(len(examples)), state.process_index, state.num_processes)
+    rows = shard(lengths, np.arange(len(examples)), group.rank, group.size)
     scale = 1.0 / max(1, examples.n_labelled)
     vector.gradient.zero_()
     loss = torch.zeros((), device=vector.gradient.device)
@@ -321,10 +360,7 @@ def _gradient(
             mean = loss_of(packed) * scale
             mean.backward()  # type: ignore[no-untyped-call]
             loss += mean.detach()
-    if state.num_processes > 1:
-        vector.gradient.copy_(reduce(vector.gradient, reduction="sum"))
-        loss = reduce(loss, reduction="sum")
-    return float(loss)
+    return loss
 
 
 class _Vector:

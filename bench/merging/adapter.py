@@ -1,8 +1,9 @@
 """The value that merging takes and gives: a LoRA adapter as named pairs of factors.
 
 One adapted linear layer with weight W (d_out, d_in) holds two factors, A (r, d_in) and B (d_out, r);
-its update is D = s B A with s = alpha / r. Everything else of a PEFT folder is either the same for all
-modules (:class:`AdapterConfig`) or refused when it is read (:mod:`bench.merging.peft_config`).
+its update is D = s B A. The scaling s is one number for all modules; a module may have a smaller rank
+than others. Everything else of a PEFT folder is either the same for all modules
+(:class:`AdapterConfig`) or refused when it is read (:mod:`bench.merging.peft_config`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bench.io import canonical_json
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Adapter", "AdapterConfig", "Factors"]
+__all__ = ["Adapter", "AdapterConfig", "Factors", "padded"]
 
 
 class Factors(NamedTuple):
@@ -39,7 +40,7 @@ class AdapterConfig:
     """What all modules of an adapter share.
 
     Attributes:
-        r: rank, at least 1.
+        r: largest rank of a module, at least 1.
         alpha: numerator of the scaling, positive; the update is ``alpha / r * B A``.
         base_model: name or path of the model the adapter was trained on; None where unknown.
         base_hash: hash of that model's content; None where unknown.
@@ -68,7 +69,7 @@ class Adapter:
 
     Attributes:
         factors: factors by module name (``model.layers.0.self_attn.q_proj``), sorted by name, all of
-            one dtype (float32, float16 or bfloat16) and of rank ``config.r``.
+            one dtype (float32, float16 or bfloat16), the largest of rank ``config.r``.
         config: what the modules share.
         name: how messages call it, for example its folder.
         sha256: SHA-256 of the file the factors were read from; None for an adapter made in memory.
@@ -131,6 +132,16 @@ class Adapter:
         return self.scaling * (b.float() @ a.float())
 
 
+def padded(pair: Factors, r: int) -> Factors:
+    """The same product of rank ``r``, at least that of the pair: rows and columns of zeros are added."""
+    missing = r - len(pair.a)
+    if not missing:
+        return pair
+    from torch.nn.functional import pad
+
+    return Factors(pad(pair.a, (0, 0, 0, missing)), pad(pair.b, (0, missing)))
+
+
 def _check(adapter: Adapter) -> None:
     r = adapter.config.r
     if not adapter.factors:
@@ -140,14 +151,19 @@ def _check(adapter: Adapter) -> None:
             f"{adapter.name}: rank {r} and alpha {adapter.config.alpha}; expected a rank of at least "
             "1 and a positive, finite alpha."
         )
-    dtypes = set()
+    dtypes, ranks = set(), set()
     for module, (a, b) in adapter.factors.items():
         dtypes |= {a.dtype, b.dtype}
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != r or b.shape[1] != r:
+        if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or len(a) > r:
             raise ConfigError(
                 f"{adapter.name}: module {module} has factors of shapes {tuple(a.shape)} and "
                 f"{tuple(b.shape)}; expected ({r}, d_in) and (d_out, {r}), the rank being {r}."
             )
+        ranks.add(len(a))
+    if max(ranks) != r:
+        raise ConfigError(
+            f"{adapter.name}: the largest rank of a module is {max(ranks)}, expected the rank being {r}."
+        )
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
         listed = ", ".join(sorted(map(str, dtypes)))
         raise ConfigError(

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from bench.errors import ConfigError
 
@@ -194,7 +202,10 @@ class DareConfig(_TwoSpaces):
         drop_rate: share p of entries to drop, in [0, 1); None is 0.2 in factor space, 0.5 in product
             space. The others are multiplied by 1 / (1 - p).
         inner: what merges the rescaled adapters: ``linear`` (weighted average) or ``ties`` (sign
-            election and mean of the agreeing entries; dropping takes the place of trimming).
+            election and mean of the agreeing entries).
+        density: with ``inner=ties`` the share of entries of largest magnitude, those dropped counted as
+            zeros, that trimming keeps of each rescaled adapter. 1 trims nothing, dropping takes the
+            place of trimming; the authors' code drops and trims, by default to 0.2.
         weights: shares of ``inner=linear``, one per adapter, sum 1; None is 1/M each.
         scale: factor of the merged update.
         factor_reference: what factors are measured against in factor space: ``zero`` (as PEFT does),
@@ -205,6 +216,7 @@ class DareConfig(_TwoSpaces):
 
     drop_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
     inner: Literal["linear", "ties"] = "linear"
+    density: Annotated[float, Field(gt=0, le=1)] = 1.0
     weights: Shares = None
     scale: Finite = 1.0
     factor_reference: Literal["zero", "init"] = "zero"
@@ -222,7 +234,17 @@ class DareConfig(_TwoSpaces):
         _check_reference(self.space, self.factor_reference)
         if self.inner == "ties" and self.weights is not None:
             raise ValueError("no weights with inner=ties, which counts agreeing adapters alike")
+        if self.inner == "linear" and self.density != 1:
+            raise ValueError("density=1 with inner=linear, which trims nothing")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        # Merges without trimming are known by the options that there were before it.
+        if values.get("density") == 1:
+            del values["density"]
+        return values
 
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that there is one weight per adapter.

@@ -1,6 +1,7 @@
 """DARE: drop entries of each adapter at random, rescale the rest, then merge.
 
-Source: Yu et al., "Language models are super Mario", ICML 2024. The rescaled entries have the original
+Source: Yu et al., "Language models are super Mario", ICML 2024. The paper lets any method merge what
+is left; with TIES its authors' code trims the rescaled adapters as well (``density`` below 1). The rescaled entries have the original
 expectation. Masks are drawn from one stream per (seed, adapter, module, part, first row), so they
 depend neither on the order of adapters and modules nor on any global state. An adapter is named by
 its content, and equal adapters by their number among equals, so that they get different masks.
@@ -14,10 +15,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bench.merging.adapter import Adapter
-from bench.merging.configs import DareConfig, WeightAverageConfig, check_weights
+from bench.merging.configs import DareConfig, TiesConfig, WeightAverageConfig, check_weights
 from bench.merging.merged import Part, Setting, canonical, key_bits
 from bench.merging.slices import Slice, Slices, merge_slices
-from bench.merging.ties import Election
+from bench.merging.ties import Election, trimming
 from bench.merging.weight_average import merge_weight_average
 
 __all__ = ["drop", "mask_keys", "merge_dare"]
@@ -41,10 +42,14 @@ def merge_dare(
         return drop(piece, config.p, seed, keys)
 
     if config.inner == "ties":
-        election = Election(slices, dropped, "mean")
+        trim = TiesConfig(
+            space=config.space, density=config.density, factor_reference=config.factor_reference
+        )
+        trimmed = trimming(slices, trim, dropped)
+        election = Election(slices, trimmed, "mean")
         return merge_slices(
             slices,
-            lambda piece: election.merge(dropped(piece)),
+            lambda piece: election.merge(trimmed(piece)),
             config.scale,
             config.rank,
             setting,

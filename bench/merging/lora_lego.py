@@ -31,19 +31,18 @@ def merge_lora_lego(
     adapters: Sequence[Adapter], config: LoraLegoConfig, setting: Setting
 ) -> Iterator[tuple[str, Part]]:
     """Cluster the units of all adapters into k ranks, module by module."""
-    ranks = [adapter.config.r for adapter in adapters]
-    k = config.k or max(ranks)
+    k = config.k or max(adapter.config.r for adapter in adapters)
     ordered, _ = canonical(adapters, adapters)
-    return _modules(ordered, config, k, sum(ranks) / len(ranks), setting)
+    return _modules(ordered, config, k, setting)
 
 
 def _modules(
-    ordered: list[Adapter], config: LoraLegoConfig, k: int, mean_rank: float, setting: Setting
+    ordered: list[Adapter], config: LoraLegoConfig, k: int, setting: Setting
 ) -> Iterator[tuple[str, Part]]:
-    gain = math.sqrt(mean_rank / k) if config.output_reweighting else 1.0
     n_clamped = n_empty = 0
     for module in ordered[0].modules:
         units, d_in = pool_units(ordered, module)
+        gain = math.sqrt(len(units) / len(ordered) / k) if config.output_reweighting else 1.0
         seed = int(torch.randint(2**31, (), generator=key_generator("lego", setting.seed, module)))
         labels = cluster_units(
             _halves(units, d_in) if config.normalise_halves else units, k, config, seed

@@ -6,13 +6,13 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import ConfigError, MethodError, did_you_mean, unknown_name
-from bench.merging.adapter import Adapter, AdapterConfig, Factors
-from bench.merging.compatibility import check_compatible, check_init, check_same_init
+from bench.merging.adapter import Adapter, AdapterConfig, Factors, padded
+from bench.merging.compatibility import aligned, check_compatible, check_init, check_same_init
 from bench.merging.configs import (
     DareConfig,
     ExtSubConfig,
@@ -25,10 +25,10 @@ from bench.merging.configs import (
 )
 from bench.merging.merged import Part, Setting
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["DTYPES", "MERGERS", "Merger", "fold_weights", "make_config", "merge"]
 
-__all__ = ["MERGERS", "Merger", "fold_weights", "make_config", "merge"]
+DTYPES = ("float32", "bfloat16", "float16")
+"""Number formats in which a result is stored."""
 
 MethodFunction = Callable[[Sequence[Adapter], MergeConfig, Setting], Iterator[tuple[str, Part]]]
 
@@ -116,12 +116,15 @@ def merge(
     *,
     seed: int = 0,
     assume_shared_init: bool = False,
+    assume_same_base: bool = False,
     init: Adapter | None = None,
+    dtype: str = "float32",
 ) -> Adapter:
     """Merge adapters into one; a pure function of its arguments.
 
-    Computes in float32, stores the dtype of the inputs (the wider one where they differ). The scaling
-    of the result is the largest of the inputs', its alpha that scaling times the new rank.
+    Computes in float32. The scaling of the result is the largest of the inputs', its alpha that scaling
+    times the new rank; its modules have one rank, padded with zeros where inputs have several. In
+    product space a module that an adapter does not adapt has an update of zero there.
 
     Args:
         adapters: at least one; the order matters for ``ext-sub`` (the expert first) and for options
@@ -130,7 +133,10 @@ def merge(
         config: its options; see :mod:`bench.merging.configs`.
         seed: names the random draws of ``dare``, of k-means and of start vectors.
         assume_shared_init: merge factors although initialisations are unknown or differ.
+        assume_same_base: take bases of different names or contents for the same.
         init: the common initialisation, for ``factor_reference=init``.
+        dtype: number format of the result, one of :data:`DTYPES`. In a short one, factors of bfloat16 that were multiplied by
+            a weight are rounded again, which costs about 0.5 % of what the update does to logits.
 
     Returns:
         The merged adapter. Its metadata hold method, options, seed, hashes of the inputs, the relative
@@ -138,17 +144,20 @@ def merge(
 
     Raises:
         ConfigError: unknown method, wrong options, or adapters that cannot be merged.
-        MethodError: the result does not fit the dtype of the inputs.
+        MethodError: the result does not fit ``dtype``.
     """
     options = make_config(method, config)
+    if dtype not in DTYPES:
+        raise unknown_name("number format", dtype, DTYPES)
     merger = MERGERS[method]
-    setting = Setting(seed, init, warnings=check_compatible(adapters))
-    options.check_inputs([adapter.config.r for adapter in adapters])
     factors = merger.acts_on_factors(options)
+    warnings = check_compatible(adapters, products=not factors, assume_same_base=assume_same_base)
+    setting = Setting(seed, init, warnings=warnings)
+    options.check_inputs([adapter.config.r for adapter in adapters])
     if factors:
         check_same_init(adapters, same_rank=method != "lora-lego", assume=assume_shared_init)
     _check_reference(options, init, adapters)
-    parts = merger.function()(adapters, options, setting)
+    parts = merger.function()(aligned(adapters), options, setting)
     # Sums of factors stay comparable with their inputs; clusters and products do not.
     inits = {adapter.config.init_hash for adapter in adapters}
     keeps_init = factors and method != "lora-lego" and len(inits) == 1
@@ -158,9 +167,10 @@ def merge(
         "config": options.model_dump(mode="json"),
         "seed": seed,
         "assume_shared_init": assume_shared_init,
+        "assume_same_base": assume_same_base,
     }
     init_hash = adapters[0].config.init_hash if keeps_init else None
-    return _assemble(parts, adapters, setting, metadata, init_hash)
+    return _assemble(parts, adapters, setting, metadata, init_hash, dtype)
 
 
 def fold_weights(adapters: Sequence[Adapter], weights: Mapping[str, Sequence[float]]) -> Adapter:
@@ -169,8 +179,8 @@ def fold_weights(adapters: Sequence[Adapter], weights: Mapping[str, Sequence[flo
     This is how layer-wise coefficients (AdaMerging) become one adapter of rank sum of r.
 
     Args:
-        adapters: over the same modules.
-        weights: for every module name one number per adapter.
+        adapters: of one base model.
+        weights: for the name of every module that one of them adapts one number per adapter.
 
     Raises:
         ConfigError: adapters that cannot be merged, or weights for other modules or another number of
@@ -178,11 +188,12 @@ def fold_weights(adapters: Sequence[Adapter], weights: Mapping[str, Sequence[flo
     """
     from bench.merging.linear import sum_of_products
 
-    setting = Setting(warnings=check_compatible(adapters))
-    if set(weights) != set(adapters[0].modules):
+    setting = Setting(warnings=check_compatible(adapters, products=True))
+    whole = aligned(adapters)
+    if set(weights) != set(whole[0].modules):
         raise ConfigError(
-            f"weights for {len(weights)} modules, expected exactly the {len(adapters[0].modules)} "
-            f"modules of {adapters[0].name}."
+            f"weights for {len(weights)} modules, expected exactly the {len(whole[0].modules)} "
+            f"modules of {', '.join(adapter.name for adapter in adapters)}."
         )
     rows = {module: check_weights(row, len(adapters), 1.0) for module, row in weights.items()}
     metadata = {
@@ -192,8 +203,8 @@ def fold_weights(adapters: Sequence[Adapter], weights: Mapping[str, Sequence[flo
         "seed": 0,
         "assume_shared_init": False,
     }
-    parts = sum_of_products(adapters, rows, None)
-    return _assemble(parts, adapters, setting, metadata, None)
+    parts = sum_of_products(whole, rows, None)
+    return _assemble(parts, adapters, setting, metadata, None, "float32")
 
 
 def _assemble(
@@ -202,16 +213,19 @@ def _assemble(
     setting: Setting,
     metadata: Mapping[str, Any],
     init_hash: str | None,
+    dtype: str,
 ) -> Adapter:
-    dtype = _common_dtype(adapters)
-    factors: dict[str, Factors] = {}
+    merged_factors: dict[str, Factors] = {}
     cut: dict[str, tuple[float, float]] = {}
     for module, part in parts:
-        factors[module] = _stored(part.factors, dtype, module)
+        merged_factors[module] = part.factors
         if part.norm:
             cut[module] = (part.error, part.norm)
     first = adapters[0].config
-    r = next(iter(factors.values())).a.shape[0]
+    r = max(len(pair.a) for pair in merged_factors.values())
+    factors = {
+        module: _stored(padded(pair, r), dtype, module) for module, pair in merged_factors.items()
+    }
     named = next((adapter.config for adapter in adapters if adapter.config.base_model), first)
     hashes = {adapter.config.base_hash for adapter in adapters}
     merged = AdapterConfig(
@@ -220,7 +234,7 @@ def _assemble(
         base_model=named.base_model,
         base_hash=first.base_hash if len(hashes) == 1 else None,
         init_hash=init_hash,
-        peft=first.peft,
+        peft=_selection(adapters, tuple(factors)),
     )
     found = {
         **metadata,
@@ -253,25 +267,26 @@ def _check_reference(
         check_init(init, adapters)
 
 
-def _stored(pair: Factors, dtype: torch.dtype, module: str) -> Factors:
+def _selection(adapters: Sequence[Adapter], modules: tuple[str, ...]) -> Mapping[str, Any]:
+    """How PEFT finds the modules: as in the first adapter, or by name where the others have more."""
+    peft = adapters[0].config.peft
+    if adapters[0].modules == tuple(sorted(modules)):
+        return peft
+    others = ("exclude_modules", "layers_to_transform", "layers_pattern")
+    kept = {key: value for key, value in peft.items() if key not in others}
+    return {**kept, "target_modules": list(modules)}
+
+
+def _stored(pair: Factors, dtype: str, module: str) -> Factors:
     import torch
 
-    stored = Factors(*(tensor.to(dtype).contiguous() for tensor in pair))
+    stored = Factors(*(tensor.to(getattr(torch, dtype)).contiguous() for tensor in pair))
     if not all(bool(torch.isfinite(tensor).all()) for tensor in stored):
         raise MethodError(
-            f"module {module}: the merged factors do not fit {dtype}; use smaller coefficients or "
-            "inputs in float32."
+            f"module {module}: the merged factors do not fit torch.{dtype}; use smaller coefficients or "
+            "dtype float32."
         )
     return stored
-
-
-def _common_dtype(adapters: Sequence[Adapter]) -> torch.dtype:
-    import torch
-
-    dtype = adapters[0].dtype
-    for adapter in adapters[1:]:
-        dtype = torch.promote_types(dtype, adapter.dtype)
-    return dtype
 
 
 def _truncation(cut: Mapping[str, tuple[float, float]]) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ negating all inputs negates the result. Keeping everything is no special value o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from bench.merging.configs import TiesConfig
 from bench.merging.merged import Part, Setting, canonical
 from bench.merging.slices import Slice, Slices, merge_slices
 
-__all__ = ["Election", "kth_magnitudes", "merge_ties", "trim_position"]
+__all__ = ["Election", "kth_magnitudes", "merge_ties", "trim_position", "trimming"]
 
 SELECTING = 2**16
 """Tensors with fewer entries find their threshold by selection, which is faster there."""
@@ -41,7 +42,7 @@ def merge_ties(
     """
     ordered, _ = canonical(adapters, adapters)
     slices = Slices(ordered, config.space, setting.init)
-    trim = _trim(slices, config)
+    trim = trimming(slices, config)
     election = Election(slices, trim, config.merge)
     kept: dict[str, list[int]] = {}
 
@@ -116,24 +117,48 @@ def trim_position(n: int, density: float) -> int:
     return n - int(density * n) if density < 1 else 0
 
 
-def _trim(slices: Slices, config: TiesConfig) -> Prepare:
+def _as_they_are(piece: Slice) -> torch.Tensor:
+    return piece.values
+
+
+def trimming(slices: Slices, config: TiesConfig, prepare: Prepare = _as_they_are) -> Prepare:
+    """What trims the entries of a slice, float32 (M, rows, columns).
+
+    Args:
+        slices: the adapters.
+        config: density and scope.
+        prepare: gives the entries of a slice before they are trimmed.
+    """
     if config.density == 1:
-        return lambda piece: piece.values
+        return prepare
+
+    def prepared(pieces: Iterable[Slice]) -> Iterator[Slice]:
+        return (replace(piece, values=prepare(piece)) for piece in pieces)
+
+    n_adapters = len(slices.adapters)
     if config.scope == "global":
-        found = _global_thresholds(slices, config.density)
-        return lambda piece: _cut(piece.values, found)
+        n = sum(piece.values[0].numel() for piece in _shapes(slices))
+        position = trim_position(n, config.density)
+        found = kth_magnitudes(lambda: prepared(slices), n_adapters, position)
+        return lambda piece: _cut(prepare(piece), found)
     if config.space == "factor":
-        return lambda piece: _cut(piece.values, _own_thresholds(piece, config.density))
+
+        def of_tensor(piece: Slice) -> torch.Tensor:
+            values = prepare(piece)
+            return _cut(values, _own_thresholds(replace(piece, values=values), config.density))
+
+        return of_tensor
     by_module: dict[str, torch.Tensor] = {}
 
     def of_module(piece: Slice) -> torch.Tensor:
         if piece.module not in by_module:
             a, b = slices.adapters[0].factors[piece.module]
-            position = trim_position(len(b) * a.shape[1], config.density)
             by_module[piece.module] = kth_magnitudes(
-                lambda: slices.of(piece.module), len(slices.adapters), position
+                lambda: prepared(slices.of(piece.module)),
+                n_adapters,
+                trim_position(len(b) * a.shape[1], config.density),
             )
-        return _cut(piece.values, by_module[piece.module])
+        return _cut(prepare(piece), by_module[piece.module])
 
     return of_module
 
@@ -151,11 +176,6 @@ def _own_thresholds(piece: Slice, density: float) -> torch.Tensor:
     if piece.values[0].numel() < SELECTING:
         return piece.values.flatten(1).abs().kthvalue(position, dim=1).values
     return kth_magnitudes(lambda: iter([piece]), len(piece.values), position)
-
-
-def _global_thresholds(slices: Slices, density: float) -> torch.Tensor:
-    n = sum(piece.values[0].numel() for piece in _shapes(slices))
-    return kth_magnitudes(lambda: iter(slices), len(slices.adapters), trim_position(n, density))
 
 
 def _shapes(slices: Slices) -> Iterator[Slice]:

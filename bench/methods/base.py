@@ -84,6 +84,14 @@ class MethodConfig(BaseModel):
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {}, "paper": {}}
 
+    def identity(self) -> dict[str, Any]:
+        """The configuration in a run's identity and manifest, as JSON values.
+
+        What is left to the machine, and changes scores by rounding at most, is to be there in the same
+        way on every machine.
+        """
+        return self.model_dump(mode="json")
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationFigures:
@@ -104,9 +112,18 @@ class Progress(Protocol):
     """Progress reporting; works in a terminal, in a log and switched off."""
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
-        """Iterate over ``items`` while showing how far it is and when it ends."""
+        """Iterate over ``items`` while showing how far it is and when it ends.
+
+        ``more`` items at most are to follow in further loops, such as later epochs: the time left
+        counts them.
+        """
         ...
 
     def stage(self, description: str) -> AbstractContextManager[None]:
@@ -122,7 +139,12 @@ class QuietProgress:
     """A :class:`Progress` that shows nothing."""
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
         """Iterate over ``items``."""
         return items
@@ -166,9 +188,9 @@ class AdapterUse:
 
 
 class AdapterStore(Protocol):
-    """Where LoRA adapters are trained once and shared; the concrete store belongs to ``bench.llm``.
+    """Where LoRA adapters, and first stages of baselines, are trained once and shared.
 
-    The runner asks for no more than this; methods know the concrete class.
+    The concrete stores belong to ``bench.llm`` and ``bench.baselines``. The runner asks for no more than this; methods know the concrete class.
     """
 
     def has(self, adapter_id: str) -> bool:
@@ -196,7 +218,8 @@ class Context(Protocol):
         scratch: private folder, kept until the run is complete, so a checkpoint in it survives a kill.
         progress: progress reporter.
         log: logger of the run.
-        adapters: the adapter store, or None where no LLM method runs.
+        adapters: the store that the method's class names (:meth:`Method.adapter_store`): of adapters, or
+            of shared pre-trainings of a baseline. None where it names none.
     """
 
     seed: int
@@ -223,15 +246,16 @@ class Scores:
     """The answer of a method to n requests of c candidates.
 
     Attributes:
-        values: float32, shape ``(n, c)``, higher is better; NaN = not ranked (needs
-            ``may_leave_unranked``); infinities are never allowed.
+        values: float32 or float64, shape ``(n, c)``, higher is better; ranks are taken as it comes, so
+            that nothing ties by rounding. NaN = not ranked (needs ``may_leave_unranked``); infinities
+            are never allowed.
         slots: int16, shape ``(n, k)``, or None. For generators of lists: the candidate position named
             in each answer slot; -1 duplicate, -2 not a candidate, -3 empty. When given, ranks come
             from the slots alone.
         diagnostics: JSON-serialisable counters.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[np.floating[Any]]
     slots: NDArray[np.int16] | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -297,12 +321,12 @@ class Method(ABC):
 
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
-        """Scored users and number format where the user leaves both to the method."""
+        """Scored users, number format and CPU threads where the user leaves them to the method."""
         return RunDefaults()
 
     @classmethod
     def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:
-        """The store that becomes ``context.adapters``; None for methods without adapters.
+        """The store that becomes ``context.adapters``; None for methods that share no trained state.
 
         Args:
             root: folder of the store, None = the standard one.
@@ -322,7 +346,7 @@ class Method(ABC):
 
     @abstractmethod
     def score(self, requests: Requests, context: Context) -> Scores:
-        """Score every candidate of every request: float32, shape ``(len(requests), c)``."""
+        """Score every candidate of every request: float32 or float64, shape ``(len(requests), c)``."""
 
     def save(self, folder: Path) -> None:  # noqa: B027
         """Write the fitted state as safetensors, npy or JSON files; nothing by default."""

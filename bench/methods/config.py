@@ -7,6 +7,7 @@ chosen profile changes, and the overrides of the user (``--config FILE``, then `
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,11 +15,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from bench.documents import DocumentError, parse_yaml
 from bench.errors import ConfigError, did_you_mean
 from bench.methods.base import Method, MethodConfig
 
@@ -81,10 +82,11 @@ def config_fields(config_cls: type[BaseModel]) -> tuple[ConfigField, ...]:
             default = info.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             values = default.model_dump(mode="json")
-            fields += (
-                replace(field, name=f"{name}.{field.name}", default=_at(values, field.name))
-                for field in config_fields(type(default))
-            )
+            for field in config_fields(type(default)):
+                found = _at(values, field.name)
+                # A class may leave defaults out of its values, to keep the identity of older ones.
+                shown = field.default if found is _ABSENT else found
+                fields.append(replace(field, name=f"{name}.{field.name}", default=shown))
             continue
         fields.append(_describe_field(name, info, info.description or documented.get(name, "")))
     return tuple(fields)
@@ -204,11 +206,10 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
         if key in values:
             raise ConfigError(f"--set {text!r}: {key!r} is set twice; give every key once.")
         try:
-            values[key] = _typed(yaml.safe_load(raw))
-        except yaml.YAMLError as error:
-            reason = str(error).splitlines()[0]
+            values[key] = _typed(parse_yaml(raw))
+        except DocumentError as error:
             raise ConfigError(
-                f"--set {text!r}: the value is not YAML ({reason}). "
+                f"--set {_short(text)!r}: the value is not YAML ({error}). "
                 f"Quote text with special characters: --set \"{key}='...'\"."
             ) from error
     return values
@@ -221,15 +222,13 @@ def load_config_file(path: Path) -> dict[str, Any]:
         ConfigError: the file is absent, is not YAML, or is not a mapping with text keys.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = parse_yaml(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
+    except DocumentError as error:
+        where = f", line {error.line}" if error.line else ""
         raise ConfigError(
-            f"{path}{where}: not YAML ({str(error).splitlines()[0]}). "
-            "Expected one `key: value` a line."
+            f"{path}{where}: not YAML ({error}). Expected one `key: value` a line."
         ) from error
     if value is None:
         return {}
@@ -253,8 +252,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _typed(value: Any) -> Any:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
+        if not math.isfinite(float(value)):
+            raise ConfigError(f"{_short(value)} is beyond the range of numbers (1.8e308).")
         return float(value)
     if isinstance(value, list):
         return [_typed(item) for item in value]
@@ -287,8 +292,8 @@ def _reject_unknown(
         if key not in keys:
             listed = ", ".join(prefix + known for known in sorted(keys)) or "none"
             raise ConfigError(
-                f"method {owner!r} has no configuration key {prefix + key!r}."
-                f"{did_you_mean(key, keys)} Its keys: {listed}. See `bench methods {owner}`."
+                f"method {owner!r} has no configuration key {_short(f'{prefix}{key}')!r}."
+                f"{did_you_mean(str(key), keys)} Its keys: {listed}. See `bench methods {owner}`."
             )
         nested = keys[key].annotation
         if (
@@ -313,5 +318,7 @@ def _explain(owner: str, config_cls: type[BaseModel], error: ValidationError) ->
         else:
             if item["type"] in ("list_type", "tuple_type") and isinstance(value, str):
                 expected += f", written as [{value}]"
-            lines.append(f"{field}: found {value!r} ({type(value).__name__}), expected {expected}")
+            lines.append(
+                f"{field}: found {_short(repr(value))} ({type(value).__name__}), expected {expected}"
+            )
     return f"method {owner!r}: configuration not accepted. " + "; ".join(lines) + "."

@@ -11,18 +11,22 @@ __all__ = ["DomainSize", "Job", "PlanSpec", "RunDefaults"]
 
 @dataclass(frozen=True, slots=True)
 class RunDefaults:
-    """What ``--limit-users auto`` and ``--dtype auto`` mean for a method, and the task of a profile.
+    """What ``--limit-users auto``, ``--dtype auto`` and no ``--threads`` mean for a method, and its task.
 
     Attributes:
         limit_users: how many test users are scored, None = all.
         dtype: number format of the model.
         train_on: events that the profile is defined on (``ProtocolOptions.train_on``); a run on others
             is refused. None = any.
+        threads: CPU threads that make the method faster, >= 1; None = as many as there are. A process
+            never uses more than its environment and quotas allow, unless it is told a number.
     """
 
     limit_users: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     train_on: Literal["train", "train+valid"] | None = None
+    # What a second thread does in small products is less than what starting it takes.
+    threads: int | None = 1
 
 
 @dataclass(frozen=True, slots=True)

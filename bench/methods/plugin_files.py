@@ -1,23 +1,27 @@
-"""Methods from single files, and content hashes of plugin sources."""
+"""Methods from single files, faults in the code of plugins, and content hashes of their sources."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.abc import ExecutionLoader
 from importlib.machinery import ModuleSpec
+from importlib.metadata import entry_points
 from importlib.util import decode_source, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.errors import ConfigError, MethodError, unknown_name
+from bench.errors import BenchError, ConfigError, MethodError, unknown_name
 from bench.io import canonical_json
 from bench.methods.base import Method
 
-__all__ = ["is_file_name", "load_file", "source_sha256"]
+__all__ = ["is_file_name", "load_file", "plugin_code", "plugin_place", "source_sha256"]
 
+ENTRY_POINT_GROUP = "weavebench.methods"
 _PRIVATE = "_weavebench_plugin_"
 
 
@@ -107,25 +111,52 @@ def _load_module(path: Path, source: bytes) -> ModuleType:
     sys.modules[module_name] = module
     try:
         loader.exec_module(module)
-    except Exception as error:
+    # A script that ends its process has no business in this one, and would end it without a word.
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
+        place = f"{path}, line {error.lineno}" if isinstance(error, SyntaxError) else None
         raise MethodError(
-            f"{path}{_line_of(error, path)}: the method's file fails on import: "
+            f"{place or plugin_place(error) or path}: the method's file fails on import: "
             f"{type(error).__name__}: {error}. "
             "(It may import installed packages, not neighbouring files.)"
         ) from error
     return module
 
 
-def _line_of(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
-    line, trace = None, error.__traceback__
+@contextmanager
+def plugin_code() -> Iterator[None]:
+    """Name file and line where the code of a plugin fails, or ends the process, inside the block.
+
+    Raises:
+        MethodError: instead of an exception that came out of a plugin's own code.
+    """
+    try:
+        yield
+    except (BenchError, OSError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        place = plugin_place(error)
+        if place is None:
+            raise
+        raise MethodError(
+            f"{place}: the method's code failed with {type(error).__name__}: {error}. BENCH_DEBUG=1 "
+            "shows the traceback; `bench check` tests a method on small data."
+        ) from error
+
+
+def plugin_place(error: BaseException) -> str | None:
+    """File and line of the innermost frame of a plugin's code; None where none was passed."""
+    packages = {
+        point.value.partition(":")[0].partition(".")[0]
+        for point in entry_points(group=ENTRY_POINT_GROUP)
+    }
+    place, trace = None, error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.startswith(_PRIVATE) or module.partition(".")[0] in packages:
+            place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
         trace = trace.tb_next
-    return f", line {line}" if line else ""
+    return place
 
 
 def source_sha256(cls: type[Method]) -> str | None:

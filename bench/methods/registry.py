@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +23,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.errors import BenchError, ConfigError, MethodError, unknown_name
+from bench.errors import BenchError, ConfigError, MethodError, missing_package, unknown_name
 from bench.methods.base import Capabilities, Family, Method
 from bench.methods.config import ConfigField, config_fields, profile_values
-from bench.methods.plugin_files import is_file_name, load_file, source_sha256
+from bench.methods.plugin_files import (
+    ENTRY_POINT_GROUP,
+    is_file_name,
+    load_file,
+    plugin_code,
+    source_sha256,
+)
+from bench.names import METHOD_NAME
 
 __all__ = [
     "BUILT_INS",
@@ -46,13 +52,11 @@ __all__ = [
     "source_sha256",
 ]
 
-ENTRY_POINT_GROUP = "weavebench.methods"
 RECBOLE_PREFIX = "recbole:"
 _RECBOLE = "bench.baselines.recbole.methods"
 _MERGED = "bench.llm.methods.merged"
 _CONTROLS = "bench.weaverec.controls"
 _RECBOLE_ALLOWED = "bench.baselines.recbole.models:ALLOWED"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
 
 BUILT_INS: Mapping[str, str] = {
     "random": "bench.baselines.reference.random:Random",
@@ -83,10 +87,11 @@ BUILT_INS: Mapping[str, str] = {
     "merge-ext-sub": f"{_MERGED}:MergeExtSub",
     "merge-lora-lego": f"{_MERGED}:MergeLoraLego",
     "adamerging": "bench.llm.methods.adamerging:AdaMerging",
+    "molorec": "bench.llm.methods.molorec:MoLoRec",
     "weaverec": "bench.weaverec.method:WeaveRec",
     "hybrid-only": f"{_CONTROLS}:HybridOnly",
     "seed-average": f"{_CONTROLS}:SeedAverage",
-    "molorec": f"{_CONTROLS}:MoLoRec",
+    "all-data-average": f"{_CONTROLS}:AllDataAverage",
 }
 
 
@@ -202,7 +207,7 @@ class Registry:
             return entry.load()
         except BenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if entry.origin == "built-in":
                 raise
             raise MethodError(
@@ -211,7 +216,7 @@ class Registry:
             ) from error
 
     def _add(self, name: str, entry: _Entry) -> None:
-        if not _NAME.fullmatch(name):
+        if not METHOD_NAME.fullmatch(name):
             raise ConfigError(
                 f"method name {name!r} ({entry.target}): expected letters, digits and . _ : + -, "
                 "beginning with a letter or digit."
@@ -246,7 +251,13 @@ def _constant(target: type[Method]) -> type[Method]:
 
 def _import_target(target: str) -> Any:
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        missing = missing_package(error)
+        if missing is None or not module.startswith("bench."):
+            raise
+        raise missing from error
 
 
 def _discover_entry_points() -> Iterable[EntryPoint]:
@@ -335,7 +346,7 @@ def check_class(value: Any, label: str) -> type[Method]:
         declared = getattr(value, attribute, None)
         if not (isinstance(declared, str) and declared):
             faults.append(f"`{attribute}` is {declared!r}, expected a non-empty string")
-    if isinstance(getattr(value, "name", None), str) and not _NAME.fullmatch(value.name):
+    if isinstance(getattr(value, "name", None), str) and not METHOD_NAME.fullmatch(value.name):
         faults.append(f"`name` is {value.name!r}, expected letters, digits and . _ : + -")
     if not isinstance(getattr(value, "family", None), Family):
         found = getattr(value, "family", None)
@@ -361,9 +372,12 @@ def describe(name: str) -> MethodInfo:
     """
     cls = resolve(name)
     try:
-        capabilities = cls.capabilities(cls.Config())
+        config = cls.Config()
     except ValueError:  # a required key without default
         capabilities = None
+    else:
+        with plugin_code():
+            capabilities = cls.capabilities(config)
     # inspect.cleandoc of the class's own docstring: an inherited one describes another class.
     summary = inspect.cleandoc(cls.__doc__ or "").split("\n", 1)[0]
     return MethodInfo(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bench.data.cache import content_sha256
+from bench.documents import DocumentError, parse_json
 from bench.errors import ConfigError
 from bench.io import hash_json
 
@@ -128,8 +128,8 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 def _json(file: Path, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = parse_json(file.read_bytes())
+    except DocumentError as error:
         raise ConfigError(
             f"model {name!r}: {file} is not valid JSON ({error}). Copy or download the model again."
         ) from error

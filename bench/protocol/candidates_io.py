@@ -15,11 +15,13 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.io import require_free_space
+from bench.partial import atomic_file
+from bench.process import available_threads
 from bench.protocol.candidates import Population, draw_candidates, eligible_groups
 from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.split import MIN_EVENTS, prefixes
 from bench.protocol.types import Split
-from bench.protocol.workers import map_in_order, usable_cores
+from bench.protocol.workers import map_in_order
 
 __all__ = ["BLOCK_USERS", "UserBlock", "domain_blocks", "position_path", "write_candidates"]
 
@@ -100,7 +102,7 @@ def write_candidates(
     """
     if path.suffix != ".npy":
         raise ProtocolError(f"{path}: candidates are written as NumPy arrays; expected `.npy`.")
-    threads = usable_cores() if threads is None else threads
+    threads = available_threads() if threads is None else threads
     if threads < 1:
         raise ProtocolError(f"threads is {threads}; expected 1 or more, or None for all cores.")
     require_free_space(path.parent, 4 * n_users * (n_negatives + 2) + 2 * _HEADER_BYTES)
@@ -140,7 +142,7 @@ def _require_eligible(
         row = int(short[0])
         raise ProtocolError(
             f"{domain}: user {ids[row]!r} has {int(eligible[row])} eligible items of {drawable} distinct "
-            f"titles, {n_negatives} negatives asked for. Ask for fewer."
+            f"titles, {n_negatives} negatives asked for. Leave such users out, or ask for fewer."
         )
 
 
@@ -150,14 +152,7 @@ def _npy(path: Path, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
 
     Appending beats a memory map here: pages of a map stay in the resident set of the process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        with partial.open("wb") as stream:
-            header = {"descr": "<i4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            yield stream
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as stream:
+        header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        yield stream

@@ -12,11 +12,13 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ConfigError, ProtocolError
 from bench.io import hash_arrays, hash_json
+from bench.mixing import UInt64Array
 from bench.protocol.candidate_sets import CandidateSets, DrawnSets, FixedSets, FullSets
-from bench.protocol.candidates import NESTED_SIZES, Population, eligible_groups, population
+from bench.protocol.candidates import Population, eligible_groups, population
 from bench.protocol.guard import GuardedDomain
 from bench.protocol.imported import ImportedCandidates, align
-from bench.protocol.keys import UInt64Array, id_hashes
+from bench.protocol.keys import id_hashes
+from bench.protocol.left_out import LeftOut, leave_out
 from bench.protocol.split import prefix_events, prefixes
 from bench.protocol.titles import title_groups
 from bench.protocol.types import DomainView, Labels, ProtocolOptions, Requests, Split
@@ -30,14 +32,22 @@ VALIDATION_SEED = 0
 class DomainPart:
     """A domain under the protocol.
 
+    Users with fewer eligible items than a candidate set has negatives (in full ranking: with none at
+    all) are not evaluated: there is nothing to rank their held-out item among. Their training events
+    stay, so that what is trained does not depend on the candidates.
+
     Args:
         guarded: domain, split and what the guard drops.
         options: the protocol options.
         imported: candidate sets from a file, for the target of an ``imported`` task.
 
+    Attributes:
+        split: the split, without the users that are left out.
+        left_out: those users; None where there are none.
+
     Raises:
-        ProtocolError: a user has an item twice, nobody can be evaluated, a user has too few eligible
-            items, or the imported sets do not fit.
+        ProtocolError: a user has an item twice, nobody can be evaluated, or the imported sets do not
+            fit.
     """
 
     def __init__(
@@ -47,23 +57,42 @@ class DomainPart:
         imported: ImportedCandidates | None = None,
     ) -> None:
         self.domain: Domain = guarded.domain
-        self.split = guarded.split
         self.options = options
         self._guarded = guarded
         self._imported = imported
         self._require_distinct_events()
-        if not len(self.split.users):
+        if not len(guarded.split.users):
             raise ProtocolError(
                 f"{self.domain.name}: none of {self.domain.n_users} users has the 3 events that "
                 "leave-one-out needs (train, validation, test)."
             )
-        if self._is_drawn:
-            self._require_enough_items(options.n_negatives)
+        kept, self.left_out = self._with_enough_items()
+        self.split = guarded.split if self.left_out is None else guarded.split.only(kept)
+        self._exposed = guarded.exposed[kept]
 
     @property
-    def _is_drawn(self) -> bool:
-        kind = self.options.negatives
-        return kind in ("uniform", "popularity") or (kind == "imported" and self._imported is None)
+    def _n_drawn(self) -> int | None:
+        """Negatives that are drawn per user; None where no set is drawn."""
+        if self._imported is None:
+            return None if self.options.negatives == "full" else self.options.n_negatives
+        tables = self._imported.tables
+        return None if "valid" in tables else tables["test"].n_candidates - 1
+
+    def _with_enough_items(self) -> tuple[NDArray[np.bool_], LeftOut | None]:
+        """Which users of the split have enough negatives, bool, and what is known of the others."""
+        users, sequences = self._guarded.split.users, self.domain.sequences
+        lengths = sequences.lengths[users]
+        every = np.ones(len(users), dtype=np.bool_)
+        if self._imported is not None and self._n_drawn is None:
+            return every, None
+        if self._n_drawn is None:
+            return leave_out(self.domain, users, self.domain.n_items - lengths, None)
+        pop = self._population
+        if int(pop.drawable.sum()) - int(lengths.max()) >= self._n_drawn:
+            return every, None
+        history = prefixes(sequences, users, drop=0)
+        groups = Sequences(history.offsets, self._groups[history.items])
+        return leave_out(self.domain, users, eligible_groups(pop, groups), self._n_drawn)
 
     @cached_property
     def training(self) -> Sequences:
@@ -75,7 +104,7 @@ class DomainPart:
         """Which events are trained on, bool, one per event."""
         keep = self.split.is_train & ~self._guarded.drop
         if self.options.train_on == "train+valid":
-            valid_events = self.domain.sequences.offsets[1:][self.split.users] - 2
+            valid_events = self.domain.sequences.offsets[1:][self._guarded.split.users] - 2
             keep[valid_events] = ~self._guarded.drop[valid_events]
         return keep
 
@@ -166,7 +195,7 @@ class DomainPart:
     def _population(self) -> Population:
         weights = None
         if self.options.negatives == "popularity":
-            keep = self.split.is_train & ~self._guarded.drop
+            keep = self._guarded.split.is_train & ~self._guarded.drop
             items = self.domain.sequences.items[keep]
             weights = np.bincount(items, minlength=self.domain.n_items).astype(np.int64)
         return population(self._groups, weights, domain=self.domain.name)
@@ -210,7 +239,6 @@ class DomainPart:
         n_negatives = self.options.n_negatives
         if self._imported is not None:
             n_negatives = self._imported.tables["test"].n_candidates - 1
-            self._require_enough_items(n_negatives)
         return DrawnSets(
             domain=name,
             split=split,
@@ -274,7 +302,7 @@ class DomainPart:
         keep = self.split.is_train & ~self._guarded.drop
         numbers = np.arange(self.domain.n_events, dtype=np.int32)
         events = Sequences(self.domain.sequences.offsets, numbers).select(keep).take(users)
-        rows = np.flatnonzero((events.lengths > 0) & ~self._guarded.exposed)
+        rows = np.flatnonzero((events.lengths > 0) & ~self._exposed)
         seen = events.take(rows)
         validation = self._as_requests(
             users[rows], seen.offsets, seen.items, self.valid_sets.unlabelled(rows)
@@ -301,24 +329,3 @@ class DomainPart:
                 "item must not be in the user's own training data: keep the first event of each pair, "
                 "as the readers of bench.data do."
             )
-
-    def _require_enough_items(self, n_negatives: int) -> None:
-        pop = self._population
-        drawable = int(pop.drawable.sum())
-        if drawable - int(self._history.lengths.max()) >= n_negatives:
-            return
-        eligible = eligible_groups(pop, self._history_groups)
-        short = np.flatnonzero(eligible < n_negatives)
-        if not len(short):
-            return
-        worst = int(np.argmin(eligible))
-        feasible = [size for size in NESTED_SIZES if size <= int(eligible.min())]
-        user = self.domain.user_ids[int(self.split.users[worst])]
-        raise ProtocolError(
-            f"{self.domain.name}: {n_negatives} negatives asked for, but user {user!r} has only "
-            f"{int(eligible[worst])} eligible items ({drawable} distinct titles, "
-            f"{int(self._history.lengths[worst])} events in the user's history); {len(short)} of "
-            f"{len(eligible)} users have too few. Largest number that fits every user: "
-            f"{int(eligible.min())}; of the nested sizes {', '.join(map(str, NESTED_SIZES))}: "
-            f"{', '.join(map(str, feasible)) or 'none'}. Use `--n-negatives` or `--negatives full`."
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,14 @@ class LeaveOneOut:
     valid: NDArray[np.int32]
     test: NDArray[np.int32]
     n_short: int
+
+    def only(self, kept: NDArray[np.bool_]) -> LeaveOneOut:
+        """The same split with fewer evaluated users; events stay what they are.
+
+        Args:
+            kept: bool, shape ``(k,)``, who stays.
+        """
+        return replace(self, users=self.users[kept], valid=self.valid[kept], test=self.test[kept])
 
 
 def leave_one_out(sequences: Sequences) -> LeaveOneOut:

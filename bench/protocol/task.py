@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from bench.data.domain import Domain
 from bench.errors import ProtocolError
 from bench.io import hash_arrays, hash_json
+from bench.mixing import mix64
 from bench.protocol.candidate_sets import CandidateSets, FullSets
 from bench.protocol.guard import GuardedDomain, guard_domain
 from bench.protocol.imported import ImportedCandidates
-from bench.protocol.keys import mix64, salt64
+from bench.protocol.keys import salt64
 from bench.protocol.part import DomainPart
 from bench.protocol.split import LeaveOneOut, leave_one_out
 from bench.protocol.types import Labels, ProtocolOptions, Requests, Split, TrainView
@@ -91,6 +92,7 @@ class Task:
         source_hashes: SHA-256 of every source's guarded training data, in the order given.
         n_users: evaluated users.
         n_short_users: users with fewer than 3 events; trained on, not evaluated.
+        left_out: users with too few negatives, who are not evaluated either; None where there are none.
         n_items: items of the target.
     """
 
@@ -110,6 +112,7 @@ class Task:
         self.target = part.domain.name
         self.n_users = len(part.split.users)
         self.n_short_users = part.split.n_short
+        self.left_out = part.left_out
         self.n_items = part.domain.n_items
         self.source_hashes = {source.domain.name: source.training_hash for source in self._sources}
         self._test_sets = part.candidate_sets("test")

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["map_in_order", "usable_cores"]
+__all__ = ["map_in_order"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, >= 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def map_in_order(

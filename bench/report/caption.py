@@ -20,6 +20,7 @@ __all__ = [
     "caption_lines",
     "data_notes",
     "items_without_title",
+    "left_out_note",
     "protocol_record",
     "significance_lines",
     "user_overlap",
@@ -59,6 +60,7 @@ def protocol_record(
         "user_overlap": user_overlap(shown),
         "without_title": items_without_title(shown),
         "training": _training(shown),
+        **({"left_out": dict(task["left_out"])} if task.get("left_out") else {}),
     }
 
 
@@ -93,6 +95,20 @@ def items_without_title(runs: Sequence[StoredRun]) -> dict[str, list[int]]:
             if lacking > _FEW_WITHOUT_TITLE * items:
                 found[name] = [lacking, items]
     return dict(sorted(found.items()))
+
+
+def left_out_note(left_out: Mapping[str, Any] | None) -> list[str]:
+    """The sentence on users that have too few negatives; nothing where there are none."""
+    if not left_out:
+        return []
+    n, needed, fewest = left_out["n_users"], left_out["needed"], left_out["fewest"]
+    who, have, are = ("user", "has", "is") if n == 1 else ("users", "have", "are")
+    what = "no item" if needed == 1 else f"fewer than {needed:,} items"
+    least = "" if needed == 1 else f" (the fewest: {fewest:,})"
+    return [
+        f"{n:,} further {who} {have} {what} left to rank the held-out one among{least} and {are} left out "
+        "for every method."
+    ]
 
 
 def data_notes(
@@ -135,6 +151,7 @@ def caption_lines(
     lines += data_notes(guard, protocol["user_overlap"], protocol["without_title"])
     total = protocol["n_users"]
     lines.append(f"n = {n_users:,} of {total:,} test users.")
+    lines += left_out_note(protocol.get("left_out"))
     lines.append(
         "S training seeds: each user's metric is averaged over seeds, then over users. Ties count "
         "with their expectation over random tie-breaking."
@@ -170,6 +187,12 @@ def caption_lines(
         for row in rows
         if "invalid" in row.flags
     ]
+    imported = [row.label for row in rows if "imported" in row.flags]
+    if imported:
+        lines.append(
+            f"Imported: {', '.join(imported)}. Scores of another program, ranked here; what it was trained "
+            "on, its seeds and its costs are as declared."
+        )
     unchecked = [row.label for row in rows if "unchecked" in row.flags]
     if unchecked:
         lines.append(

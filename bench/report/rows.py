@@ -72,6 +72,7 @@ def measured(
     flags += ["ties"] if any(report.needs_footnote for report in ties) else []
     valid = _share_valid(runs)
     flags += ["invalid"] if valid is not None and valid < ENOUGH_VALID else []
+    flags += ["imported"] if any(run.imported is not None for run in runs) else []
     flags += ["unchecked"] if any(_is_unchecked(run) for run in runs) else []
     gap, tie_metric = _largest_gap(ties)
     fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))

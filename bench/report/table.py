@@ -108,7 +108,7 @@ class Row:
         run_ids: the stored runs behind the row, in the order of ``seeds``.
         config: resolved configuration.
         sources: source domains.
-        flags: keys of :data:`FLAGS`.
+        flags: keys of :data:`FLAGS`, and ``imported``, which stands in the label.
         share_tied: share of users whose positive is tied, the mean over seeds.
         tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
         tie_metric: that metric.

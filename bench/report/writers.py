@@ -14,9 +14,11 @@ from tabulate import tabulate
 
 from bench.report.grid import Cell, Column, columns, sections
 from bench.report.table import Row, Table, TableSet
+from bench.terminal import json_safe
 
 __all__ = ["escape_markdown", "to_csv", "to_json", "to_markdown"]
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
@@ -95,15 +97,16 @@ def to_csv(table: Table | TableSet) -> str:
     for one in tables:
         for block in one.blocks:
             for row in block.rows:
-                start = [one.target, one.task_hash, one.candidates_hash]
+                target = as_text(one.target)
+                start = [target, one.task_hash, one.candidates_hash]
                 if block.kind == "reported":
-                    start = [one.target, "", ""]
+                    start = [target, "", ""]
                 writer.writerow([*start, block.kind, *_csv_cells(row, metrics, with_intervals)])
     return stream.getvalue()
 
 
 def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[Any]:
-    cells: list[Any] = [row.family, row.method, row.label, row.profile]
+    cells: list[Any] = [*map(as_text, (row.family, row.method, row.label, row.profile))]
     cells += [" ".join(map(str, row.seeds)), row.n_users or ""]
     for metric in metrics:
         figure = row.figures.get(metric)
@@ -111,10 +114,19 @@ def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[A
         if with_intervals:
             ends = figure.ci95 if figure is not None else None
             cells += ["", ""] if ends is None else [repr(end) for end in ends]
-    cells += [" ".join(row.signs), *(row.rank or ("", ""))]
+    cells += [as_text(" ".join(row.signs)), *(row.rank or ("", ""))]
     costs = (row.seconds_fit, row.cost.own, row.cost.total, row.cost.memory_mb)
     cells += ["" if value is None else repr(value) for value in costs]
-    return [*cells, " ".join(row.flags), " ".join(row.run_ids), row.provenance]
+    texts = (" ".join(row.flags), " ".join(row.run_ids), row.provenance)
+    return [*cells, *map(as_text, texts)]
+
+
+def as_text(text: str) -> str:
+    """A text for a CSV cell that no spreadsheet takes for a formula: behind ``'`` if it begins like one.
+
+    Formulas begin with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return. Numbers are no texts.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def to_json(table: Table | TableSet) -> str:
@@ -125,7 +137,8 @@ def to_json(table: Table | TableSet) -> str:
         value["tables"] = [_json_table(one) for one in table.tables]
     else:
         value = _json_table(table)
-    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return json_safe(text) + "\n"
 
 
 def _json_table(table: Table) -> dict[str, Any]:

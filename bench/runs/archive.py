@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import io
-import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from bench.errors import ConfigError, ResultError
 from bench.io import atomic_folder, lock
+from bench.partial import atomic_file, partial_folder
+from bench.process import usable_cpus
 from bench.runs.spec import RunSpec
-from bench.runs.store import WORK, RunStore, discard
-from bench.runs.stored import MANIFEST, StoredRun, check_file, read_manifest, read_run
+from bench.runs.store import WORK, RunStore
+from bench.runs.stored import MANIFEST, StoredRun, check_file, read_run
 
 __all__ = ["export_runs", "import_runs", "reproduce_spec"]
 
@@ -44,38 +44,29 @@ def export_runs(runs: Sequence[StoredRun], destination: Path) -> Path:
         _check_all(run)
     if not destination.name.endswith((".tar.gz", ".tgz")):
         for run in runs:
-            _place(run.path, RunStore(destination), replace=False)
+            _place(run, RunStore(destination), replace=False)
         return destination
     if destination.exists():
         raise ResultError(f"{destination} exists already; name another file or remove it.")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", dir=destination.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            _write_tar(runs, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(destination)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_file(destination) as stream:
+        _write_tar(runs, stream)
     return destination
 
 
 def _check_all(run: StoredRun) -> None:
     """Compare every file with the manifest; a link could lead out of the folder."""
-    for name in run.manifest["files"]:
-        parts = PurePosixPath(name).parts
-        inside = [run.path.joinpath(*parts[: i + 1]) for i in range(len(parts))]
-        if any(path.is_symlink() for path in inside):
-            raise ResultError(f"{run.path / name}: a link, expected a file; nothing was copied.")
-        check_file(run.path, name, run.manifest["files"])
+    with run.reading():
+        for name in run.manifest["files"]:
+            parts = PurePosixPath(name).parts
+            inside = [run.path.joinpath(*parts[: i + 1]) for i in range(len(parts))]
+            if any(path.is_symlink() for path in inside):
+                raise ResultError(
+                    f"{run.path / name}: a link, expected a file; nothing was copied."
+                )
+            check_file(run.path, name, run.manifest["files"])
 
 
-def _write_tar(runs: Sequence[StoredRun], stream: io.BufferedIOBase) -> None:
+def _write_tar(runs: Sequence[StoredRun], stream: BinaryIO) -> None:
     """Write members in a fixed order, without owner, mode or time: equal runs, equal bytes."""
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed,
@@ -83,12 +74,13 @@ def _write_tar(runs: Sequence[StoredRun], stream: io.BufferedIOBase) -> None:
     ):
         for run in runs:
             folder = f"{run.path.parent.name}/{run.path.name}"
-            for file in (MANIFEST, *sorted(run.manifest["files"])):
-                path = run.path / file
-                info = tarfile.TarInfo(f"{folder}/{file}")
-                info.size = path.stat().st_size
-                with path.open("rb") as content:
-                    archive.addfile(info, content)
+            with run.reading():
+                for file in (MANIFEST, *sorted(run.manifest["files"])):
+                    path = run.path / file
+                    info = tarfile.TarInfo(f"{folder}/{file}")
+                    info.size = path.stat().st_size
+                    with path.open("rb") as content:
+                        archive.addfile(info, content)
 
 
 def import_runs(source: Path, store: RunStore, *, replace: bool = False) -> list[StoredRun]:
@@ -116,9 +108,9 @@ def import_runs(source: Path, store: RunStore, *, replace: bool = False) -> list
         raise ResultError(f"{source}: no such file or folder. `bench runs export` writes one.")
     scratch = store.root / WORK
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="import-", dir=scratch) as name:
-        _unpack(source, Path(name))
-        return _import_folder(Path(name), store, replace=replace, label=source)
+    with partial_folder(scratch) as unpacked:
+        _unpack(source, unpacked)
+        return _import_folder(unpacked, store, replace=replace, label=source)
 
 
 def _unpack(source: Path, folder: Path) -> None:
@@ -170,30 +162,25 @@ def _import_folder(
         )
     for run in runs:
         _check_all(run)
-    return [_place(run.path, store, replace=replace) for run in runs]
+    return [_place(run, store, replace=replace) for run in runs]
 
 
-def _place(folder: Path, store: RunStore, *, replace: bool) -> StoredRun:
-    """Copy a checked run folder to its place in ``store``."""
-    manifest = read_manifest(folder)
-    final = store.run_folder(
-        manifest["target"], manifest["method"]["name"], manifest["seed"], manifest["run_id"]
-    )
-    with lock(store.work_folder(manifest["run_id"]), timeout=5.0):
-        if final.exists():
-            if not replace:
-                known = read_manifest(final)
-                if known["files"] == manifest["files"]:
-                    return read_run(final)
-                raise ResultError(
-                    f"{final} holds another result of the same run. Remove it first "
-                    f"(`bench runs rm {manifest['run_id']}`) or ask to replace it."
-                )
-            discard(final, store.root / WORK)
-        with atomic_folder(final) as partial:
-            for name in (MANIFEST, *manifest["files"]):
+def _place(run: StoredRun, store: RunStore, *, replace: bool) -> StoredRun:
+    """Copy a checked run to its place in ``store``; an older one there stays until it is complete."""
+    final = store.run_folder(run.target, run.stored_method, run.seed, run.run_id)
+    with lock(store.work_folder(run.run_id), timeout=5.0):
+        known = None if replace else store.find(run.target, run.stored_method, run.seed, run.run_id)
+        if known is not None:
+            if known.manifest["files"] == run.manifest["files"]:
+                return known
+            raise ResultError(
+                f"{final} holds another result of the same run. Remove it first "
+                f"(`bench runs rm {run.run_id}`) or ask to replace it."
+            )
+        with atomic_folder(final, replace=True) as partial, run.reading():
+            for name in (MANIFEST, *run.manifest["files"]):
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, partial / name)
+                shutil.copyfile(run.path / name, partial / name)
     return read_run(final)
 
 
@@ -203,7 +190,17 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
     Raises:
         ConfigError: the manifest's specification is not one that this version understands.
     """
+    if run.imported is not None:
+        raise ConfigError(
+            f"run {run.run_id} is imported: another program computed its scores, and they are not stored "
+            "with it. With the file of scores (SHA-256 "
+            f"{run.imported['scores_sha256']}) `bench import-scores FILE --name {run.method} --target "
+            f"{run.target} --seed {run.seed} --store DIR` evaluates them again under the same run id; how "
+            "they came about cannot be repeated here."
+        )
     values = dict(run.manifest.get("spec", {}))
+    if run.method != run.stored_method:
+        values["method"] = run.method
     if values.get("protocol", {}).get("negatives") == "imported":
         raise ConfigError(
             f"run {run.run_id} ranked imported candidates, whose file is not stored with it. Repeat "
@@ -211,8 +208,12 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
             f"{run.manifest['task']['options'].get('candidates_file')}."
         )
     try:
-        return RunSpec.model_validate({**values, "data_root": data_root})
+        spec = RunSpec.model_validate({**values, "data_root": data_root})
     except ValidationError as error:
         raise ConfigError(
             f"{run.path}: its specification cannot be used by this version: {error}"
         ) from error
+    if spec.threads is None and isinstance(used := run.manifest.get("threads"), int):
+        # Other numbers of threads round otherwise.
+        return spec.model_copy(update={"threads": max(1, min(used, usable_cpus()))})
+    return spec

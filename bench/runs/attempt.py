@@ -30,7 +30,7 @@ from bench.io import atomic_folder, sha256_file, write_bytes, write_json
 from bench.methods import Method, Progress, Requests, Scores
 from bench.protocol import RequestSet
 from bench.runs.context import RunContext
-from bench.runs.environment import MemoryMeter, available_threads, limit_threads
+from bench.runs.environment import MemoryMeter, limit_threads, run_threads
 from bench.runs.journal import Journal
 from bench.runs.manifest import PreparedRun, RunRecord, manifest
 from bench.runs.progress import LoggedProgress
@@ -42,7 +42,7 @@ from bench.runs.scoring import (
     training_report,
 )
 from bench.runs.sets import SetRequest, wanted_sets
-from bench.runs.stored import LOG, MANIFEST, METRICS, MODEL, PER_USER, StoredRun, check_file
+from bench.runs.stored import LOG, METRICS, MODEL, PER_USER, StoredRun, check_file, write_manifest
 from bench.runs.work import Work
 from bench.validation import (
     Validator,
@@ -119,7 +119,7 @@ class Attempt:
 
     def _fit_and_score(self, journal: Journal) -> tuple[Method, list[ScoredSet]]:
         spec = self._prepared.spec
-        threads = spec.threads or available_threads()
+        threads = run_threads(spec, self._prepared.resolved.method_cls)
         with self._work.logger() as log, limit_threads(threads) as apply_threads:
             log.info("run %s: %s", self._prepared.run_id, spec.label)
             log.info("attempt %d, %d threads, %s", journal.attempts, threads, spec.device)
@@ -367,7 +367,7 @@ class Attempt:
                     if path.is_file()
                 },
             )
-            write_json(folder / MANIFEST, manifest(record))
+            write_manifest(folder, manifest(record))
 
     def _write_model(self, folder: Path, method: Method) -> str:
         """Store the model where it is asked for; say what became of it."""

@@ -19,6 +19,9 @@ from typing import Any
 
 import bench
 from bench.memory import physical_memory
+from bench.methods import Method
+from bench.process import available_threads, quiet_threads
+from bench.runs.spec import RunSpec
 
 __all__ = [
     "MemoryMeter",
@@ -27,6 +30,7 @@ __all__ = [
     "hardware",
     "limit_threads",
     "package_versions",
+    "run_threads",
 ]
 
 _PACKAGES = (
@@ -57,11 +61,12 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def available_threads() -> int:
-    """CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def run_threads(spec: RunSpec, method_cls: type[Method]) -> int:
+    """CPU threads of a run: what is asked for, else what the method gains from and the process may use."""
+    if spec.threads is not None:
+        return spec.threads
+    most = method_cls.run_defaults(spec.profile).threads
+    return available_threads() if most is None else min(most, available_threads())
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -168,7 +173,8 @@ def limit_threads(n: int) -> Iterator[Callable[[], None]]:
     """Limit BLAS and torch to ``n`` threads while the block runs, and restore both afterwards.
 
     Torch is not imported for it. Where a method imports torch inside the block, torch finds
-    ``OMP_NUM_THREADS`` set to ``n``; the variable is restored at the end.
+    ``OMP_NUM_THREADS`` set to ``n``; the variable is restored at the end. Tokenizers that are first
+    used inside the block find ``RAYON_NUM_THREADS`` likewise, unless it is set.
 
     Yields:
         A function that applies the limit again; the runner calls it before each fit, validation and
@@ -189,7 +195,10 @@ def limit_threads(n: int) -> Iterator[Callable[[], None]]:
         if importlib.util.find_spec("threadpoolctl") is not None:
             threadpoolctl = importlib.import_module("threadpoolctl")
             stack.enter_context(threadpoolctl.threadpool_limits(limits=n, user_api="blas"))
+        if "RAYON_NUM_THREADS" not in os.environ:
+            stack.enter_context(_variable("RAYON_NUM_THREADS", str(n)))
         if _loaded_torch() is None:
+            quiet_threads()
             # Torch that is imported below starts with n threads; its own default is all of them.
             before.append(available_threads())
             stack.enter_context(_variable("OMP_NUM_THREADS", str(n)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runs.environment import available_threads, git_revision, hardware, package_versions
+from bench.runs.environment import git_revision, hardware, package_versions, run_threads
 from bench.runs.journal import Journal
 from bench.runs.records import jsonable, utc_now
 from bench.runs.resolve import Resolved
@@ -96,7 +96,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "init_seed": spec.init_seed,
         "device": spec.device,
         "dtype": spec.dtype,
-        "threads": spec.threads or available_threads(),
+        "threads": run_threads(spec, cls),
         "config": resolved.config_values,
         "spec": spec.portable(),
         "task": {
@@ -108,6 +108,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
             "source_hashes": {name: task.source_hashes[name] for name in spec.sources or ()},
             "n_users": task.n_users,
             "n_items": task.n_items,
+            **({"left_out": task.left_out.record()} if task.left_out else {}),
         },
         "users": {
             "users_hash": prepared.users_hash,
@@ -132,4 +133,12 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "started": journal.started,
         "finished": utc_now(),
         "files": dict(record.files),
+        **_imported(spec),
     }
+
+
+def _imported(spec: RunSpec) -> dict[str, Any]:
+    """What is on record of scores of another program, and its costs instead of those of reading them."""
+    if spec.imported is None:
+        return {}
+    return {**spec.imported.costs(), "imported": spec.imported.model_dump(mode="json")}

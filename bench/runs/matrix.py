@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import BenchError, ResultError
+from bench.errors import BenchError, MethodError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
+from bench.methods.config import merge
+from bench.partial import discard
 from bench.runs.planning import with_defaults
 from bench.runs.progress import QuietProgress, Reporter, duration
 from bench.runs.records import utc_now
 from bench.runs.resolve import Resolved, require_available, resolve_spec
-from bench.runs.runner import CHECKPOINT_SECONDS, RunInUseError, execute_run
+from bench.runs.runner import CHECKPOINT_SECONDS, execute_run
 from bench.runs.spec import RunSpec
-from bench.runs.store import WORK, RunStore, discard
+from bench.runs.store import RunStore
 from bench.runs.stored import FORMAT, LOG, MANIFEST, StoredRun
 from bench.runs.tasks import TaskCache
+from bench.waiting import InUseError
 
 __all__ = ["MatrixInterrupted", "RunResult", "expand", "run_matrix"]
 
@@ -30,15 +34,16 @@ class RunResult:
 
     Attributes:
         spec: the specification.
-        status: ``done`` (run now), ``stored`` (was there already) or ``failed``.
-        run: the stored run, unless it failed.
-        error: the exception of a failed run.
+        status: ``done`` (run now), ``stored`` (was there already), ``failed``, or ``in use``: not done,
+            because another process worked on it, or on what it needs, for longer than was waited.
+        run: the stored run, where there is one.
+        error: why there is none.
         record: folder with the record of the failure.
         seconds: wall seconds spent on it now.
     """
 
     spec: RunSpec
-    status: Literal["done", "stored", "failed"]
+    status: Literal["done", "stored", "failed", "in use"]
     run: StoredRun | None = None
     error: Exception | None = None
     record: Path | None = None
@@ -64,6 +69,8 @@ def expand(
     limit_users: int | Literal["auto"] | None = "auto",
     dtype: str = "auto",
     planning: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    own_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     **common: Any,
 ) -> list[RunSpec]:
     """Make the specifications of a matrix, targets first, so that neighbours share their data.
@@ -75,6 +82,8 @@ def expand(
         limit_users: how many test users are scored; None = all, ``auto`` = the method's default.
         dtype: number format of the models; ``auto`` = the method's default.
         planning: whether nothing will be run, so that optional packages and models may be absent.
+        overrides: configuration values of every method.
+        own_overrides: by method, values that win over ``overrides``.
         **common: further fields of :class:`RunSpec`, the same for all.
 
     Returns:
@@ -88,6 +97,7 @@ def expand(
     given: dict[str, Any] = {key: value for key, value in chosen.items() if value != "auto"}
     for target in targets:
         for method in methods:
+            given["overrides"] = merge(overrides or {}, (own_overrides or {}).get(method, {}))
             for seed in seeds:
                 spec = RunSpec(method=method, target=target, seed=seed, **common, **given)
                 spec = with_defaults(spec, limit_users=limit_users == "auto", dtype=dtype == "auto")
@@ -116,7 +126,8 @@ def run_matrix(
 ) -> list[RunResult]:
     """Run specifications one after the other; skip what is stored, record failures and go on.
 
-    Runs that another process works on are left for the end, and are then waited for.
+    Runs that another process works on are left for the end, and are then waited for, each no longer
+    than :func:`bench.waiting.patience` says.
 
     Args:
         specs: what to run.
@@ -147,13 +158,13 @@ def run_matrix(
             try:
                 with progress.stage(title):
                     result = _one(spec, store, force, progress, tasks, wait, checkpoint_seconds)
-            except RunInUseError:
-                progress.line(f"{title}: another process works on it; left for the end")
-                deferred.append((index, spec))
-                continue
             except KeyboardInterrupt as error:
                 finished = [results[i] for i in sorted(results)]
                 raise MatrixInterrupted(finished, spec) from error
+            if result.status == "in use" and not wait:
+                progress.line(f"{title}: left for the end: {result.error}")
+                deferred.append((index, spec))
+                continue
             results[index] = result
             progress.line(f"{title}: {_outcome(result)}")
             if on_result is not None:
@@ -183,8 +194,13 @@ def _one(
             wait=wait,
             checkpoint_seconds=checkpoint_seconds,
         )
-    except RunInUseError:
-        raise
+    except InUseError as error:
+        return RunResult(spec, "in use", None, error, None, time.perf_counter() - began)
+    except SystemExit as error:
+        # A method that ends the process must not take the runs behind it with it, nor pass for done.
+        ended = MethodError(f"{spec.label}: the method's code called sys.exit({error.code!r}).")
+        record = record_failure(spec, store, ended, started)
+        return RunResult(spec, "failed", None, ended, record, time.perf_counter() - began)
     except Exception as error:
         record = record_failure(spec, store, error, started)
         return RunResult(spec, "failed", None, error, record, time.perf_counter() - began)
@@ -195,6 +211,8 @@ def _one(
 
 
 def _outcome(result: RunResult) -> str:
+    if result.status == "in use":
+        return "not done"
     if result.status == "failed":
         # The caller has the error and shows it once, with the record; a long one would drown the line.
         return f"failed ({type(result.error).__name__})"
@@ -240,5 +258,5 @@ def record_failure(spec: RunSpec, store: RunStore, error: Exception, started: st
 def forget_failure(spec: RunSpec, store: RunStore) -> None:
     """Remove the record of an earlier failure of a run that has now succeeded."""
     folder = store.failed_folder(spec.target, spec.method, spec.seed, _failure_key(spec))
-    if folder.exists():
-        discard(folder, store.root / WORK)
+    with suppress(FileNotFoundError):
+        discard(folder)

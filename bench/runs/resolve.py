@@ -13,7 +13,7 @@ from bench.data.load import known_names, missing_domains, not_found, study_sourc
 from bench.enclosure import enclose_import
 from bench.errors import ConfigError, unknown_name
 from bench.io import canonical_json
-from bench.methods import Capabilities, Method
+from bench.methods import Capabilities, Method, MethodConfig
 from bench.methods.config import config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
 from bench.methods.registry import source_sha256
@@ -46,8 +46,9 @@ class Resolved:
 
     @property
     def config_values(self) -> dict[str, Any]:
-        """The resolved configuration as JSON values."""
-        return dict(config_dict(self.config))
+        """The resolved configuration as it is in the run's identity, as JSON values."""
+        config = self.config
+        return config.identity() if isinstance(config, MethodConfig) else config_dict(config)
 
 
 def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 from bench.errors import BenchError, ConfigError, MethodError, ResultError
 from bench.io import hash_json, lock, require_free_space
 from bench.methods import Progress
+from bench.partial import sweep
 from bench.runs.attempt import Attempt
 from bench.runs.manifest import PreparedRun
 from bench.runs.prints import prints_aside
 from bench.runs.progress import QuietProgress
-from bench.runs.publish import publish, recover
+from bench.runs.publish import publish
 from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec, run_id
@@ -22,11 +23,11 @@ from bench.runs.store import RunStore, sweep_locks
 from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
+from bench.waiting import InUseError, patience
 
 __all__ = [
     "CHECKPOINT_SECONDS",
     "PreparedRun",
-    "RunInUseError",
     "execute",
     "execute_run",
     "prepare",
@@ -37,10 +38,6 @@ CHECKPOINT_SECONDS = 20.0
 
 _BYTES_PER_USER = 64
 _BYTES_AT_LEAST = 64_000_000
-
-
-class RunInUseError(ResultError):
-    """Another process works on the same run."""
 
 
 def prepare(
@@ -120,13 +117,15 @@ def execute(
             complete.
         progress: reporter; None shows nothing.
         tasks: tasks shared between runs; None builds one.
-        wait: whether to wait for another process that works on the same run.
+        wait: whether to wait for another process that works on the same run; how long every wait
+            may take is said by :func:`bench.waiting.patience`.
         checkpoint_seconds: how much work may be lost to a kill.
 
     Returns:
         The stored run.
 
     Raises:
+        InUseError: another process works on it, or on what it needs, for longer.
         BenchError: the run failed; nothing half-written is left in the store.
         KeyboardInterrupt: passed on; checkpoints are kept and the same command goes on from there.
     """
@@ -153,58 +152,61 @@ def execute_run(
 ) -> tuple[StoredRun, bool]:
     """Like :func:`execute`, and say whether anything was run now."""
     progress = progress or QuietProgress()
-    prepared = prepare(spec, tasks=tasks, progress=progress)
+    # A wait is told even where no progress is shown.
+    tell = None if type(progress) is QuietProgress else progress.status
+    with patience(tell=tell), _clear_errors(spec.label):
+        prepared = prepare(spec, tasks=tasks, progress=progress)
+        return _executed(prepared, store, force, progress, wait, checkpoint_seconds)
+
+
+def _executed(
+    prepared: PreparedRun,
+    store: RunStore,
+    force: bool,
+    progress: Progress,
+    wait: bool,
+    checkpoint_seconds: float,
+) -> tuple[StoredRun, bool]:
     work = Work(store.work_folder(prepared.run_id))
-    with _clear_errors(prepared.spec.label):
+    found = None if force else _stored(store, prepared)
+    if found is not None and not _lacks(found, prepared) and not work.folder.exists():
+        return found, False
+    n_sets = 1 + len(wanted_sets(prepared.spec))
+    require_free_space(store.root, _BYTES_AT_LEAST + _BYTES_PER_USER * n_sets * len(prepared.users))
+    with _locked(work, prepared, wait=wait):
+        # Another process may have finished the run while this one waited for the lock.
         found = None if force else _stored(store, prepared)
-        if found is not None and not _lacks(found, prepared) and not work.folder.exists():
-            return found, False
-        n_sets = 1 + len(wanted_sets(prepared.spec))
-        require_free_space(
-            store.root, _BYTES_AT_LEAST + _BYTES_PER_USER * n_sets * len(prepared.users)
-        )
-        with _locked(work, prepared, wait=wait, progress=progress):
-            recover(store, prepared.run_id)
-            # Another process may have finished the run while this one waited for the lock.
-            found = None if force else _stored(store, prepared)
-            if found is not None and not _lacks(found, prepared):
-                work.clear()
-                return found, False
-            prepared = _completed(prepared, found or _readable(store, prepared))
-            attempt = Attempt(prepared, work, progress, checkpoint_seconds, found)
-            try:
-                with prints_aside():
-                    attempt.run(anew=force)
-                stored = publish(store, prepared, work)
-            except (OSError, MemoryError):
-                raise
-            except Exception:
-                # A checkpoint of a run that fails by itself would only fail again; the log is kept.
-                work.drop_progress()
-                raise
+        if found is not None and not _lacks(found, prepared):
             work.clear()
-            return stored, True
+            return found, False
+        prepared = _completed(prepared, found or _readable(store, prepared))
+        attempt = Attempt(prepared, work, progress, checkpoint_seconds, found)
+        try:
+            with prints_aside():
+                attempt.run(anew=force)
+            stored = publish(store, prepared, work)
+        except (OSError, MemoryError, InUseError):
+            raise
+        except Exception:
+            # A checkpoint of a run that fails by itself would only fail again; the log is kept.
+            work.drop_progress()
+            raise
+        work.clear()
+        return stored, True
 
 
 @contextmanager
-def _locked(work: Work, prepared: PreparedRun, *, wait: bool, progress: Progress) -> Iterator[None]:
+def _locked(work: Work, prepared: PreparedRun, *, wait: bool) -> Iterator[None]:
     """Hold the run's lock; released by the system when the process dies.
 
-    After a run that completed, locks that guard nothing any more are removed.
+    After a run that completed, locks that guard nothing any more are removed, and what killed
+    processes left under construction.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(work.folder, timeout=0))
-        except ResultError as error:
-            label = f"run {prepared.run_id} ({prepared.spec.label})"
-            if not wait:
-                raise RunInUseError(
-                    f"{label} is being worked on by another process; wait for it or stop it."
-                ) from error
-            progress.status(f"waiting for another process that works on {label}")
-            stack.enter_context(lock(work.folder))
+    what = f"run {prepared.run_id} ({prepared.spec.label})"
+    with lock(work.folder, timeout=None if wait else 0, what=what):
         yield
     sweep_locks(work.folder.parent)
+    sweep(work.folder.parent)
 
 
 def _lacks(run: StoredRun, prepared: PreparedRun) -> bool:

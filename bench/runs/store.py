@@ -3,25 +3,32 @@
 A store keeps run folders (:mod:`bench.runs.stored`) as ``<target>/<method>-s<seed>-<run id>``;
 folders of the same format anywhere below the root (for example committed results) are found as well.
 Names that begin with a dot, and ``failed``, are not searched.
+
+Other processes may write, replace and remove runs meanwhile: a reader sees each run whole or not at
+all, and never takes one that is gone for a damaged one.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import MissingRunError, ResultError, did_you_mean
-from bench.io import atomic_folder, lock, read_json
+from bench.errors import MissingRunError, ResultError, RunGoneError, did_you_mean
+from bench.io import lock, read_json
+from bench.partial import discard, older, replaced_name, settled, sweep
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
-__all__ = ["Damage", "RunStore", "discard", "sweep_locks"]
+__all__ = ["Damage", "RunStore", "present", "sweep_locks"]
 
 WORK, FAILED = ".work", "failed"
+
+_TRIES = 20
+# Names that earlier versions gave to what was under construction.
+_UNLOCKED = (".partial-*", f"{WORK}/import-*", f"{WORK}/trash-*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +62,20 @@ class RunStore:
         return self.root / FAILED / slug(target) / folder_name(method, seed, key)
 
     def folders(self) -> Iterator[Path]:
-        """Every folder below the root that holds a manifest, in order of its path."""
+        """Every folder below the root that holds a manifest, in order of its path.
+
+        A run whose replacement was killed between two renames has its own path here, too; see
+        :func:`bench.partial.settled`.
+        """
         for current, names, files in os.walk(self.root):
             if MANIFEST in files:
                 names.clear()
                 yield Path(current)
                 continue
+            waiting = {replaced_name(name): name for name in names if replaced_name(name)}
+            for name in sorted(waiting.keys() - set(names)):
+                if (Path(current) / waiting[name] / MANIFEST).is_file():
+                    yield Path(current) / name
             hidden_root = Path(current) == self.root
             names[:] = sorted(
                 n for n in names if not n.startswith(".") and not (hidden_root and n == FAILED)
@@ -88,11 +103,13 @@ class RunStore:
         runs = []
         for folder in self.folders():
             try:
-                run = read_run(folder)
+                run = present(folder)
             except ResultError as error:
                 if damaged is None:
                     raise
                 damaged.append(Damage(folder, str(error)))
+                continue
+            if run is None:
                 continue
             if target is not None and run.target != target:
                 continue
@@ -109,8 +126,7 @@ class RunStore:
         Raises:
             ResultError: its folder exists and is damaged.
         """
-        folder = self.run_folder(target, method, seed, run_id)
-        return read_run(folder) if folder.exists() else None
+        return present(self.run_folder(target, method, seed, run_id))
 
     def get(self, name: str) -> StoredRun:
         """Look a run up by run id, by the first digits of one, or by its folder's name.
@@ -145,8 +161,10 @@ class RunStore:
     def remove(self, name: str) -> Path:
         """Delete a run (also a damaged one) at once, and return the folder it was in."""
         folder = self.locate(name)
-        with lock(self.work_folder(folder.name.rpartition("-")[2]), timeout=5.0):
-            discard(folder, self.root / WORK)
+        with self._lock(folder, timeout=5.0):
+            for path in (older(folder), folder):
+                with suppress(FileNotFoundError):  # removed meanwhile, which is what was asked for
+                    discard(path)
         return folder
 
     def unfinished(self) -> Sequence[Path]:
@@ -158,20 +176,32 @@ class RunStore:
     def clean(self) -> Sequence[Path]:
         """Delete the checkpoints of runs that no process works on; return their work folders.
 
-        A replaced result that waits there to be put back (the process died between two renames) is
-        kept, with its folder.
+        What killed processes left under construction anywhere in the store goes, too.
         """
         removed = []
         for folder in self.unfinished():
-            try:
-                with lock(folder, timeout=0):
-                    if any(folder.glob(f"replaced/*/{MANIFEST}")):
-                        continue
-                    shutil.rmtree(folder)
-                    removed.append(folder)
-            except ResultError:
-                continue
+            with suppress(ResultError, FileNotFoundError), lock(folder, timeout=0):
+                discard(folder)
+                removed.append(folder)
+        for current, names, _ in os.walk(self.root):
+            removed += sweep(Path(current), _UNLOCKED)
+            for folder in (Path(current) / name for name in names):
+                if older(folder).exists():
+                    removed += self._replaced(folder)
+            names[:] = [name for name in names if not name.startswith(".partial-")]
         return removed
+
+    def _replaced(self, folder: Path) -> list[Path]:
+        """Delete the older result that a killed process left beside its replacement."""
+        with suppress(ResultError, FileNotFoundError), self._lock(folder, timeout=0):
+            if folder.exists():
+                discard(older(folder))
+                return [older(folder)]
+        return []
+
+    def _lock(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
+        """Hold the lock of a stored run."""
+        return lock(self.work_folder(folder.name.rpartition("-")[2]), timeout=timeout)
 
     def failures(self) -> Sequence[dict[str, Any]]:
         """Records of failed runs, in order of their path; unreadable ones are skipped."""
@@ -194,9 +224,15 @@ def sweep_locks(work: Path) -> None:
                 pass
 
 
-def discard(folder: Path, work: Path) -> None:
-    """Remove a folder so that no reader ever sees half of it: rename it aside, then delete."""
-    work.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(work / f"trash-{folder.name}", replace=True) as trash:
-        folder.replace(trash / folder.name)
-    shutil.rmtree(work / f"trash-{folder.name}", ignore_errors=True)
+def present(folder: Path) -> StoredRun | None:
+    """The run of a folder, or None where there is none, or none any more.
+
+    Raises:
+        ResultError: it is damaged.
+    """
+    for _ in range(_TRIES):
+        if not settled(folder).exists():
+            return None
+        with suppress(RunGoneError):
+            return read_run(folder)
+    return None

@@ -9,8 +9,10 @@ Reading repairs nothing: what is damaged is named, together with the command tha
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,42 +21,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import ResultError
-from bench.io import read_json, sha256_file
+from bench.errors import ResultError, RunGoneError
+from bench.io import hash_json, read_json, sha256_file, write_json
+from bench.partial import settled
+from bench.runs.schema import manifest_fault, metrics_fault
 
 if TYPE_CHECKING:
     from bench.evaluation import Outcomes
 
-__all__ = ["FORMAT", "StoredRun", "folder_name", "read_manifest", "read_run"]
+__all__ = [
+    "FORMAT",
+    "RENAMED",
+    "StoredRun",
+    "check_file",
+    "folder_name",
+    "is_sealed",
+    "read_manifest",
+    "read_run",
+    "seal_of",
+    "slug",
+    "write_manifest",
+]
 
-FORMAT = 1
-"""Version of the run folder; readers refuse newer ones."""
+FORMAT = 2
+"""Version of the run folder; readers refuse newer ones. From 2 on the manifest is sealed."""
+
+SEAL = "seal"
+"""Field with the SHA-256 of the canonical JSON of all other fields of the manifest."""
 
 MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics.json", "log.txt"
 MODEL = "model"
 
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 
-_REQUIRED: Mapping[str, type | tuple[type, ...]] = {
-    "format": int,
-    "run_id": str,
-    "status": str,
-    "method": dict,
-    "target": str,
-    "sources": list,
-    "profile": str,
-    "seed": int,
-    "task": dict,
-    "users": dict,
-    "config": dict,
-    "seconds": dict,
-    "files": dict,
-}
-_REQUIRED_NESTED: Mapping[str, Mapping[str, type]] = {
-    "method": {"name": str, "version": str, "family": str},
-    "task": {"task_hash": str, "candidates_hash": str, "guard": str},
-    "users": {"users_hash": str, "n_users": int},
-}
+RENAMED: Mapping[tuple[str, str], str] = {("molorec", "1"): "all-data-average"}
+"""What methods are called whose stored runs have another name, by that name and version.
+
+Run ids and folders hold the name that a run was made under; tables, commands and messages the new one.
+"""
+
+
+_State = tuple[int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +72,13 @@ class StoredRun:
         path: its folder.
         manifest: identity, configuration, environment, times; see ``docs/runs.md``.
         metrics: content of ``metrics.json``.
+        state: which folder it was when it was read, see :meth:`reading`.
     """
 
     path: Path
     manifest: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    state: _State = None
 
     @property
     def run_id(self) -> str:
@@ -78,7 +87,14 @@ class StoredRun:
 
     @property
     def method(self) -> str:
-        """The method's own name."""
+        """The method's own name; not the stored one where it was renamed since (:data:`RENAMED`)."""
+        return RENAMED.get(
+            (self.stored_method, self.manifest["method"]["version"]), self.stored_method
+        )
+
+    @property
+    def stored_method(self) -> str:
+        """The method's name when the run was made: part of its identity and of its folder's name."""
         return str(self.manifest["method"]["name"])
 
     @property
@@ -132,9 +148,32 @@ class StoredRun:
         return int(self.manifest["users"]["n_users"])
 
     @property
+    def imported(self) -> Mapping[str, Any] | None:
+        """What is declared of scores that another program computed; None for runs of a method."""
+        found = self.manifest.get("imported")
+        if found is None and set(self.config) == {"scores_sha256"}:
+            found = self.config  # imported by a version that recorded the hash alone
+        return found
+
+    @property
+    def shown_name(self) -> str:
+        """The method's name for people: imported scores are marked wherever they stand."""
+        return self.method if self.imported is None else f"{self.method} (imported)"
+
+    @property
     def sets(self) -> dict[str, dict[str, Any]]:
         """Further request sets scored by the same fit, by candidates hash."""
         return dict(self.manifest.get("sets", {}))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While its files are read: a run that is not the one of its manifest any more is gone.
+
+        Raises:
+            RunGoneError: reading failed, and another process removed or replaced the run.
+        """
+        with _reading(self.path, self.state):
+            yield
 
     @cached_property
     def _main(self) -> tuple[NDArray[np.int32], Outcomes]:
@@ -161,17 +200,22 @@ class StoredRun:
             raise ResultError(
                 f"run {self.run_id} has no request set {candidates_hash}; its further sets: {known}."
             )
-        return self._read(str(self.sets[candidates_hash]["file"]))[1]
+        name = str(self.sets[candidates_hash]["file"])
+        users, outcomes = self._read(name)
+        if not np.array_equal(users, self.users):
+            raise _damaged(self.path, f"{name}: 'user' is not that of {PER_USER}")
+        return outcomes
 
     def _read(self, name: str) -> tuple[NDArray[np.int32], Outcomes]:
         import polars as pl
 
         from bench.evaluation import Outcomes
 
-        path = self.path / name
-        check_file(self.path, name, self.manifest["files"])
+        with self.reading():
+            check_file(self.path, name, self.manifest["files"])
+            content = (self.path / name).read_bytes()
         try:
-            frame = pl.read_parquet(io.BytesIO(path.read_bytes()))
+            frame = pl.read_parquet(io.BytesIO(content))
         except Exception as error:
             raise _damaged(self.path, f"{name} is not a readable Parquet file ({error})") from error
         columns = {column: frame[column].to_numpy() for column in frame.columns}
@@ -229,18 +273,67 @@ def read_run(path: Path) -> StoredRun:
     Raises:
         ResultError: not a run, damaged, or written by a newer version; the message names field and
             remedy.
+        RunGoneError: another process removed or replaced it meanwhile.
     """
-    manifest = read_manifest(path)
-    if manifest["status"] != "done":
-        raise _damaged(path, f"status is {manifest['status']!r}, expected 'done'")
-    for name in (METRICS, PER_USER):
-        if not (path / name).is_file():
-            raise _damaged(path, f"{name} is missing")
-    check_file(path, METRICS, manifest["files"])
-    metrics = read_json(path / METRICS)
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("metrics"), dict):
-        raise _damaged(path, f"{METRICS} has no object 'metrics'")
-    return StoredRun(path, manifest, metrics)
+    path = settled(path)
+    state = _state(path)
+    with _reading(path, state):
+        manifest = read_manifest(path)
+        if manifest["status"] != "done":
+            raise _damaged(path, f"status is {manifest['status']!r}, expected 'done'")
+        for name in (METRICS, PER_USER):
+            if not (path / name).is_file():
+                raise _damaged(path, f"{name} is missing")
+        check_file(path, METRICS, manifest["files"])
+        metrics = read_json(path / METRICS)
+    fault = metrics_fault(metrics)
+    if fault is not None:
+        raise _damaged(path, f"{METRICS}: {fault}")
+    return StoredRun(path, manifest, metrics, state)
+
+
+def _state(path: Path) -> _State:
+    """Which folder a path means now; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+@contextmanager
+def _reading(path: Path, state: _State) -> Iterator[None]:
+    """Tell a damaged run from one that is not the folder ``state`` any more."""
+    try:
+        yield
+    except (ResultError, OSError) as error:
+        if state is None or _state(path) != state:
+            raise RunGoneError(
+                f"{path}: another process removed or replaced this run while it was read. "
+                "Repeat the command."
+            ) from error
+        raise
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of everything but the seal.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    return hash_json({key: value for key, value in manifest.items() if key != SEAL})
+
+
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest that was read carries its seal; runs of format 1 may not."""
+    return SEAL in manifest
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Seal a manifest and write it into a run folder; the one way to do it."""
+    # As it will be read: keys that are numbers become texts, which sort otherwise.
+    values = json.loads(json.dumps({**manifest, "format": FORMAT}, allow_nan=False))
+    write_json(folder / MANIFEST, {**values, SEAL: seal_of(values)})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -256,46 +349,39 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ResultError(
             f"{path}: run format {found}; this version reads up to {FORMAT}. Update weavebench."
         )
-    _check_fields(path, manifest, _REQUIRED, "")
-    for key, fields in _REQUIRED_NESTED.items():
-        _check_fields(path, manifest[key], fields, f"{key}.")
-    if not RUN_ID.fullmatch(manifest["run_id"]) or manifest["seed"] < 0:
-        raise _damaged(
-            path,
-            f"{MANIFEST}: run_id {manifest['run_id']!r}, seed {manifest['seed']}; expected 16 hex "
-            "digits and a seed >= 0",
-        )
+    _check_seal(path, manifest)
+    fault = manifest_fault(manifest)
+    if fault is not None:
+        raise _damaged(path, f"{MANIFEST}: {fault}")
     _check_names(path, manifest)
     return manifest
+
+
+def _check_seal(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that is not the one that was written; format 1 knew no seal."""
+    if not is_sealed(manifest):
+        if manifest.get("format") == 1:
+            return
+        raise _damaged(path, f"{MANIFEST} has no field '{SEAL}'")
+    try:
+        right = seal_of(manifest)
+    except ValueError as error:
+        raise _damaged(path, f"{MANIFEST}: {error}") from error
+    if manifest[SEAL] != right:
+        raise _damaged(
+            path,
+            f"{MANIFEST} was changed: its fields give the seal {right[:12]}..., it says "
+            f"{str(manifest[SEAL])[:12]}...",
+        )
 
 
 def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse file names that lead out of the run's folder: a manifest may come from anywhere."""
     files, sets = manifest["files"], manifest.get("sets", {})
-    for name, digest in files.items():
+    for name in files:
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or name.startswith("/") or re.search(r"[\\:\0]", name):
             raise _damaged(path, f"{MANIFEST}: file name {name!r} leads out of the folder")
-        if not isinstance(digest, str):
-            raise _damaged(path, f"{MANIFEST}: no SHA-256 for the file {name!r}")
-    if not isinstance(sets, dict):
-        raise _damaged(
-            path, f"{MANIFEST}: field 'sets' is {type(sets).__name__}, expected an object"
-        )
     for key, described in sets.items():
-        if not isinstance(described, dict) or described.get("file") not in files:
+        if described.get("file") not in files:
             raise _damaged(path, f"{MANIFEST}: request set {key} names no file of the run")
-
-
-def _check_fields(
-    path: Path, values: Mapping[str, Any], fields: Mapping[str, Any], prefix: str
-) -> None:
-    for name, kind in fields.items():
-        if name not in values:
-            raise _damaged(path, f"{MANIFEST} lacks the field '{prefix}{name}'")
-        if not isinstance(values[name], kind) or isinstance(values[name], bool):
-            raise _damaged(
-                path,
-                f"{MANIFEST}: field '{prefix}{name}' is {type(values[name]).__name__}, "
-                f"expected {kind.__name__ if isinstance(kind, type) else kind}",
-            )

@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.documents import DocumentError, parse_yaml
 from bench.errors import ConfigError, unknown_name
 
 __all__ = ["SCALES", "Scale", "Suite", "load_suite", "suite_names"]
@@ -115,19 +115,20 @@ def load_suite(name: str) -> Suite:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"no suite file {name}; suites of the package: {suite_names()}.")
-        text, stem = path.read_text(encoding="utf-8"), path.stem
+        text, stem = path.read_bytes(), path.stem
     else:
         if name not in suite_names():
             raise unknown_name("suite", name, suite_names())
         source = resources.files("bench.suites").joinpath(f"{name}.yaml")
-        text, stem = source.read_text(encoding="utf-8"), name
+        text, stem = source.read_bytes(), name
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
         if not isinstance(content, dict):
             raise ConfigError(f"suite {name}: found {type(content).__name__}, expected a mapping.")
         return Suite.model_validate({"name": stem, **content})
-    except yaml.YAMLError as error:
-        raise ConfigError(f"suite {name} is no YAML: {error}. Correct the file.") from error
+    except DocumentError as error:
+        where = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"suite {name}{where}: not YAML ({error}). Correct the file.") from error
     except ValidationError as error:
         where = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,12 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-4
-"""Largest allowed difference of float32 scores between batches or candidate orders, relative to the
+"""Largest allowed difference of scores between batches or candidate orders, relative to the
 largest score where that is above 1."""
 
 
 def check_form(session: Session) -> str:
-    """Returns Scores: float32, shape (requests, candidates), finite; slots in range."""
+    """Returns Scores: float32 or float64, shape (requests, candidates), finite; slots in range."""
     scores = session.score(session.base(), session.requests)
     require_form(session, scores, session.requests)
     return ""
@@ -43,15 +44,19 @@ def require_form(session: Session, scores: Scores, requests: Requests) -> None:
     if not isinstance(scores, Scores):
         raise CheckFailed(f"score returned {type(scores).__name__}; expected bench.methods.Scores.")
     values, expected = scores.values, requests.candidates.shape
-    if not isinstance(values, np.ndarray) or values.shape != expected or values.dtype != np.float32:
+    if (
+        not isinstance(values, np.ndarray)
+        or values.shape != expected
+        or values.dtype not in (np.float32, np.float64)
+    ):
         found = (
             f"{values.dtype} {values.shape}"
             if isinstance(values, np.ndarray)
             else type(values).__name__
         )
         raise CheckFailed(
-            f"Scores.values is {found}; expected a NumPy array, float32 {expected}: one score per "
-            "candidate, for example values.astype(np.float32)."
+            f"Scores.values is {found}; expected a NumPy array, float32 or float64 {expected}: one "
+            "score per candidate."
         )
     if np.isinf(values).any():
         raise CheckFailed(
@@ -215,7 +220,7 @@ def same_scores(session: Session, one: Fitted, other: Fitted) -> str:
     return different(first, second)
 
 
-def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
     """Largest difference, relative to the largest score where that is above 1."""
     if not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf")
@@ -223,7 +228,7 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.nanmax(np.abs(a.astype(np.float64) - b), initial=0.0)) / scale
 
 
-def different(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
+def different(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> str:
     """How two score matrices differ, for messages."""
     rows = int((~((a == b) | (np.isnan(a) & np.isnan(b)))).any(axis=1).sum())
     return f"{rows} of {len(a)} rows, by up to {distance(a, b):.2g}"

@@ -298,7 +298,7 @@ class Session:
 
     def values(
         self, fitted: Fitted, requests: Requests | None = None, decoy: int | None = None
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.floating[Any]]:
         """Scores as an array; for a generator of lists, the answer slots count as well."""
         scores = self.score(fitted, self.requests if requests is None else requests, decoy)
         if scores.slots is None:

@@ -118,6 +118,7 @@ def test_an_initialisation_may_be_given(cli, foreign, tmp_path):
         (["--method", "dare", "--weights", "a,b"], "expected numbers"),
         (["--method", "dare", "--weights", "1", "--set", "weights=[1]"], "give one of them"),
         (["--method", "task-arithmetic", "--weights", "1,2"], "2 weights for 3 adapters"),
+        (["--method", "ext-sub", "--dtype", "float8"], "unknown number format 'float8'"),
     ],
 )
 def test_wrong_use_is_exit_code_2_and_writes_nothing(cli, foreign, tmp_path, words, message):
@@ -132,6 +133,24 @@ def test_refusals_name_the_file(cli, foreign, tmp_path):
     assert str(tmp_path / "dora" / "adapter_config.json") in cli(*words, code=2).stderr
     words[2] = tmp_path / "nowhere"
     assert "no such folder" in cli(*words, code=1).stderr
+
+
+def test_another_name_of_the_base_is_taken_on_the_users_word(cli, foreign, tmp_path):
+    write_foreign(tmp_path / "renamed", 5, base_model_name_or_path="other/name")
+    words = [
+        "merge",
+        foreign[0],
+        tmp_path / "renamed",
+        "--method",
+        "ext-sub",
+        "--out",
+        tmp_path / "o",
+    ]
+    assert "--assume-same-base" in cli(*words, code=2).stderr
+    done = cli(*words, "--assume-same-base", "--dtype", "bfloat16")
+    assert "note: the adapters name different base models" in done.stderr
+    tensors = load_file(tmp_path / "o" / "adapter_model.safetensors")
+    assert {one.dtype for one in tensors.values()} == {torch.bfloat16}
 
 
 def test_an_existing_folder_is_kept(cli, foreign, tmp_path):

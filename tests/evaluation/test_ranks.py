@@ -90,6 +90,16 @@ def test_all_equal_wide_rows_do_not_overflow_the_byte_counters():
     assert outcomes.n_better.tolist() == [0] * 3
 
 
+def test_float64_scores_are_not_rounded_to_float32():
+    tiny = [1e-48, 1e-51, 3e-50]
+    saturated = [1.0, 1.0 - 2**-53, 1.0 - 2**-52]
+    values = np.array([tiny, saturated, [1e14 + 1, 1e14, 1e14 - 1]])
+    outcomes = rank_outcomes(values, np.zeros(3, dtype=np.int64))
+    assert outcomes.n_better.tolist() == outcomes.n_tied.tolist() == [0, 0, 0]
+    rounded = rank_outcomes(values.astype(np.float32), np.zeros(3, dtype=np.int64))
+    assert rounded.n_tied.tolist() == [2, 2, 2]
+
+
 def test_comparisons_are_exact_in_float32():
     one = np.float32(1.0)
     next_up = np.nextafter(one, np.float32(2.0))
@@ -147,7 +157,7 @@ def with_value(value):
 
 
 BAD_INPUT = {
-    "float64": (GOOD.astype(np.float64), AT, {}, MethodError, r"knn .*float64.*astype"),
+    "float16": (GOOD.astype(np.float16), AT, {}, MethodError, r"knn .*float16.*float32 or float64"),
     "one dimension": (GOOD[0], AT, {}, MethodError, r"shape \(4,\)"),
     "a list": (GOOD.tolist(), AT, {}, MethodError, "type list"),
     "too few rows": (GOOD[:2], AT, {}, MethodError, "2 users; expected 3"),

@@ -144,7 +144,7 @@ def cut_weights(folder: Path) -> None:
         (remove_config, "adapter_config.json"),
         (cut_weights, "cannot be read"),
         (lambda f: edit_config(f, peft_type="LOHA"), "peft_type 'LOHA', not 'LORA'"),
-        (lambda f: edit_config(f, lora_alpha=None), "no number lora_alpha"),
+        (lambda f: edit_config(f, lora_alpha=None), "lora_alpha is None; expected a valid number"),
         (lambda f: edit_config(f, use_dora=True), "sets use_dora to True"),
         (lambda f: edit_config(f, bias="all"), "sets bias to 'all'"),
         (lambda f: edit_config(f, modules_to_save=["lm_head"]), "sets modules_to_save"),

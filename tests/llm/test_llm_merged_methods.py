@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 
 from bench.errors import ConfigError
 from bench.evaluation import metric_per_user
+from bench.io import lock
 from bench.llm.adapters import AdapterStore
-from bench.llm.methods.branches import AdapterMethod
+from bench.llm.methods.branches import AdapterMethod, Branch
 from bench.merging import read_adapter
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve
 from bench.protocol.task import Task, build_task
 from bench.testing import evaluate, make_context
 from bench.testing.planted import planted_domain
+from bench.waiting import InUseError, patience
 
 BUDGET = {
     "train_examples": 12,
@@ -74,6 +77,37 @@ def trained(store: AdapterStore) -> int:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "adapters"
+
+
+def test_a_branch_that_is_in_work_elsewhere_is_left_for_the_end(tiny_llama, tmp_path, root):
+    """Held by "another process" until the other branch is trained; then it is trained here as well."""
+    method, task = make("merge-average", tiny_llama), task_of("north", ("east",))
+    store = AdapterStore(root)
+    context = make_context(tmp_path / "plan", task, validation_users=20, adapters=store)
+    view = task.train_view(with_sources=True)
+    first = method._recipe(Branch(("north",)), context)
+    wanted = first.spec([("north", view.target.training_hash)]).adapter_id
+    stack = ExitStack()
+    stack.enter_context(lock(root / ".work" / wanted))
+    order: list[str] = []
+
+    def note(uses, seconds: float, cpu_seconds: float) -> None:
+        order.extend(use.label.partition(",")[0] for use in uses if use.kind == "trained")
+        if order:
+            stack.close()
+
+    store.watch(note)
+    run(method, task, tmp_path / "run", store)
+    assert order[:2] == ["east", "north"]
+    assert trained(store) == 2
+    # Alone, there is nothing else to do: it waits, and no longer than it was told to.
+    other = AdapterStore(tmp_path / "other")
+    with (
+        lock(other.root / ".work" / wanted),
+        patience(0.1),
+        pytest.raises(InUseError, match=f"adapter {wanted[:8]}"),
+    ):
+        run(make("target-only", tiny_llama), task, tmp_path / "alone", other)
 
 
 def test_four_targets_train_four_single_and_six_hybrid_adapters(tiny_llama, tmp_path, root):
@@ -149,7 +183,9 @@ def test_all_weight_on_the_target_scores_as_target_only(space, tiny_llama, tmp_p
         np.testing.assert_allclose(*values, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "option"), [("weaverec", "weights"), ("molorec", "general")])
+@pytest.mark.parametrize(
+    ("name", "option"), [("weaverec", "weights"), ("all-data-average", "general")]
+)
 def test_what_validation_chose_is_told_and_described_last(
     name, option, tiny_llama, tmp_path, root, monkeypatch
 ):
@@ -306,13 +342,3 @@ def test_controls_train_what_they_say(tiny_llama, tmp_path, root):
     two = [a for a in fresh.list() if a.adapter_id in ids]
     assert len({a.metadata["recipe"]["order_seed"] for a in two}) == 2
     assert len({a.metadata["init_hash"] for a in two}) == 1
-
-
-def test_molorec_averages_the_general_and_the_specific_adapter(tiny_llama, tmp_path, root):
-    task = task_of("north", ("east",))
-    store = AdapterStore(root)
-    run(make("all-data", tiny_llama), task, tmp_path / "a", store)
-    run(make("target-only", tiny_llama), task, tmp_path / "t", store)
-    again = AdapterStore(root)
-    run(make("molorec", tiny_llama), task, tmp_path / "m", again)
-    assert trained(again) == 0

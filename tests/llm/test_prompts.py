@@ -338,12 +338,44 @@ def test_title_bytes_are_utf8(item: str) -> None:
         (SEQUENCE + "{% block item %}{{ title|upper }}\n{% endblock %}", "holds the title 0 times"),
         (SEQUENCE + "{% block item %}{{ title }}{{ title }}\n{% endblock %}", "2 times"),
         (SEQUENCE + "{% block item %}{{ title }}{% endblock %}", "expected a terminator"),
-        (SEQUENCE + "{% block item %}{{ title.__class__.mro() }}{% endblock %}", "unsafe"),
+        (
+            SEQUENCE + "{% block item %}{{ title.__class__.mro() }}{% endblock %}",
+            "call is not part",
+        ),
     ],
 )
 def test_a_wrong_template_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         writer(save(tmp_path, text)).prompt([1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for i in range(10) %}x{% endfor %}", "line 2: for is not part"),
+        ("{{ 'x' * 10**12 }}", "is not part of a prompt's language"),
+        ("{{ 9**9**9**9 }}", "pow is not part"),
+        ("{{ '%1000000000d' % 1 }}", "mod is not part"),
+        ("{{ lipsum(10**9) }}", "call is not part"),
+        ("{{ 'x'|center(10000000000) }}", "filter 'center'"),
+        ("{% set a = title ~ title %}{{ a }}", "assign is not part"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}", "macro is not part"),
+        ("{{ title.__class__ }}", "getattr is not part"),
+        ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "nested too deeply"),
+        ("x" * 200_000, "at most 100,000"),
+    ],
+)
+def test_a_template_cannot_run_without_end_or_fill_the_memory(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = save(
+        tmp_path, "{% set chat = false %}\n{% block before %}" + text + "{% endblock %}" + ITEM
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_template(path)
+    constant = save(tmp_path, "{% set chat = 9**9**9**9 %}" + ITEM)
+    with pytest.raises(ConfigError, match="pow is not part"):
+        load_template(constant)
 
 
 def test_an_unknown_template_lists_the_built_in_ones(tmp_path: Path) -> None:
@@ -446,6 +478,23 @@ def test_prompts_depend_neither_on_the_day_nor_on_a_reasoning_default() -> None:
     ],
 )
 def test_a_backbone_that_cannot_chat_is_refused(template: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        writer("listwise", chat_tokenizer(template))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for i in range(9999) %}" * 6 + "{% endfor %}" * 6, "does not end within 0.5 s"),
+        ("{{ 'x' * 40000000000 }}", "more than 1,000 MB of memory"),
+        ("{{ 'x'.zfill(40000000000) }}", "more than 1,000 MB of memory"),
+        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "recursion"),
+    ],
+)
+def test_a_chat_template_is_stopped_in_time(
+    template: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.llm.tokens._RENDER_SECONDS", 0.5)
     with pytest.raises(ConfigError, match=message):
         writer("listwise", chat_tokenizer(template))
 

@@ -16,7 +16,7 @@ from adapter_inputs import (
 )
 
 from bench.errors import ConfigError
-from bench.merging import merge
+from bench.merging import DareConfig, merge
 from bench.merging.dare import drop, mask_keys
 from bench.merging.slices import Slice
 
@@ -205,3 +205,56 @@ def test_rates_outside_the_range_are_refused(rate):
 def test_weights_have_no_meaning_with_ties():
     with pytest.raises(ConfigError, match="no weights with inner=ties"):
         merge(adapters(2), "dare", {"inner": "ties", "weights": [0.5, 0.5]})
+
+
+@pytest.mark.parametrize("density", [0.2, 0.35, 0.9])
+@pytest.mark.parametrize("drop_rate", [0.0, 0.4])
+def test_dropped_and_trimmed_products_are_the_authors_arithmetic(drop_rate, density):
+    """Drop, rescale, trim over the whole adapter, elect, mean of what agrees; all dense."""
+    given_ = adapters(sizes=SMALL)
+    config = {"drop_rate": drop_rate, "inner": "ties", "density": density, "scale": 1.3}
+    found = merge(given_, "dare", {**config, "space": "product", "rank": 9}, seed=7)
+    keys = mask_keys(given_)
+    left = [
+        drop(
+            Slice(m, "D", 0, torch.stack([one.delta(m) for one in given_])), drop_rate, 7, keys
+        ).flatten(1)
+        for m in found.modules
+    ]
+    expected = 1.3 * literal_ties(torch.cat(left, dim=1), density, "mean")
+    merged = torch.cat([deltas(found)[m].flatten() for m in found.modules])
+    torch.testing.assert_close(merged, expected.double(), rtol=0, atol=2e-5)
+    # Today's form, without trimming, is another merge, unless nothing but zeros falls to trimming.
+    whole = merge(given_, "dare", {**config, "density": 1, "space": "product", "rank": 9}, seed=7)
+    keeps_all = density == 0.9 and drop_rate == 0.4
+    off = max(float((deltas(whole)[m] - deltas(found)[m]).abs().max()) for m in found.modules)
+    assert (off < 1e-4) == keeps_all
+
+
+def test_dropped_factors_are_trimmed_by_tensor():
+    given_ = adapters(sizes=SMALL)
+    config = {"drop_rate": 0.4, "inner": "ties", "density": 0.3}
+    found = merge(given_, "dare", config, seed=7)
+    for module in SMALL:
+        halves = []
+        for part in "AB":
+            tensors = torch.stack([getattr(one.factors[module], part.lower()) for one in given_])
+            left = drop(Slice(module, part, 0, tensors), 0.4, 7, mask_keys(given_))
+            halves.append(literal_ties(left.flatten(1), 0.3, "mean").reshape(left[0].shape))
+        dense = given_[0].scaling * halves[1].double() @ halves[0].double()
+        torch.testing.assert_close(deltas(found)[module], dense, rtol=0, atol=2e-5)
+
+
+def test_nothing_dropped_and_trimmed_is_ties():
+    given_ = adapters()
+    for space in ("factor", "product"):
+        config = {"space": space, "density": 0.3, **({"rank": 24} if space == "product" else {})}
+        found = merge(given_, "dare", {**config, "drop_rate": 0, "inner": "ties"})
+        assert_same(found, merge(given_, "ties", config))
+
+
+def test_merges_without_trimming_keep_the_options_they_are_known_by():
+    assert "density" not in DareConfig(inner="ties").model_dump(mode="json")
+    assert DareConfig(inner="ties", density=0.2).model_dump(mode="json")["density"] == 0.2
+    with pytest.raises(ConfigError, match="density=1 with inner=linear"):
+        merge(adapters(2), "dare", {"density": 0.2})

@@ -93,19 +93,18 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"use_rslora": True}, "rsLoRA"),
         ({"use_dora": True}, "DoRA"),
         ({"bias": "all"}, "bias='none'"),
         ({"lora_bias": True}, "bias of its own"),
         ({"modules_to_save": ["lm_head"]}, "whole modules"),
-        ({"rank_pattern": {"q_proj": 8}}, "ranks of their own"),
-        ({"alpha_pattern": {"q_proj": 8}}, "alphas of their own"),
         ({"target_parameters": ["experts"]}, "parameters are adapted"),
         ({"trainable_token_indices": [3]}, "embedding"),
         ({"layer_replication": [[0, 1]]}, "repeated"),
         ({"fan_in_fan_out": True}, "Conv1D"),
         ({"init_lora_weights": "pissa"}, "changes the base weights"),
         ({"init_lora_weights": "loftq"}, "changes the base weights"),
+        ({"kasa_config": {"beta": 0.1}}, "cuts the base weights"),
+        ({"monteclora_config": {"num_samples": 4}}, "draws noise"),
         ({"peft_type": "LOHA"}, "only LORA"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -119,12 +118,52 @@ def test_other_kinds_of_adapters_are_refused_by_name(folder, values, message):
 
 @pytest.mark.parametrize(
     "values",
-    [{"r": 0}, {"r": 2.5}, {"r": "4"}, {"r": True}, {"lora_alpha": 0}, {"lora_alpha": None}],
-    ids=str,
+    [
+        {"r": 0},
+        {"r": 2.5},
+        {"r": "4"},
+        {"r": True},
+        {"r": 10**9},
+        {"r": None},
+        {"lora_alpha": 0},
+        {"lora_alpha": None},
+        {"lora_alpha": -1e300},
+        {"base_model_name_or_path": ["some/base"]},
+        {"revision": ["main"]},
+        {"task_type": {"a": 1}},
+        {"target_modules": {"a": 1}},
+        {"target_modules": [["q_proj"]]},
+        {"init_lora_weights": ["gaussian"]},
+        {"bias": ["none"]},
+        {"use_rslora": "yes"},
+        {"rank_pattern": ["q_proj"]},
+        {"rank_pattern": {"q_proj": -1}},
+        {"rank_pattern": {"q_proj(": 4}},
+        {"alpha_pattern": {"q_proj": "8"}},
+    ],
+    ids=lambda values: f"{next(iter(values))}-{str(values)[:40]}" if values else "",
 )
-def test_damaged_ranks_and_alphas_are_named(folder, values):
+def test_damaged_values_are_named_with_file_and_key(folder, values):
     edit(folder, **values)
-    with pytest.raises(DataError, match="expected"):
+    with pytest.raises(DataError, match=f"{CONFIG}: {next(iter(values))}.* expected") as caught:
+        read_adapter(folder)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "3", "{", "[" * 5000, f'{{"r": {10**400}}}', '{"lora_alpha": Infinity}']
+)
+def test_configurations_that_are_no_objects_are_named(folder, text):
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(DataError, match=CONFIG):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("values", [{"init_hash": ["a"]}, {"base_hash": 7}], ids=str)
+def test_a_damaged_origin_is_named(folder, values):
+    path = folder / "bench_adapter.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(DataError, match=rf"bench_adapter\.json: {next(iter(values))}.* expected"):
         read_adapter(folder)
 
 
@@ -145,10 +184,64 @@ def test_missing_files_and_folders_are_named(folder, tmp_path):
         read_adapter(folder)
 
 
-def test_pickles_are_never_opened(folder):
+def test_nothing_in_a_pickle_runs(folder):
+    ran = folder / "ran"
     (folder / WEIGHTS).unlink()
-    (folder / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(ConfigError, match="pickle"):
+    (folder / "adapter_model.bin").write_bytes(f"cos\nmkdir\n(S'{ran}'\ntR.".encode())
+    with pytest.raises(DataError, match=r"adapter_model\.bin: cannot be read"):
+        read_adapter(folder)
+    assert not ran.exists()
+
+
+def test_tensors_of_an_older_file_are_read(folder):
+    expected = read_adapter(folder)
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+    found = read_adapter(folder)
+    assert found.content_hash == expected.content_hash
+    assert found.sha256 != expected.sha256
+
+
+def test_keys_with_the_name_of_the_adapter_are_read(folder):
+    expected, tensors = read_adapter(folder), load_file(folder / WEIGHTS)
+    renamed = {name.replace(".weight", ".default.weight"): one for name, one in tensors.items()}
+    save_file(renamed, folder / WEIGHTS)
+    assert read_adapter(folder).content_hash == expected.content_hash
+    save_file({**tensors, min(renamed): renamed[min(renamed)].clone()}, folder / WEIGHTS)
+    with pytest.raises(DataError, match="twice"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
+def test_several_formats_in_one_file_are_read_exactly(folder, short):
+    tensors = load_file(folder / WEIGHTS)
+    mixed = {name: one.to(short) if "lora_A" in name else one for name, one in tensors.items()}
+    save_file(mixed, folder / WEIGHTS)
+    found = read_adapter(folder)
+    assert found.dtype == torch.float32
+    for module, pair in found.factors.items():
+        stem = f"base_model.model.{module}.lora_"
+        assert torch.equal(pair.a, mixed[f"{stem}A.weight"].float())
+        assert torch.equal(pair.b, mixed[f"{stem}B.weight"])
+
+
+@pytest.mark.parametrize("short", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64], ids=str)
+def test_formats_that_are_not_computed_with_become_float32(folder, short):
+    tensors = {name: one.to(short) for name, one in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS)
+    found = read_adapter(folder)
+    module, pair = next(iter(found.factors.items()))
+    assert found.dtype == torch.float32
+    expected = tensors[f"base_model.model.{module}.lora_A.weight"].float()
+    assert torch.equal(pair.a, expected)
+    merged = merge([found, found], "weight-average", {"space": "product"})
+    assert_same(merged, found)
+
+
+def test_numbers_that_are_no_weights_are_named(folder):
+    tensors = {name: one.to(torch.int8) for name, one in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(ConfigError, match=r"lora_A\.weight is of dtype int8"):
         read_adapter(folder)
 
 
@@ -226,12 +319,12 @@ def test_an_unknown_base_is_announced():
     assert merged.config.base_model == "some/base"
 
 
-def test_different_modules_and_sizes_are_refused():
+def test_different_modules_are_refused_for_factors_and_sizes_always():
     one, two = random_adapter(1), random_adapter(2)
     fewer = replace(two, factors=dict(list(two.factors.items())[1:]))
     for pair in ([one, fewer], [fewer, one]):
         with pytest.raises(ConfigError, match=r"adapter-1 adapts .*down_proj, adapter-2 does not"):
-            merge(pair, "task-arithmetic")
+            merge(pair, "weight-average")
     wider = changed(two, lambda _, pair: (torch.cat([pair.a, pair.a], dim=1), pair.b))
     with pytest.raises(ConfigError, match="has size"):
         merge([one, wider], "task-arithmetic")

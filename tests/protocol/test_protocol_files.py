@@ -271,8 +271,8 @@ def test_scores_are_aligned_by_ids(
     users = task.subset(6)[::-1]
     values = read_scores(path, task.test(users))
     ((part, _),) = list(task.test(users).chunks(99))
-    expected = (part.users[:, None] + part.candidates / 100).astype(np.float32)
-    assert values.dtype == np.float32
+    expected = part.users[:, None] + part.candidates / 100
+    assert values.dtype == np.float64
     assert np.array_equal(values, expected)
 
 
@@ -295,7 +295,7 @@ BAD_SCORES: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
     ),
     "repeated": (lambda s: pl.concat([s, s[:2]]), "2 repeated rows"),
     "nan": (lambda s: with_score(s, 4, float("nan")), "row 5 of the data: score nan"),
-    "too large": (lambda s: with_score(s, 0, 1e39), "not a finite 32-bit number"),
+    "infinite": (lambda s: with_score(s, 0, float("inf")), "not a finite 64-bit number"),
     "blank": (lambda s: with_score(s, 2, None), "row 3 of the data: score None"),
     "text": (lambda s: s.with_columns(score=pl.lit("high")), "score 'high'"),
     "column": (lambda s: s.rename({"score": "value"}), "columns score are missing"),

@@ -15,6 +15,8 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.protocol import ProtocolOptions, Task, build_task
+from bench.protocol.imported import CandidateTable, ImportedCandidates
+from bench.protocol.left_out import LeftOut
 from bench.protocol.split import leave_one_out, prefixes
 
 
@@ -329,24 +331,86 @@ def test_any_small_domain_makes_a_sound_task(seed: int, m: int) -> None:
         assert len(set(found)) == m + 1
 
 
-def test_too_few_items_names_user_and_sizes() -> None:
-    events = {f"u{u}": [f"i{(u + j) % 40}" for j in range(5)] for u in range(50)}
-    events["reader"] = [f"i{j}" for j in range(12)]
-    domain = make_domain(events)
+def with_reader(n_read: int, n_items: int = 40) -> Domain:
+    """50 users of 5 events, and one who has read many items."""
+    events = {f"u{u}": [f"i{(u + j) % n_items}" for j in range(5)] for u in range(50)}
+    events["reader"] = [f"i{j}" for j in range(n_read)]
+    return make_domain(events)
+
+
+def test_users_with_too_few_negatives_are_left_out_and_counted() -> None:
+    domain = with_reader(12)
+    assert build_task(domain, options=ProtocolOptions(n_negatives=28)).left_out is None
+    task = build_task(domain)
+    assert task.left_out == LeftOut(n_users=1, needed=29, fewest=28)
+    assert task.n_users == 50
+    reader = domain.user_ids.to_list().index("reader")
+    assert reader not in task.subset(None)
+    with pytest.raises(ProtocolError, match="1 of 1 users are not evaluated"):
+        task.test(np.array([reader]))
+    view = task.train_view(with_sources=False).target
+    assert reader not in view.validation.users
+    # What is trained on does not depend on the candidates.
+    assert view.sequences[reader].tolist() == domain.sequences[reader][:-2].tolist()
+    fewer = build_task(domain, options=ProtocolOptions(n_negatives=28))
+    assert fewer.train_view(with_sources=False).target.training_hash == view.training_hash
+
+
+def test_left_out_users_train_on_their_validation_item_where_all_do() -> None:
+    domain = with_reader(12)
+    task = build_task(domain, options=ProtocolOptions(train_on="train+valid"))
+    reader = domain.user_ids.to_list().index("reader")
+    sequences = task.train_view(with_sources=False).target.sequences
+    assert sequences[reader].tolist() == domain.sequences[reader][:-1].tolist()
+    assert sequences.lengths[task.subset(None)].tolist() == [4] * 50
+
+
+@pytest.mark.parametrize("n_read", [39, 40])
+def test_full_ranking_needs_one_item_that_the_user_does_not_know(n_read: int) -> None:
+    task = build_task(with_reader(n_read), options=ProtocolOptions(negatives="full"))
+    expected = LeftOut(n_users=1, needed=1, fewest=0) if n_read == 40 else None
+    assert task.left_out == expected
+    assert task.n_users == 50 + (n_read == 39)
+    _, labels = next(iter(task.test(task.subset(None)).chunks(100)))
+    assert labels.excluded is not None
+    assert ((~labels.excluded).sum(axis=1) >= 2).all()
+
+
+def test_drawn_validation_sets_leave_users_out_beside_imported_test_sets() -> None:
+    domain = with_reader(12)
+    drawn = build_task(domain)
+    ((chunk, _),) = drawn.test(drawn.subset(None)).chunks(100)
+    table = CandidateTable(
+        StringColumn.from_list([domain.user_ids[int(user)] for user in chunk.users]),
+        StringColumn.from_list([domain.items.ids[int(i)] for i in chunk.candidates.ravel()]),
+        30,
+    )
+    chosen = ProtocolOptions(negatives="imported")
+    task = build_task(domain, options=chosen, imported=ImportedCandidates({"test": table}))
+    assert task.left_out == drawn.left_out
+    ((imported, _),) = task.test(task.subset(None)).chunks(100)
+    assert np.array_equal(np.sort(imported.candidates), np.sort(chunk.candidates))
+
+
+def test_nobody_with_enough_items_names_the_sizes() -> None:
     with pytest.raises(ProtocolError) as caught:
-        build_task(domain)
+        build_task(with_reader(12), options=ProtocolOptions(n_negatives=36))
     message = str(caught.value)
-    assert "toy: 29 negatives asked for, but user 'reader' has only 28 eligible items" in message
-    assert "(40 distinct titles, 12 events in the user's history); 1 of 51 users" in message
+    assert "toy: 36 negatives asked for, but no user has so many eligible items" in message
+    assert "the most is 35, the least 28 (user 'reader')" in message
     assert "Largest number that fits every user: 28" in message
     assert "29, 99, 999: none" in message
-    assert build_task(domain, options=ProtocolOptions(n_negatives=28)).n_users == 51
+    assert "full" not in message
     with pytest.raises(ProtocolError, match="of the nested sizes 29, 99, 999: 29"):
-        build_task(random_domain(0, n_items=120), options=ProtocolOptions(n_negatives=110))
+        build_task(random_domain(0, n_items=120), options=ProtocolOptions(n_negatives=116))
+    everything = make_domain({f"u{u}": ["a", "b", "c"] for u in range(4)})
+    for negatives in ("full", "uniform"):
+        with pytest.raises(ProtocolError, match="interacted with all 3 items"):
+            build_task(everything, options=ProtocolOptions(negatives=negatives))
 
 
 def test_a_source_with_too_few_items_fails_at_once(domain: Domain) -> None:
-    source = random_domain(1, n_items=14, name="small", prefix="s")
+    source = random_domain(1, n_items=14, name="small", prefix="s", longest=14, shortest=6)
     with pytest.raises(ProtocolError, match="small: 9 negatives asked for"):
         build_task(domain, sources=[source], options=options())
 

@@ -12,10 +12,11 @@ import pytest
 from protocol_domains import random_domain
 
 from bench.errors import ProtocolError
+from bench.process import available_threads
 from bench.protocol.candidates import population
 from bench.protocol.candidates_io import domain_blocks, position_path, write_candidates
 from bench.protocol.titles import title_groups
-from bench.protocol.workers import map_in_order, usable_cores
+from bench.protocol.workers import map_in_order
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -96,4 +97,4 @@ def test_threads_must_be_positive(tmp_path: Path) -> None:
     pop = population(np.arange(40, dtype=np.int32))
     with pytest.raises(ProtocolError, match="threads is 0"):
         write_candidates(tmp_path / "c.npy", [], pop, n_users=0, domain="toy", threads=0)
-    assert usable_cores() >= 1
+    assert available_threads() >= 1

@@ -16,6 +16,7 @@ from bench.evaluation import CORRECTIONS, compare_seeds, metric_per_user
 from bench.report.plain import CORRECTION_NAMES
 from bench.report.transfer import baseline_text, transfer, transfer_of, transfer_record
 from bench.report.transfer_page import transfer_reading
+from bench.runs.rivals import Rivals
 from bench.runs.store import RunStore
 from bench.runs.stored import read_run
 
@@ -240,15 +241,14 @@ def test_a_run_ends_with_its_gain_or_the_command_of_the_missing_baseline(
     write_run, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.cli.run_transfer.committed_folder", lambda: None)
     monkeypatch.setenv("BENCH_STORE", str(write_run.root))
-    store = RunStore(write_run.root)
+    rivals = Rivals(RunStore(write_run.root))
     run = few_users(
         write_run, "weaverec", 0, sources=("a", "b"), seed=1, profile="paper",
         config={**SETTINGS, "space": "product"},
         overrides={"training.epochs": 2, "space": "product"},
     )  # fmt: skip
-    print_transfer_of([run], store)
+    print_transfer_of([run], rivals)
     tail = "--profile paper --seed 1 --set training.epochs=2 --limit-users 40"
     assert capsys.readouterr().out.splitlines() == [
         "No target-only run to compare weaverec (space=product, training.epochs=2) [paper] with: "
@@ -259,11 +259,11 @@ def test_a_run_ends_with_its_gain_or_the_command_of_the_missing_baseline(
     few_users(write_run, "target-only", 1, profile="paper")
     for number, source in enumerate("ab"):
         few_users(write_run, "source-only", 2 + number, sources=(source,), profile="paper")
-    print_transfer_of([run], store)
+    print_transfer_of([run], rivals)
     shown = capsys.readouterr().out
     assert "target-only: target-only" in shown and "best single source: source-only" in shown
     assert "bench run" not in shown
-    print_transfer_of([few_users(write_run, "popularity", 5)], store)
+    print_transfer_of([few_users(write_run, "popularity", 5)], rivals)
     assert capsys.readouterr().out == ""
 
 
@@ -326,12 +326,11 @@ def test_what_a_run_alone_needs_is_in_the_command_and_no_command_is_made_up(
     write_run, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.cli.run_transfer.committed_folder", lambda: None)
     runs = [
         pretrained(write_run, "unisrec", 0, overrides={"mode": "inductive", "pretrain_epochs": 2}),
         pretrained(write_run, "mcrpl", 1),
     ]
-    print_transfer_of(runs, RunStore(write_run.root))
+    print_transfer_of(runs, Rivals(RunStore(write_run.root)))
     shown = capsys.readouterr().out.splitlines()
     unisrec, mcrpl = ([line for line in shown if name in line] for name in ("unisrec", "mcrpl"))
     assert unisrec[0].endswith(

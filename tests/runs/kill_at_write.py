@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
+from bench import partial
 from bench.runs.environment import git_revision
 from bench.runs.runner import execute
 from bench.runs.spec import RunSpec
@@ -33,14 +35,18 @@ _CHANGES = {
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def arm(kill_at: int, root: Path) -> list[int]:
-    """Count changes below ``root`` from now on and kill this process before the ``kill_at``-th."""
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(fault_at: int, root: Path, fault: Callable[[], None] = kill) -> list[int]:
+    """Count changes below ``root`` from now on; ``fault`` happens before the ``fault_at``-th."""
     count = [0]
 
     def hit() -> None:
         count[0] += 1
-        if count[0] == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if count[0] == fault_at:
+            fault()
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
@@ -56,6 +62,13 @@ def arm(kill_at: int, root: Path) -> list[int]:
         hit()
         sync(handle)
 
+    exchange = partial._exchange
+
+    def counted_exchange(one: Path, other: Path) -> bool:
+        hit()
+        return exchange(one, other)
+
+    partial._exchange = counted_exchange
     os.fsync = counted_sync
     sys.addaudithook(hook)
     return count
@@ -88,16 +101,15 @@ def check_after_kill(store: RunStore, before: dict) -> None:
         for digest in run.sets:
             run.outcomes(digest)
         assert read_manifest(run.path)["status"] == "done"
-    if before.get("replacing") and not store.list():
-        assert list((store.root / ".work").glob("*/replaced/*/manifest.json")), (
-            "the old run is lost"
-        )
+    assert store.list() or not before["replacing"], "the old run is lost"
 
 
 def main() -> None:
     options = json.loads(sys.argv[1])
     # Forked children inherit what is asked once per process.
     git_revision()
+    if not options["swap"]:
+        partial._exchange = lambda _one, _other: False
     root = Path(options["root"])
     force = options["force"]
     spec = RunSpec.model_validate(options["spec"])
@@ -128,7 +140,9 @@ def main() -> None:
             assert run.manifest["files"]["per_user.parquet"] == reference, "other outcomes"
             assert len(store.list()) == 1
             assert [p for p in (store.root / ".work").iterdir() if p.is_dir()] == []
-            left = [p for p in store.root.rglob(".partial-*") if ".work" not in p.parts]
+            left = list(store.root.rglob(".partial-*"))
+            store.clean()
+            left += store.root.rglob(".replaced-*")
             assert not left, f"left behind: {left}"
 
         if in_child(finish):

@@ -105,7 +105,7 @@ def _spoil(values, fault: str):
     if fault == "shape":
         return values[:, :-1].copy()
     if fault == "dtype":
-        return values.astype(np.float64)
+        return values.astype(np.float16)
     if fault in ("nan", "inf"):
         values = values.copy()
         values[-1, 2] = np.nan if fault == "nan" else np.inf

@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import ConfigError, ResultError
 from bench.runs.archive import export_runs, import_runs, reproduce_spec
-from bench.runs.results import export_result, find_rivals, ranks_nothing
+from bench.runs.results import export_result
 from bench.runs.runner import execute
 from bench.runs.store import RunStore
 
@@ -141,6 +141,17 @@ def test_run_is_reproduced_from_its_manifest(run, tmp_path, data_root):
     assert again.manifest["files"]["per_user.parquet"] == run.manifest["files"]["per_user.parquet"]
 
 
+def test_a_run_is_repeated_with_the_threads_that_it_had(run, monkeypatch):
+    monkeypatch.setattr("bench.runs.archive.usable_cpus", lambda: 8)
+    manifest = json.loads(json.dumps(run.manifest))
+    manifest |= {"threads": 4, "spec": {**manifest["spec"], "threads": None}}
+    left_to_us = type(run)(run.path, manifest, run.metrics)
+    assert reproduce_spec(left_to_us).threads == 4
+    monkeypatch.setattr("bench.runs.archive.usable_cpus", lambda: 2)
+    assert reproduce_spec(left_to_us).threads == 2
+    assert reproduce_spec(run).threads == 1, "as it was asked for"
+
+
 def test_manifest_that_cannot_be_reproduced_says_why(run):
     manifest = json.loads(json.dumps(run.manifest))
     manifest["spec"]["unknown"] = 1
@@ -177,34 +188,3 @@ def test_published_results_are_never_replaced(run, store, tmp_path, make_spec):
     other = execute(make_spec(extra_candidate_seeds=(1, 2)), store)
     with pytest.raises(ResultError, match="superseded, never edited"):
         export_result(other, tmp_path / "results")
-
-
-def test_rivals_come_from_the_store_and_from_committed_results(store, tmp_path, make_spec):
-    committed = tmp_path / "results"
-    run = execute(make_spec(), store)
-    assert find_rivals(run, store, committed=committed) == []
-    elsewhere = RunStore(tmp_path / "elsewhere")
-    export_result(execute(make_spec("Statistic"), elsewhere), committed)
-    (rival,) = find_rivals(run, store, committed=committed)
-    assert rival.method == "statistic" and committed in rival.path.parents
-    execute(make_spec(seed=1), store)
-    assert [r.method for r in find_rivals(run, store, committed=committed)] == ["statistic"]
-    other = execute(make_spec(overrides={"epochs": 3}), store)
-    both = find_rivals(run, store, committed=committed)
-    assert {r.run_id for r in both} == {rival.run_id, other.run_id}
-    figures = [r.metrics["metrics"]["ndcg@5"]["mean"] for r in both]
-    assert figures == sorted(figures, reverse=True)
-    stored = execute(make_spec("Statistic"), store)
-    found = find_rivals(run, store, committed=committed)
-    assert {r.path for r in found} == {stored.path, other.path}, "the stored copy counts, once"
-    few = execute(make_spec(limit_users=10), store)
-    assert find_rivals(few, store, committed=None) == []
-
-
-def test_random_is_a_rival_only_where_there_is_no_other(store, make_spec):
-    run = execute(make_spec(), store)
-    chance = execute(make_spec("random"), store)
-    assert [r.run_id for r in find_rivals(run, store, committed=None)] == [chance.run_id]
-    other = execute(make_spec("Statistic"), store)
-    assert [r.run_id for r in find_rivals(run, store, committed=None)] == [other.run_id]
-    assert ranks_nothing(chance) and not ranks_nothing(other) and not ranks_nothing(run)

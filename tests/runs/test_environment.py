@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.errors import MethodError
-from bench.methods import Capabilities, Scores
+from bench.methods import Capabilities, Scores, resolve
 from bench.runs.environment import (
     MemoryMeter,
     available_threads,
@@ -17,8 +17,10 @@ from bench.runs.environment import (
     hardware,
     limit_threads,
     package_versions,
+    run_threads,
 )
 from bench.runs.records import jsonable, without_paths
+from bench.runs.runner import execute
 from bench.runs.scoring import merge_diagnostics
 from bench.validation import chunk_rows
 
@@ -61,6 +63,7 @@ def test_threads_are_limited_and_restored_without_importing_torch():
         "with limit_threads(1) as apply:\n"
         "    apply()\n"
         "    assert 'torch' not in sys.modules\n"
+        "    assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
         "    import torch\n"
         "    assert torch.get_num_threads() == 1, 'imported inside the block'\n"
         "    torch.set_num_threads(3)\n"
@@ -80,6 +83,25 @@ def test_threads_are_limited_and_restored_without_importing_torch():
 def test_threads_are_restored_after_an_error():
     with pytest.raises(ValueError, match="planted"), limit_threads(1):
         raise ValueError("planted")
+
+
+def test_threads_are_what_is_asked_for_else_what_helps_within_what_is_allowed(
+    make_spec, monkeypatch
+):
+    monkeypatch.setattr("bench.runs.environment.available_threads", lambda: 4)
+    free = make_spec("random").model_copy(update={"threads": None})
+    asked = free.model_copy(update={"threads": 6})
+    small, large = resolve("sasrec"), resolve("target-only")
+    assert [run_threads(free, cls) for cls in (small, large)] == [1, 4]
+    assert [run_threads(asked, cls) for cls in (small, large)] == [6, 6], "a number wins"
+    monkeypatch.setattr("bench.runs.environment.available_threads", lambda: 1)
+    assert run_threads(free, large) == 1
+
+
+def test_the_manifest_names_the_threads_that_were_used(store, make_spec, monkeypatch):
+    monkeypatch.setattr("bench.runs.environment.available_threads", lambda: 3)
+    stored = execute(make_spec("Statistic").model_copy(update={"threads": None}), store)
+    assert stored.manifest["threads"] == 1 and stored.manifest["spec"]["threads"] is None
 
 
 @pytest.mark.parametrize(

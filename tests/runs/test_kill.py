@@ -14,7 +14,9 @@ from bench.runs.store import RunStore
 SCRIPT = Path(__file__).with_name("kill_at_write.py")
 
 
-def _kill_everywhere(make_spec, tmp_path, *, first: int, step: int, force: bool, timeout: int):
+def _kill_everywhere(
+    make_spec, tmp_path, *, first: int, step: int, force: bool, timeout: int, swap: bool = True
+):
     spec = make_spec(keep_model=True, extra_candidate_seeds=(1,))
     whole = execute(spec, RunStore(tmp_path / "reference"), checkpoint_seconds=0.0)
     options = {
@@ -24,6 +26,7 @@ def _kill_everywhere(make_spec, tmp_path, *, first: int, step: int, force: bool,
         "first": first,
         "step": step,
         "force": force,
+        "swap": swap,
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT), json.dumps(options)],
@@ -50,3 +53,8 @@ def test_kill_at_some_writes_then_the_store_reads_and_the_run_completes(make_spe
 @pytest.mark.parametrize("force", [False, True], ids=["new", "replacing"])
 def test_kill_at_every_write_then_the_store_reads_and_the_run_completes(make_spec, tmp_path, force):
     _kill_everywhere(make_spec, tmp_path, first=1, step=1, force=force, timeout=1700)
+
+
+@pytest.mark.slow
+def test_kill_at_every_write_of_a_replacement_where_names_cannot_be_swapped(make_spec, tmp_path):
+    _kill_everywhere(make_spec, tmp_path, first=1, step=1, force=True, timeout=1700, swap=False)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from bench.errors import ConfigError, DataError, MethodError
+from bench.methods import QuietProgress
 from bench.runs.matrix import MatrixInterrupted, expand, run_matrix
-from bench.runs.runner import RunInUseError, execute, prepare
+from bench.runs.runner import execute, prepare
 from bench.runs.store import RunStore
+from bench.waiting import InUseError, patience
 
 SCRIPT = """
 import json, sys
@@ -168,7 +170,31 @@ def test_run_in_use_is_not_waited_for_unless_asked(store, make_spec):
     spec = make_spec()
     with (
         lock(store.work_folder(prepare(spec).run_id)),
-        pytest.raises(RunInUseError, match="another process"),
+        pytest.raises(InUseError, match="another process"),
     ):
         execute(spec, store, wait=False)
     assert execute(spec, RunStore(store.root), wait=False).run_id
+
+
+def test_a_run_that_stays_in_use_is_named_as_not_done_and_the_others_are_done(store, make_spec):
+    from bench.io import lock
+
+    held, free = make_spec(), make_spec("Statistic")
+    told: list[str] = []
+
+    class Told(QuietProgress):
+        def status(self, text: str) -> None:
+            told.append(text)
+
+        def line(self, text: str) -> None:
+            told.append(text)
+
+    with lock(store.work_folder(prepare(held).run_id)), patience(0.3):
+        results = run_matrix([held, free], store, progress=Told())
+    assert [r.status for r in results] == ["in use", "done"]
+    assert isinstance(results[0].error, InUseError) and results[0].run is None
+    assert store.failures() == [], "it did not fail"
+    (left,) = [text for text in told if "left for the end" in text]
+    (waits,) = [text for text in told if text.startswith("waiting for")]
+    assert f"({os.getpid()}: " in waits and "at most 0 s" in waits and held.label in left
+    assert [r.status for r in run_matrix([held, free], store)] == ["done", "stored"]

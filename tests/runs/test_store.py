@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.errors import MissingRunError, ResultError
+from bench.errors import MissingRunError, ResultError, RunGoneError
 from bench.io import sha256_file, write_json
+from bench.partial import older
+from bench.runs.archive import export_runs
+from bench.runs.results import export_result
 from bench.runs.runner import execute
 from bench.runs.store import RunStore
-from bench.runs.stored import read_run
+from bench.runs.stored import read_run, seal_of
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,8 @@ def _edit_manifest(run, **changes):
             del place[inner or name]
         else:
             place[inner or name] = value
+    # As an author would who also renews the seal.
+    manifest["seal"] = seal_of(manifest)
     write_json(run.path / "manifest.json", manifest)
 
 
@@ -236,15 +242,65 @@ def test_reading_needs_neither_torch_nor_methods_nor_protocol(copied, store):
 def test_clean_removes_abandoned_checkpoints_only(copied, store):
     from bench.io import lock
 
-    abandoned, running, replaced = (store.work_folder(c * 16) for c in "abc")
-    for folder in (abandoned, running, replaced):
+    abandoned, running = (store.work_folder(c * 16) for c in "ab")
+    for folder in (abandoned, running):
         (folder / "scratch").mkdir(parents=True)
-    shutil.copytree(copied.path, replaced / "replaced" / copied.path.name)
-    assert list(store.unfinished()) == [abandoned, running, replaced]
+    assert list(store.unfinished()) == [abandoned, running]
     with lock(running):
         assert list(store.clean()) == [abandoned]
-    assert list(store.unfinished()) == [running, replaced]
+    assert list(store.unfinished()) == [running]
     assert store.get(copied.run_id).run_id == copied.run_id
+
+
+def test_clean_removes_what_killed_processes_left_under_construction(copied, store):
+    work = store.root / ".work"
+    left = [
+        copied.path.parent / ".partial-bench-a",
+        store.root / "failed" / "alpha" / ".partial-bench-b",
+        work / ".partial-bench-c",
+    ]
+    earlier = [work / "import-a", work / "trash-b", copied.path.parent / ".partial-c"]
+    young = work / "import-young"
+    for folder in (*left, *earlier, young):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    for folder in earlier:
+        os.utime(folder, (1, 1))
+    assert sorted(store.clean()) == sorted([*left, *earlier])
+    assert not any(folder.exists() for folder in (*left, *earlier))
+    assert young.is_dir()
+    assert store.get(copied.run_id).run_id == copied.run_id
+
+
+def test_run_whose_replacement_never_came_is_read_replaced_and_removed_by_its_name(copied, store):
+    waiting = older(copied.path)
+    copied.path.rename(waiting)
+    (run,) = store.list()
+    assert run.path == waiting and len(run.outcomes()) == copied.n_users
+    assert store.find("alpha", copied.method, copied.seed, copied.run_id).path == waiting
+    assert store.get(copied.path.name).run_id == copied.run_id
+    assert store.remove(copied.run_id) == copied.path
+    assert store.list() == [] and not waiting.exists()
+
+
+def test_a_run_that_another_process_removed_is_gone_and_not_damaged(copied, store):
+    held = store.get(copied.run_id)
+    store.remove(copied.run_id)
+    with pytest.raises(RunGoneError, match="another process removed or replaced"):
+        held.outcomes()
+    with pytest.raises(RunGoneError):
+        export_runs([held], store.root / "out.tar.gz")
+    with pytest.raises(RunGoneError):
+        export_result(held, store.root / "published")
+    assert list(store.root.glob("out*")) == []
+    assert store.list() == [] and store.find("alpha", "x", 0, copied.run_id) is None
+
+
+def test_a_damaged_run_is_not_called_gone(copied):
+    (copied.path / "per_user.parquet").write_bytes(b"x")
+    with pytest.raises(ResultError, match="was changed") as caught:
+        read_run(copied.path).outcomes()
+    assert not isinstance(caught.value, RunGoneError)
 
 
 def test_unknown_run_is_wrong_use_and_gets_the_nearest_names(store, copied):

@@ -55,7 +55,7 @@ class Honest(Markov):
 
 
 class WrongDtype(Honest):
-    """float64."""
+    """Integers."""
 
     @classmethod
     def of(cls, method):
@@ -64,7 +64,7 @@ class WrongDtype(Honest):
         return made
 
     def score(self, requests, context):
-        return Scores(super().score(requests, context).values.astype(np.float64))
+        return Scores(super().score(requests, context).values.astype(np.int64))
 
 
 class WrongShape(Honest):
@@ -373,7 +373,7 @@ class NoPlan(Honest):
 
 
 CASES = [
-    (WrongDtype, "scores-form", "float64"),
+    (WrongDtype, "scores-form", "int64"),
     (WrongShape, "scores-form", r"\(80, 29\); expected .* \(80, 30\)"),
     (Infinite, "scores-form", "infinite"),
     (Unranked, "scores-form", "may_leave_unranked"),
@@ -397,7 +397,7 @@ CASES = [
     (Hoarder, "held-out-not-reachable", "method.stolen: 40 test items"),
     (AnswerHoarder, "held-out-not-reachable", "method.answers: 40 validation items"),
     (LabelReader, "fits", "no attribute 'labels'"),
-    (SpoiledValidation, "fits", r"is float64 .*expected float32"),
+    (SpoiledValidation, "fits", r"is int64 .*expected float32 or float64"),
     (BrokenElsewhere, "unseen-items", "KeyError: 'never trained on' .*test_kit.py, line"),
     (Printer, "nothing-printed", "fit printed 'epoch 1 of 1'"),
     (ChildPrinter, "nothing-printed", "score printed 'scoring'"),
@@ -617,7 +617,7 @@ def test_unknown_check_is_an_error_with_a_suggestion():
 
 
 def test_assert_conforms_lists_every_failure():
-    with pytest.raises(AssertionError, match=r"scores-form: .*float64"):
+    with pytest.raises(AssertionError, match=r"scores-form: .*int64"):
         assert_conforms(WrongDtype, checks=["scores-form"])
     assert_conforms(Honest, checks=["scores-form", "row-order"])
 

@@ -81,7 +81,7 @@ class LLMRec(EncoderMethod, FirstStageMethod):
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
         # The encoder runs about three times as fast in bfloat16, on CPUs that have it too.
-        return RunDefaults(dtype="bfloat16")
+        return RunDefaults(dtype="bfloat16", threads=None)
 
     def first_stage(self, encoder: Encoder | None) -> FirstStage:
         return FirstStage(

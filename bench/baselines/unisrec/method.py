@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.baselines.batches import Batch
-from bench.baselines.checkpoints import load_matching
 from bench.baselines.contrastive import equal_positives, info_nce
 from bench.baselines.sequence_encoder import encode_groups
 from bench.baselines.training import TrainingReport, isolated_randomness
 from bench.baselines.transferable import TextConfig, TransferableMethod
 from bench.baselines.unisrec.augment import drop_items, drop_words, pick_dropped_texts
 from bench.baselines.unisrec.model import UniSRecModel
+from bench.checkpoints import load_matching
 from bench.data.domain import Sequences
 from bench.methods import Context, Family, TrainView
 from bench.protocol.types import DomainView

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench.baselines.batches import Batch
-from bench.baselines.checkpoints import load_matching
 from bench.baselines.contrastive import equal_positives, info_nce
 from bench.baselines.sequence_encoder import encode_groups
 from bench.baselines.training import LoopConfig, TrainingReport, isolated_randomness, train
@@ -28,6 +27,7 @@ from bench.baselines.vq_rec.model import (
     released_alignment,
 )
 from bench.baselines.vq_rec.quantiser import Quantiser, fit_quantiser
+from bench.checkpoints import load_matching
 from bench.data.domain import Sequences
 from bench.methods import Context, Family, TrainView
 from bench.protocol.types import DomainView

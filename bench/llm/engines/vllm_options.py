@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import BenchError, ConfigError, MissingExtraError, ResultError
-from bench.io import read_json
+from bench.documents import DocumentError, parse_yaml
+from bench.errors import ConfigError, DataError, MissingExtraError, ResultError
+from bench.merging.peft_config import read_peft
 
 __all__ = [
     "Route",
@@ -147,19 +147,11 @@ def adapter_rank(folder: Path) -> int:
     Raises:
         ResultError: no adapter is there, or one that is no plain LoRA.
     """
-    path = folder / "adapter_config.json"
     try:
-        config = read_json(path)
-        patterns = config.get("rank_pattern") or {}
-        rank = max(int(value) for value in (config["r"], *patterns.values()))
-        kind = config.get("peft_type")
-    except (OSError, BenchError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ResultError(f"{path}: no LoRA adapter: {error!r}. Expected a PEFT folder.") from error
-    if kind != "LORA" or config.get("use_dora"):
-        raise ResultError(
-            f"{path}: peft_type {kind!r}, use_dora {config.get('use_dora')!r}; vLLM runs plain LoRA."
-        )
-    return rank
+        config = read_peft(folder)
+    except (ConfigError, DataError) as error:
+        raise ResultError(f"no LoRA adapter: {error} Expected a PEFT folder.") from error
+    return config.largest_rank
 
 
 def rank_capacity(rank: int) -> int:
@@ -182,8 +174,8 @@ def options_from_environment() -> VllmOptions:
     """
     text = os.environ.get(OPTIONS, "")
     try:
-        return VllmOptions.model_validate(yaml.safe_load(text) or {})
-    except (yaml.YAMLError, ValidationError) as error:
+        return VllmOptions.model_validate(parse_yaml(text) or {})
+    except (DocumentError, ValidationError) as error:
         reason = "; ".join(str(error).splitlines()[:3])
         raise ConfigError(
             f"{OPTIONS}={text!r} cannot be used: {reason}. Expected a mapping such as "

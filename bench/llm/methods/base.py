@@ -83,6 +83,7 @@ class LLMMethod(Method):
             limit_users=1000 if profile == "cpu" else None,
             dtype="bfloat16",
             train_on="train+valid" if profile == "paper-as-run" else None,
+            threads=None,
         )
 
     @classmethod

@@ -17,6 +17,7 @@ from bench.llm.methods.base import LLMMethod
 from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import AdapterRecipe
 from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, TrainView
+from bench.waiting import InUseError
 
 __all__ = ["AdapterMethod", "Branch", "single_branches", "woven_branches"]
 
@@ -159,21 +160,34 @@ class AdapterMethod(LLMMethod):
             self.note({"merge": told})
 
     def adapters(self, view: TrainView, context: Context) -> list[StoredAdapter]:
-        """The adapters of all branches, from the store or trained now."""
+        """The adapters of all branches, from the store or trained now.
+
+        Those that another process trains are left for the end, and are then waited for.
+        """
         domains = {view.target.name: view.target, **{s.name: s for s in view.sources}}
         branches = self._checked(
             self.branches(view.target.name, [source.name for source in view.sources])
         )
-        return [
-            self.adapter_on([domains[name] for name in branch.domains], branch, context)
-            for branch in branches
-        ]
+        found: dict[Branch, StoredAdapter] = {}
+        for wait in (len(branches) == 1, True):
+            for branch in branches:
+                if branch in found:
+                    continue
+                views = [domains[name] for name in branch.domains]
+                try:
+                    found[branch] = self.adapter_on(views, branch, context, wait=wait)
+                except InUseError as error:
+                    if wait:
+                        raise
+                    context.progress.status(f"left for the end: {error}")
+        return [found[branch] for branch in branches]
 
     def adapter_on(
-        self, views: Sequence[DomainView], branch: Branch, context: Context
+        self, views: Sequence[DomainView], branch: Branch, context: Context, *, wait: bool = True
     ) -> StoredAdapter:
-        """The adapter of one branch, from the store or trained now."""
-        return self._recipe(branch, context).obtain(views, adapters_of(context), context)
+        """The adapter of one branch, from the store or trained now; see :meth:`AdapterRecipe.obtain`."""
+        recipe = self._recipe(branch, context)
+        return recipe.obtain(views, adapters_of(context), context, wait=wait)
 
     def merged(
         self, adapters: Sequence[StoredAdapter], merge: Merge, context: Context

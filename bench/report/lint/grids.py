@@ -8,7 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Format", "Grid", "GridRow", "csv_grids", "guess_format", "markdown_grids", "plain"]
+__all__ = [
+    "LONGEST_CELL",
+    "Format",
+    "Grid",
+    "GridRow",
+    "csv_grids",
+    "guess_format",
+    "markdown_grids",
+    "plain",
+]
+
+LONGEST_CELL = 2_000
+"""Characters of a cell that is looked into: a longer one is neither a figure nor a name."""
 
 Format = Literal["csv", "markdown", "latex", "json"]
 
@@ -107,8 +119,8 @@ def markdown_grids(text: str) -> Iterator[Grid]:
     lines = text.splitlines()
     title, rows = "", list[GridRow]()
     for number, line in enumerate([*lines, ""], start=1):
-        heading = re.fullmatch(r"\s*#{1,6}\s+(.*?)\s*#*\s*", line)
-        if len(_PIPE.findall(line)) and not heading:
+        heading = _heading(line)
+        if heading is None and _PIPE.search(line):
             if not _RULE.fullmatch(line):
                 body = line.strip()
                 body = body.removeprefix("|")
@@ -120,12 +132,23 @@ def markdown_grids(text: str) -> Iterator[Grid]:
         if len(rows) > 1:
             yield Grid(tuple(rows), title)
         rows = []
-        if heading:
-            title = plain(heading[1])
+        if heading is not None:
+            title = plain(heading)
+
+
+def _heading(line: str) -> str | None:
+    """The text of a Markdown heading, or None."""
+    text = line.strip()
+    rest = text.lstrip("#")
+    if not 1 <= len(text) - len(rest) <= 6 or not rest[:1].isspace():
+        return None
+    return rest.rstrip("#").strip()
 
 
 def plain(cell: str) -> str:
     """A cell without Markdown emphasis, inline HTML and backslash escapes."""
+    if len(cell) > LONGEST_CELL:
+        return cell.strip()
     text = _TAG.sub("", _SUPERSCRIPT.sub("", cell)).replace("&nbsp;", " ").strip()
     for pattern in (_STRONG, _STRONG, _EMPHASIS, _EMPHASIS):
         text = pattern.sub(r"\2", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bench.report.lint.grids import Grid, GridRow
+from bench.report.lint.grids import LONGEST_CELL, Grid, GridRow
 
 __all__ = ["latex_grids"]
 
@@ -31,7 +31,13 @@ _SCRIPT = re.compile(
 )
 _WRAPPED = re.compile(r"\\[A-Za-z]+\*?\s*(?:\[[^\]]*\])*\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+\*?\s*")
-_SPAN = re.compile(r"\\multi(column|row)\s*(?:\[[^\]]*\])?\s*\{\s*(-?\d+)\s*\}")
+_SPAN = re.compile(r"\\multi(column|row)\s*(?:\[[^\]]*\])?\s*\{\s*(-?\d{1,9})\s*\}")
+_MOST_SPANNED = 200
+"""Columns or rows that one cell may span; what says more is no table of figures."""
+_MOST_CELLS = 2_000
+_MOST_TEXT = 2_000_000
+"""Characters in all tables of a text together; tables inside tables count again."""
+_ROW_END = re.compile(r"\\\\\*?(?:\s*\[[^\]&]*\])?")
 _SYMBOLS = {
     r"\pm": "±",
     r"\textpm": "±",
@@ -45,13 +51,21 @@ _SYMBOLS = {
 
 
 def latex_grids(text: str) -> Iterator[Grid]:
-    """Every table of a LaTeX file; spanned columns repeat their text, spanned rows too."""
+    """Every table of a LaTeX file; spanned columns repeat their text, spanned rows too.
+
+    Raises:
+        ValueError: tables too large to be tables of figures.
+    """
     lines = [_COMMENT.sub(r"\1", line) for line in text.split("\n")]
     source = "\n".join(lines)
+    n_read = 0
     for match in _BEGIN.finditer(source):
         end = source.find(rf"\end{{{match[1]}}}", match.end())
         if end < 0:
             end = len(source)
+        n_read += end - match.start()
+        if n_read > _MOST_TEXT:
+            raise ValueError(f"its tables hold more than {_MOST_TEXT:,} characters")
         start = _skip_arguments(source, match.end(), 2 if match[1] in _TWO_ARGUMENTS else 1)
         rows = list(_rows(source[start:end], source.count("\n", 0, start) + 1))
         if rows:
@@ -114,6 +128,8 @@ def _rows(body: str, line: int) -> Iterator[tuple[int, list[tuple[str, int]]]]:
         for cell in _split_cells(cleaned):
             text, n_columns, n_rows = _spans(cell)
             cells += [(text, n_rows)] * n_columns
+            if len(cells) > _MOST_CELLS:
+                raise ValueError(f"line {row_line} has more than {_MOST_CELLS:,} cells")
         if any(text for text, _ in cells):
             yield row_line, cells
 
@@ -129,8 +145,8 @@ def _split(body: str, line: int) -> Iterator[tuple[int, str]]:
             yield line + body.count("\n", 0, start + lead), raw
             if at_end:
                 return
-            tail = re.match(r"\\\\\*?(?:\s*\[[^\]&]*\])?", body[index:])
-            index += tail.end() if tail else 2
+            tail = _ROW_END.match(body, index)
+            index = tail.end() if tail else index + 2
             start = index
             continue
         if body[index] == "\\":
@@ -162,8 +178,10 @@ def _split_cells(row: str) -> list[str]:
 def _spans(cell: str) -> tuple[str, int, int]:
     """Text of a cell, and how many columns and rows it spans (rows upwards where negative)."""
     spans = {"column": 1, "row": 1}
+    if len(cell) > LONGEST_CELL:
+        return " ".join(cell.split()), 1, 1
     while match := _SPAN.search(cell):
-        count = int(match[2])
+        count = max(-_MOST_SPANNED, min(int(match[2]), _MOST_SPANNED))
         spans[match[1]] = count if match[1] == "row" and count else max(count, 1)
         position = _skip_arguments(cell, match.end(), 1)
         opening = cell.find("{", position)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from bench.documents import parse_json
 from bench.errors import DataError
 from bench.report.lint.figures import STORED_UNIT, Cell, ReportedRow, parse_cell
 
@@ -23,7 +23,7 @@ def read_json_rows(text: str, source: str) -> list[ReportedRow]:
         DataError: not such a JSON.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         tables = value.get("tables", [value])
         return [
             _json_row(table, row, quoted=block.get("kind") == "reported")

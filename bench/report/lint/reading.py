@@ -7,6 +7,7 @@ columns.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from bench.report.lint.latex import latex_grids
 from bench.report.lint.leaderboard_json import read_json_rows
 
 __all__ = ["read_table"]
+
+_LONGEST_TEXT = 5_000_000
 
 _CUT = re.compile(r"@\s*([1-9][0-9]{0,3})")
 _KIND_ONLY = re.compile(r"ndcg|hr|hits?|hit rate|hit ratio|recall|mrr", re.I)
@@ -68,17 +71,29 @@ def read_table(text: str, source: str, *, suffix: str = "", percent: bool = Fals
         percent: figures without a sign are percentages.
 
     Raises:
-        DataError: no table with a column or row of metrics; the message says what was looked for.
+        DataError: no table with a column or row of metrics (the message says what was looked for), or
+            a text too large or too odd to be a table of figures.
     """
+    if len(text) > _LONGEST_TEXT:
+        raise DataError(
+            f"{source}: {len(text):,} characters, at most {_LONGEST_TEXT:,} are read. Cut the file down to "
+            "the table of figures."
+        )
     builder = _Builder(percent)
     kind = guess_format(suffix, text)
     if kind == "json":
         builder.rows += read_json_rows(text, source)
     else:
         grids = {"csv": csv_grids, "markdown": markdown_grids, "latex": latex_grids}[kind]
-        declared = _declared_candidates(text)
-        for grid in grids(text):
-            _read_grid(grid, declared, builder)
+        try:
+            declared = _declared_candidates(text)
+            for grid in grids(text):
+                _read_grid(grid, declared, builder)
+        except (ValueError, ArithmeticError, RecursionError, csv.Error) as error:
+            raise DataError(
+                f"{source}: not a table that can be read as {kind} ({error}). Cut the file down to the "
+                "table of figures."
+            ) from error
     if not builder.rows:
         raise DataError(
             f"{source}: no figures found (read as {kind}). Expected a table whose columns or rows are "

@@ -239,6 +239,9 @@ def _origin(runs: Sequence[StoredRun]) -> dict[str, str]:
             found.setdefault(name, {})[str(value)] = None
 
     for run in runs:
+        if run.imported is not None:
+            for key, value in run.imported.items():
+                add(f"imported, as declared: {key.replace('_', ' ')}", value)
         add("task", run.task_hash)
         add("candidates", run.candidates_hash)
         add("users", run.users_hash)

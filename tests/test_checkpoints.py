@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bench.baselines.checkpoints import Inert, load_matching, read_checkpoint, read_state_dict
+from bench.checkpoints import Inert, load_matching, read_checkpoint, read_state_dict
 from bench.errors import ConfigError, DataError
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
