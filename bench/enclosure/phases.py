@@ -140,11 +140,10 @@ def held_out_places(
     cache = cache_root()
     data = [domains_root(), cache / "domains-cache", cache / "assets" / "ml-100k"]
     root = data_root_or_env(data_root)
-    code = _code(method_cls)
     if root is not None:
-        # A root that code lies in as well holds more than domains.
-        names = [root / name for name in stored_names(root)]
-        data += names if _holds(root, code) else [root]
+        # Whatever else lies there, for example a model, may be read.
+        data += [root / name for name in stored_names(root)]
+    code = _code(method_cls)
     runs = []
     for place in {store or store_root(), store_root()}:
         if not _holds(place, code):
