@@ -23,6 +23,7 @@ from bench.memory import release_accelerators
 from bench.pretrained.hub import cached, download
 from bench.pretrained.model_folder import check_folder, folder_hash
 from bench.pretrained.quiet import quiet_transformers
+from bench.sealed import intact, seal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -300,14 +301,17 @@ def _of_gguf(name: str, file: Path) -> Backbone:
 def _from_gguf(name: str, file: Path, say: Callable[[str], None]) -> Backbone:
     backbone = _of_gguf(name, file)
     folder = backbone.folder
-    if not folder.is_dir():
+    # Gigabytes: digests of files that have not changed are remembered. Folders of earlier versions
+    # hold none and are converted again.
+    if not intact(folder, digest=content_sha256):
         with lock(folder):
-            if not folder.is_dir():
+            if not intact(folder, digest=content_sha256):
                 # Four bits become sixteen; while it is written nothing else is on the disk.
                 require_free_space(folder.parent, 4 * file.stat().st_size)
                 say(f"converting {file.name} to safetensors, once (up to a minute)")
-                with atomic_folder(folder) as partial:
+                with atomic_folder(folder, replace=True) as partial:
                     convert_gguf(file, partial)
+                    seal(partial)
     return backbone
 
 

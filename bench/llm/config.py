@@ -31,7 +31,7 @@ PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 PromptStyle = Literal["sequence", "listwise", "pointwise"]
 
-# The reference study's model and text limits (Hou et al. 2025, sections 5.1 and A.3).
+# The reference study's model (Hou et al. 2025, sections 5.1 and A.3); the limits of text are ours.
 _PAPER_TEXT: Mapping[str, Any] = {
     "backbone": "Qwen/Qwen2-7B-Instruct",
     "prompt": "listwise",
@@ -43,7 +43,7 @@ _PAPER_TEXT: Mapping[str, Any] = {
     "max_prompt_tokens": 2048,
     "prior_share": 0.0,
 }
-# What its released code did: histories of any length, whole titles, five generated titles.
+# Nearer to its released code: histories of any length, whole titles, five generated titles.
 _AS_RUN_TEXT: Mapping[str, Any] = {
     "backbone": "Qwen/Qwen2-7B-Instruct",
     "prompt": "listwise",

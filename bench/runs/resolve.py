@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.data.load import known_names, missing_domains, not_found, study_sources
+from bench.enclosure import enclose_import
 from bench.errors import ConfigError, unknown_name
 from bench.io import canonical_json
 from bench.methods import Capabilities, Method, MethodConfig
@@ -65,7 +66,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
             without ``negatives=imported`` or the reverse.
         MissingExtraError: the method needs a package or asset that is absent.
     """
-    with prints_aside():
+    with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
         method_cls = resolve_method(spec.method)
         config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
         capabilities = method_cls.capabilities(config)
