@@ -98,7 +98,7 @@ class Work:
         try:
             return int(read_json(path))
         except (ResultError, TypeError, ValueError):
-            write_json(path, secrets.randbits(128))
+            write_json(path, secrets.randbits(63))  # what a JSON document may hold
             return int(read_json(path))
 
     def _part(self, name: str) -> Path:
