@@ -36,6 +36,7 @@ from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
 from bench.cli.streams import one_interrupt, open_streams
 from bench.process import launched, quiet_threads
+from bench.terminal import printable
 
 __all__ = ["RootCommand", "app", "main"]
 
@@ -52,13 +53,16 @@ class RootCommand(TyperGroup):
     """
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        """Refuse empty words: mostly an unset variable of the shell, and no name of anything."""
-        empty = next(
-            (n for n, word in enumerate(args) if word == "" or _NO_VALUE.match(word)), None
-        )
-        if empty is not None:
-            word = args[empty] or (args[empty - 1] if empty else "the first word")
-            raise typer.BadParameter(f"the value of {word.rstrip('=')} is empty; expected a text.")
+        """Refuse empty words, mostly an unset variable of the shell, and bytes that are no text."""
+        for number, word in enumerate(args):
+            if word == "" or _NO_VALUE.match(word):
+                owner = word.rstrip("=") or (args[number - 1] if number else "the first word")
+                raise typer.BadParameter(f"the value of {owner} is empty; expected a text.")
+            if word != word.encode(errors="replace").decode():
+                raise typer.BadParameter(
+                    f"{printable(word)} holds bytes that are not UTF-8, which no manifest can name. "
+                    "Rename the file."
+                )
         return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import __version__
 from bench.errors import MethodError, ResultError, system_error
 from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
+from bench.merging.peft_config import explain
 from bench.methods import AdapterUse
 from bench.sealed import difference
 from bench.waiting import InUseError
@@ -56,6 +59,59 @@ _REQUIRED: Mapping[str, type] = {
     "cost": dict,
     "files": dict,
 }
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
+class _Use(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    adapter_id: str
+    kind: str
+    label: str
+    seconds: _Seconds
+    cpu_seconds: _Seconds
+    tokens: _Count
+
+
+class _Cost(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    seconds: _Seconds
+    cpu_seconds: _Seconds
+    tokens: _Count
+    attempts: _Count
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    domain: str
+    n_examples: _Count
+    training_hash: str
+
+
+class _Recipe(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    backbone: str | None = None
+    mixture: list[_Part] | None = None
+
+
+class _Metadata(BaseModel):
+    """What is read of ``bench_adapter.json``; further keys are shown as they are."""
+
+    model_config = ConfigDict(strict=True)
+
+    recipe: _Recipe
+    lineage: list[_Use]
+    cost: _Cost
+    files: dict[str, str]
+    init_hash: str | None = None
+    base_hash: str | None = None
+    created: str = ""
+
+
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -165,12 +221,13 @@ def read_adapter(folder: Path) -> StoredAdapter:
         raise _damaged(folder, f"{METADATA} belongs to adapter {metadata['adapter_id']!r}")
     if not {CONFIG, WEIGHTS} <= set(metadata["files"]):
         raise _damaged(folder, f"{METADATA} does not list {CONFIG} and {WEIGHTS}")
-    adapter = StoredAdapter(folder.name, folder, metadata)
     try:
-        adapter.uses()
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, f"{METADATA}: cost or lineage is incomplete ({error})") from error
-    return adapter
+        _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        parts = {str(item["loc"][0]) for item in error.errors()}
+        about = "cost or lineage is incomplete: " if parts & {"cost", "lineage"} else ""
+        raise _damaged(folder, f"{METADATA}: {about}{explain(error)}") from error
+    return StoredAdapter(folder.name, folder, metadata)
 
 
 def check_files(adapter: StoredAdapter) -> None:

@@ -19,6 +19,7 @@ from bench.data.cache import content_sha256
 from bench.errors import ConfigError, MissingExtraError, unknown_name
 from bench.io import atomic_folder, cache_root, hash_json, lock, require_free_space
 from bench.llm.gguf import CONVERSION_VERSION, convert_gguf, read_header
+from bench.memory import release_accelerators
 from bench.pretrained.hub import cached, download
 from bench.pretrained.model_folder import check_folder, folder_hash
 from bench.pretrained.quiet import quiet_transformers
@@ -226,6 +227,7 @@ def load_model(
         "ignore_mismatched_sizes": True,
     }
     if device != "cpu":
+        release_accelerators()
         settings["device_map"] = {"": device}  # reads straight into the device's memory
     if quantisation:
         settings["quantization_config"] = _packing(quantisation, number_format)

@@ -22,7 +22,7 @@ from bench.io import lock, read_json
 from bench.partial import discard, older, replaced_name, settled, sweep
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
-__all__ = ["Damage", "RunStore", "sweep_locks"]
+__all__ = ["Damage", "RunStore", "present", "sweep_locks"]
 
 WORK, FAILED = ".work", "failed"
 
@@ -103,7 +103,7 @@ class RunStore:
         runs = []
         for folder in self.folders():
             try:
-                run = _present(folder)
+                run = present(folder)
             except ResultError as error:
                 if damaged is None:
                     raise
@@ -126,7 +126,7 @@ class RunStore:
         Raises:
             ResultError: its folder exists and is damaged.
         """
-        return _present(self.run_folder(target, method, seed, run_id))
+        return present(self.run_folder(target, method, seed, run_id))
 
     def get(self, name: str) -> StoredRun:
         """Look a run up by run id, by the first digits of one, or by its folder's name.
@@ -224,7 +224,7 @@ def sweep_locks(work: Path) -> None:
                 pass
 
 
-def _present(folder: Path) -> StoredRun | None:
+def present(folder: Path) -> StoredRun | None:
     """The run of a folder, or None where there is none, or none any more.
 
     Raises:

@@ -318,7 +318,7 @@ def test_atomic_files_can_be_imported_too(root, tmp_path):
     again = load_domain("toy", data_root=root)
     assert made.items.titles.to_list() == again.items.titles.to_list()
     assert made.sequences.items.tolist() == again.sequences.items.tolist()
-    with pytest.raises(ConfigError, match=r"leave the mapping \(--column\) out"):
+    with pytest.raises(DataError, match=r"line 1: no column 'x' \(mapped to user\)"):
         import_domain("other", root / "toy" / "toy.inter", mapping={"user": "x"})
 
 
@@ -340,6 +340,8 @@ def test_other_amazon_categories_and_movielens_releases_can_be_imported(tmp_path
     assert import_domain("films", folder).items.titles.to_list() == ["Café (1999)"]
     with pytest.raises(ConfigError, match="brings its titles"):
         import_domain("films-2", folder, meta)
+    with pytest.raises(ConfigError, match=r"leave the mapping \(--column\) out"):
+        import_domain("films-2", folder, mapping={"user": "x"})
 
 
 def test_skipped_lines_of_an_import_stay_known(tmp_path):
