@@ -21,6 +21,8 @@ A message has three parts: what was found and where, what was expected, what to 
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -38,8 +40,12 @@ __all__ = [
     "RunGoneError",
     "did_you_mean",
     "missing_package",
+    "system_error",
     "unknown_name",
 ]
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class BenchError(Exception):
@@ -100,6 +106,18 @@ class MissingAdapterError(ResultError):
     """No stored adapter has the name that was given, or several have; the message names near ones."""
 
     exit_code = 2
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The error of the system that an exception is, or that its text reports; None if there is none.
+
+    Libraries written in Rust (polars, safetensors) have exceptions of their own for a full disk, or an
+    OSError without a number, and name the system's error in their text only.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    found = None if isinstance(error, BenchError) else _OS_ERROR.search(str(error))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
