@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from bench.cli import (
     adapters,
     assets,
+    cache,
     candidates,
     check,
     compare,
@@ -33,6 +34,7 @@ from bench.cli import (
 )
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
+from bench.cli.streams import one_interrupt, open_streams
 from bench.process import launched, quiet_threads
 from bench.terminal import printable
 
@@ -137,6 +139,7 @@ app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(cache.app, name="cache")
 app.add_typer(candidates.app, name="candidates")
 app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
@@ -149,9 +152,11 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Entry point of the script ``bench``, alone or as one of several processes."""
     quiet_threads()
-    if not launched():
-        app(prog_name="bench")
-        return
-    from bench.llm.processes import run_as_one
+    open_streams()
+    with one_interrupt():
+        if not launched():
+            app(prog_name="bench")
+            return
+        from bench.llm.processes import run_as_one
 
-    run_as_one(lambda: app(prog_name="bench"))
+        run_as_one(lambda: app(prog_name="bench"))

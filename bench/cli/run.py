@@ -347,12 +347,12 @@ def _beside(
     if not wanted:
         return []
     if not quiet:
-        added_names = dict.fromkeys(name for found in wanted.values() for name in found)
-        echo(f"No stored rival: running {' and '.join(added_names)} beside it.", err=True)
+        named = dict.fromkeys(name for found in wanted.values() for name in found)
+        echo(f"No stored rival: running {' and '.join(named)} beside it.", err=True)
     specs = [
         spec
-        for (target, limit), names in wanted.items()
-        for spec in expand(names, (target,), **{**common, "limit_users": limit})
+        for (target, limit), chosen in wanted.items()
+        for spec in expand(chosen, (target,), **{**common, "limit_users": limit})
     ]
     return _run_all(specs, rivals.store, tasks, force=False, as_json=False, quiet=quiet)
 

@@ -75,7 +75,7 @@ def list_(
                 (
                     run.run_id,
                     run.target,
-                    run.method,
+                    run.shown_name,
                     run.profile,
                     run.seed,
                     run.n_users,
@@ -153,7 +153,7 @@ def show(
     seconds = found.manifest["seconds"]
     facts = [
         ("run", found.run_id),
-        ("method", f"{found.method} {found.manifest['method']['version']} ({found.family})"),
+        ("method", f"{found.shown_name} {found.manifest['method']['version']} ({found.family})"),
         ("target", found.target),
         ("sources", ", ".join(found.sources) or "none"),
         ("profile, seed", f"{found.profile}, {found.seed}"),
@@ -161,6 +161,11 @@ def show(
         ("task", found.task_hash),
         ("candidates", found.candidates_hash),
         ("leak guard", found.manifest["task"]["guard"]),
+        *(
+            (f"imported: {name.replace('_', ' ')}", value)
+            for name, value in (found.imported or {}).items()
+            if value is not None
+        ),
         *(
             (f"time: {name.replace('_', ' ')}", human_seconds(value))
             for name, value in seconds.items()
@@ -266,7 +271,7 @@ def import_(
     from bench.runs.archive import import_runs
 
     for run in import_runs(source, open_store(store), replace=replace):
-        echo(f"{run.run_id}  {run.method} on {run.target}, seed {run.seed}")
+        echo(f"{run.run_id}  {run.shown_name} on {run.target}, seed {run.seed}")
 
 
 @app.command("reproduce")

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import __version__
-from bench.errors import MethodError, ResultError
-from bench.io import canonical_json, read_json, sha256_file, write_json
+from bench.errors import InUseError, MethodError, ResultError, system_error
+from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
+from bench.merging.peft_config import explain
 from bench.methods import AdapterUse
-from bench.waiting import InUseError
+from bench.sealed import difference
 
 __all__ = [
     "CONFIG",
@@ -36,12 +39,15 @@ __all__ = [
     "sync_files",
     "sync_folder",
     "utc_now",
+    "with_own_hash",
 ]
 
 FORMAT = 1
 """Version of the adapter folder; readers refuse newer ones."""
 
 CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "bench_adapter.json"
+
+_OWN_HASH = "metadata_sha256"
 
 _REQUIRED: Mapping[str, type] = {
     "adapter_id": str,
@@ -52,6 +58,59 @@ _REQUIRED: Mapping[str, type] = {
     "cost": dict,
     "files": dict,
 }
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
+class _Use(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    adapter_id: str
+    kind: str
+    label: str
+    seconds: _Seconds
+    cpu_seconds: _Seconds
+    tokens: _Count
+
+
+class _Cost(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    seconds: _Seconds
+    cpu_seconds: _Seconds
+    tokens: _Count
+    attempts: _Count
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    domain: str
+    n_examples: _Count
+    training_hash: str
+
+
+class _Recipe(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    backbone: str | None = None
+    mixture: list[_Part] | None = None
+
+
+class _Metadata(BaseModel):
+    """What is read of ``bench_adapter.json``; further keys are shown as they are."""
+
+    model_config = ConfigDict(strict=True)
+
+    recipe: _Recipe
+    lineage: list[_Use]
+    cost: _Cost
+    files: dict[str, str]
+    init_hash: str | None = None
+    base_hash: str | None = None
+    created: str = ""
+
+
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -161,28 +220,41 @@ def read_adapter(folder: Path) -> StoredAdapter:
         raise _damaged(folder, f"{METADATA} belongs to adapter {metadata['adapter_id']!r}")
     if not {CONFIG, WEIGHTS} <= set(metadata["files"]):
         raise _damaged(folder, f"{METADATA} does not list {CONFIG} and {WEIGHTS}")
-    adapter = StoredAdapter(folder.name, folder, metadata)
     try:
-        adapter.uses()
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, f"{METADATA}: cost or lineage is incomplete ({error})") from error
-    return adapter
+        _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        parts = {str(item["loc"][0]) for item in error.errors()}
+        about = "cost or lineage is incomplete: " if parts & {"cost", "lineage"} else ""
+        raise _damaged(folder, f"{METADATA}: {about}{explain(error)}") from error
+    return StoredAdapter(folder.name, folder, metadata)
 
 
 def check_files(adapter: StoredAdapter) -> None:
-    """Compare the files of an adapter with the SHA-256 in its metadata.
+    """Compare an adapter with the SHA-256 in its metadata, files once per process.
 
     Raises:
         ResultError: a file is absent or was changed.
     """
-    for name, digest in adapter.metadata["files"].items():
-        path = adapter.folder / name
+    files = adapter.metadata["files"]
+    for name in files:
         if Path(name).name != name:
             raise _damaged(adapter.folder, f"the file name {name!r} leads out of the folder")
-        if not path.is_file():
-            raise _damaged(adapter.folder, f"{name} is missing")
-        if sha256_file(path) != digest:
-            raise _damaged(adapter.folder, f"{name} was changed")
+    if not _is_as_written(adapter.metadata):
+        raise _damaged(adapter.folder, f"{METADATA} was changed")
+    problem = difference(adapter.folder, files)
+    if problem:
+        raise _damaged(adapter.folder, problem)
+
+
+def with_own_hash(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with the SHA-256 of themselves."""
+    return {**metadata, _OWN_HASH: hash_json(metadata)}
+
+
+def _is_as_written(metadata: Mapping[str, Any]) -> bool:
+    """Whether metadata fit their own SHA-256; earlier versions wrote none."""
+    rest = {key: value for key, value in metadata.items() if key != _OWN_HASH}
+    return _OWN_HASH not in metadata or metadata[_OWN_HASH] == hash_json(rest)
 
 
 def peft_files(folder: Path, owner: str) -> dict[str, str]:
@@ -336,4 +408,5 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same training may succeed later, so that its checkpoints are worth keeping."""
     # torch has an exception of its own for a full accelerator; importing it here would cost seconds.
     exhausted = type(error).__name__ == "OutOfMemoryError"
-    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError | InUseError)
+    known = KeyboardInterrupt | OSError | MemoryError | InUseError
+    return exhausted or isinstance(error, known) or system_error(error) is not None

@@ -84,6 +84,14 @@ class MethodConfig(BaseModel):
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {}, "paper": {}}
 
+    def identity(self) -> dict[str, Any]:
+        """The configuration in a run's identity and manifest, as JSON values.
+
+        What is left to the machine, and changes scores by rounding at most, is to be there in the same
+        way on every machine.
+        """
+        return self.model_dump(mode="json")
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationFigures:

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Literal
 from typing import Protocol as Interface
@@ -55,8 +55,9 @@ class LineProgress:
     def line(self, text: str) -> None:
         """Print one dated line."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._stream.write(f"{now} {printable(text)}\n")
-        self._stream.flush()
+        with suppress(OSError, ValueError):  # a closed or full stream must not cost the run
+            self._stream.write(f"{now} {printable(text)}\n")
+            self._stream.flush()
 
     def status(self, text: str) -> None:
         """Print the state after the name of the current stage."""
@@ -219,6 +220,8 @@ def make_progress(
     if mode == "quiet":
         return QuietProgress()
     target = sys.stderr if stream is None else stream
+    if target is None:
+        return QuietProgress()
     if mode == "terminal" or (mode == "auto" and target.isatty()):
         return TerminalProgress(stream)
     return LineProgress(stream)

@@ -9,6 +9,8 @@ import pytest
 from adapter_makers import SPORTS, Maker, recipe
 
 from bench.errors import MethodError, ResultError
+from bench.io import write_json
+from bench.llm import adapters
 from bench.llm.adapter_files import CONFIG, METADATA, WEIGHTS
 from bench.llm.adapters import AdapterStore
 
@@ -39,6 +41,9 @@ def test_a_report_without_json_form_is_refused(store):
         store.obtain(recipe(), Maker(report=[1]))
 
 
+COST = {"seconds": 1.0, "cpu_seconds": 1.0, "tokens": 1, "attempts": 1}
+
+
 def _edit(folder: Path, **changes) -> None:
     metadata = json.loads((folder / METADATA).read_text())
     (folder / METADATA).write_text(json.dumps({**metadata, **changes}))
@@ -56,6 +61,20 @@ def _edit(folder: Path, **changes) -> None:
         (lambda f: _edit(f, adapter_id="0" * 16), "belongs to adapter '0000000000000000'"),
         (lambda f: _edit(f, cost={}), "cost or lineage is incomplete"),
         (lambda f: _edit(f, lineage=[{"adapter_id": "x"}]), "cost or lineage is incomplete"),
+        (
+            lambda f: _edit(f, cost=COST | {"tokens": 2**63 + 1}),
+            "cost.tokens is 9223372036854775809",
+        ),
+        (lambda f: _edit(f, cost=COST | {"tokens": 10**400}), "not valid JSON"),
+        (lambda f: _edit(f, cost=COST | {"tokens": -1}), "cost.tokens is -1; expected"),
+        (lambda f: _edit(f, cost=COST | {"seconds": "3"}), "cost.seconds is '3'; expected"),
+        (lambda f: _edit(f, lineage=["a"]), "lineage.0 is 'a'; expected"),
+        (lambda f: _edit(f, recipe={"backbone": ["a"]}), "recipe.backbone is ['a']; expected"),
+        (lambda f: _edit(f, recipe={"mixture": ["a"]}), "recipe.mixture.0 is 'a'; expected"),
+        (lambda f: _edit(f, recipe={"mixture": [{}]}), "mixture.0.domain is missing"),
+        (lambda f: _edit(f, init_hash=["a"]), "init_hash is ['a']; expected"),
+        (lambda f: _edit(f, label=["a"]), "field 'label' is list, expected str"),
+        (lambda f: _edit(f, files={CONFIG: 1, WEIGHTS: []}), "files.adapter_config.json is 1"),
         (lambda f: _edit(f, files={}), "does not list"),
         (lambda f: _edit(f, files=[]), "field 'files' is list, expected dict"),
     ],
@@ -95,3 +114,44 @@ def test_damaged_adapters_do_not_hide_the_others(store):
     assert len(damaged) == 1
     with pytest.raises(ResultError):
         store.list()
+
+
+def test_a_changed_cost_is_damage(store):
+    adapter = store.obtain(recipe(), Maker())
+    _edit(adapter.folder, cost={**adapter.metadata["cost"], "seconds": 1e9})
+    with pytest.raises(ResultError, match=f"{METADATA} was changed"):
+        AdapterStore(store.root).find(adapter.adapter_id)
+
+
+def test_metadata_of_an_earlier_version_have_no_hash_of_their_own(store):
+    adapter = store.obtain(recipe(), Maker())
+    metadata = dict(adapter.metadata)
+    del metadata["metadata_sha256"]
+    write_json(adapter.folder / METADATA, metadata)
+    assert AdapterStore(store.root).find(adapter.adapter_id).metadata == metadata
+
+
+def test_an_adapter_that_is_removed_meanwhile_is_gone_and_not_damaged(store, monkeypatch):
+    adapter = store.obtain(recipe(), Maker())
+    read = adapters.read_adapter
+
+    def late(folder):
+        if folder.exists():
+            AdapterStore(store.root).remove(folder.name)
+        return read(folder)
+
+    monkeypatch.setattr(adapters, "read_adapter", late)
+    assert store.list() == []
+    monkeypatch.undo()
+    store.obtain(recipe(), Maker())
+    monkeypatch.setattr(adapters, "read_adapter", late)
+    assert store.find(adapter.adapter_id) is None
+    assert list(store.root.glob(".work/*")) == []
+
+
+def test_clean_removes_what_killed_processes_left_under_construction(store):
+    adapter = store.obtain(recipe(), Maker())
+    left = store.root / ".partial-bench-x"
+    left.mkdir()
+    assert list(store.clean()) == [left]
+    assert store.get(adapter.adapter_id).folder.is_dir() and not left.exists()
