@@ -94,7 +94,7 @@ class TestUnfinished:
     def folder(self, cli, tiny, tmp_path) -> Path:
         cli("run", "--method", "random", "--target", tiny, "--quiet")
         folder = tmp_path / "runs/.work/0123456789abcdef"
-        folder.mkdir(parents=True)
+        (folder / "scratch").mkdir(parents=True)
         (folder / "log.txt").write_text(
             f"2026-01-02T03:04:05Z INFO run 0123456789abcdef: sasrec on tiny, seed 1{ESCAPE}\nmore\n"
         )
@@ -108,6 +108,10 @@ class TestUnfinished:
         assert not UNSAFE.search(told)
         (folder / "log.txt").unlink()
         assert "without a log" in cli("runs", "list").stderr
+
+    def test_the_log_of_a_failed_run_is_not_unfinished(self, cli, folder):
+        (folder / "scratch").rmdir()
+        assert cli("runs", "list").stderr == ""
 
     def test_a_running_one_is_told_apart(self, cli, folder):
         with lock(folder):
