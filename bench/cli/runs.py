@@ -59,6 +59,7 @@ def list_(
 ) -> None:
     """List the stored runs; damaged and failed ones are named on standard error."""
     from bench.runs.store import Damage
+    from bench.runs.unfinished import unfinished_runs
 
     opened = open_store(store)
     damaged: list[Damage] = []
@@ -97,6 +98,15 @@ def list_(
             echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
     for found in damaged:
         echo(f"damaged: {found.reason}", err=True)
+    for rest in unfinished_runs(opened):
+        state = "running" if rest.running else "unfinished"
+        since = f", begun {rest.started}" if rest.started else ""
+        advice = (
+            ""
+            if rest.running
+            else "; its command goes on with it, `bench runs rm --unfinished` deletes it"
+        )
+        echo(f"{state}: {rest.run_id} {rest.label or 'without a log'}{since}{advice}", err=True)
 
 
 def _require_known(store: RunStore, target: str | None, method: str | None) -> None:

@@ -2,7 +2,7 @@
 
 Resampling n users with replacement draws the counts of their distinct values from a multinomial
 distribution, so that a resample costs as much as there are distinct values: about a dozen for a
-metric with a cut-off.
+metric with a cut-off (:mod:`bench.evaluation.multinomial`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from bench.errors import ConfigError
 from bench.evaluation.metrics import METRICS, Policy, metric_per_user, weighted_mean
+from bench.evaluation.multinomial import resampled_sums, stream
 from bench.evaluation.outcomes import Outcomes
 
-__all__ = ["MetricSummary", "bootstrap_interval", "bootstrap_means", "summarise"]
+__all__ = ["MetricSummary", "bootstrap_interval", "bootstrap_means", "quantiles", "summarise"]
 
 # More distinct values than this (AUC in full ranking) are grouped into cells of equal width.
 _MAX_CELLS = 1024
-# Resamples are drawn in blocks of about this many counts, 8 bytes each.
-_BLOCK_COUNTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def bootstrap_interval(
     Args:
         values: float64, shape ``(d,)``, finite.
         counts: int64, shape ``(d,)``, users per value; None = one each.
-        seed: seed of a local PCG64 generator.
+        seed: seed of the resampling, >= 0: a stream of words of its own, see ``docs/statistics.md``.
         n_resamples: number of resamples, >= 1.
         level: coverage, in (0, 1).
 
@@ -104,8 +103,8 @@ def bootstrap_interval(
         raise ConfigError(f"bootstrap with level={level}; expected a level in (0, 1).")
     means = bootstrap_means(values, counts, seed=seed, n_resamples=n_resamples)
     tail = (1.0 - level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+    low, high = quantiles(means, (tail, 1.0 - tail))
+    return low, high
 
 
 def bootstrap_means(
@@ -129,14 +128,26 @@ def bootstrap_means(
     if len(values) == 1:
         return np.full(n_resamples, values[0])
     n = int(counts.sum())
-    rng = np.random.Generator(np.random.PCG64(seed))
-    means = np.empty(n_resamples)
-    step = max(1, _BLOCK_COUNTS // len(values))
-    for start in range(0, n_resamples, step):
-        size = min(step, n_resamples - start)
-        means[start : start + size] = rng.multinomial(n, counts / n, size=size) @ values
-    means /= n
-    return means
+    return resampled_sums(values, counts, n_resamples, stream(b"bootstrap", seed)) / n
+
+
+def quantiles(values: NDArray[np.float64], levels: Sequence[float]) -> list[float]:
+    """Quantiles with linear interpolation (Hyndman & Fan 1996, type 7), as ``np.quantile`` has them.
+
+    Written out, because a stored interval must come out again bit by bit under another NumPy.
+
+    Args:
+        values: float64, shape ``(n,)``, n >= 1, finite.
+        levels: in [0, 1].
+    """
+    ordered = np.sort(values).tolist()
+    found = []
+    for level in levels:
+        place = float(level) * (len(ordered) - 1)
+        below = int(place)
+        low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+        found.append(low + (high - low) * (place - below))
+    return found
 
 
 def _cells(
@@ -159,7 +170,5 @@ def _cells(
         distinct, merged = totals[used] / sizes[used], sizes[used]
     else:
         merged = np.bincount(inverse.ravel(), weights=counts).astype(np.int64)
-    # A multinomial draw is a chain of binomials that ends when all users are placed: frequent
-    # values first make the chain short.
     order = np.lexsort((distinct, -merged))
     return distinct[order], merged[order]

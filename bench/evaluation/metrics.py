@@ -10,6 +10,7 @@ AUC is the share of the other candidates below the positive, ties counting one h
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -47,9 +48,10 @@ METRICS: tuple[str, ...] = (
 Policy = Literal["keep", "close"]
 TieRule = Literal["expected", "optimistic", "pessimistic"]
 
-_GAINS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "hr": np.ones_like,
-    "ndcg": lambda rank: 1.0 / np.log2(rank + 1.0),
+# NumPy's logarithm has other last bits on another processor or in another version.
+_GAINS: dict[str, Callable[[int], float]] = {
+    "hr": lambda rank: 1.0,
+    "ndcg": lambda rank: 1.0 / math.log2(rank + 1),
     "mrr": lambda rank: 1.0 / rank,
 }
 _PATTERN = re.compile(r"(hr|ndcg|mrr)@([1-9][0-9]{0,5})")
@@ -77,7 +79,7 @@ def _tables(kind: str, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]
         ``gain``, shape ``(k + 1,)``: entry ``b`` is the gain with ``b`` candidates ahead, entry k is
         0; ``cumulative``, shape ``(k + 1,)``: entry ``b`` is the sum of the first ``b`` gains.
     """
-    gain = np.append(_GAINS[kind](np.arange(1.0, k + 1.0)), 0.0)
+    gain = np.array([*map(_GAINS[kind], range(1, k + 1)), 0.0])
     cumulative = np.append(0.0, np.cumsum(gain[:k]))
     gain.setflags(write=False)
     cumulative.setflags(write=False)
@@ -170,10 +172,13 @@ def metric_means(
 
 
 def weighted_mean(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """Mean of ``values`` with integer weights; exact when all values are equal."""
+    """Mean of ``values`` with integer weights; exact when all values are equal.
+
+    The sum is rounded once, whatever the order: a product of BLAS depends on the processor.
+    """
     if values.min() == values.max():
         return float(values[0])
-    return float(values @ counts) / int(counts.sum())
+    return math.fsum((values * counts).tolist()) / int(counts.sum())
 
 
 def random_row(n_candidates: ArrayLike, metrics: Sequence[str] = METRICS) -> dict[str, float]:

@@ -6,6 +6,7 @@ They confirm the t-test. With thousands of users all agree; in small samples sig
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,9 @@ from scipy import special
 
 from bench.errors import ConfigError, ResultError
 from bench.evaluation.effects import settle
-from bench.evaluation.intervals import bootstrap_means
+from bench.evaluation.intervals import bootstrap_means, quantiles
+from bench.evaluation.multinomial import stream
+from bench.mixing import words
 
 __all__ = [
     "McNemarTest",
@@ -96,7 +99,7 @@ def sign_flip_test(d: NDArray[np.float64], n_flips: int = 10_000, *, seed: int =
     Args:
         d: float64, shape ``(n,)``, n >= 1, finite.
         n_flips: random assignments of signs, >= 1.
-        seed: seed of a local PCG64 generator, >= 0.
+        seed: seed of a stream of words of its own, >= 0.
 
     Raises:
         ResultError: not a non-empty finite vector.
@@ -126,7 +129,7 @@ def sign_flip_pairs(
     Args:
         values: float64, shape ``(k, n)``, k methods over the same n users, finite.
         n_flips: random assignments of signs, >= 1.
-        seed: seed of a local PCG64 generator, >= 0.
+        seed: seed of a stream of words of its own, >= 0.
 
     Returns:
         float64, shape ``(k, k)``, symmetric, ones on the diagonal; every entry at least
@@ -167,15 +170,16 @@ def _flip_hits(
         pairs = zip(first, second, strict=True)
         thresholds = np.array([_threshold(values[i] - values[j]) for i, j in pairs])
     totals = values.sum(axis=1)[:, None]
-    rng = np.random.Generator(np.random.PCG64(seed))
+    key = stream(b"sign flips", seed)
     hits = np.zeros(len(first), dtype=np.int64)
     step = max(1, min(n_flips, _BLOCK_BYTES // (8 * n)))
     # Whole 64-bit words per assignment: the stream does not depend on the size of blocks.
-    row_bytes = -(-n // 64) * 8
+    row_words = -(-n // 64)
     for start in range(0, n_flips, step):
         size = min(step, n_flips - start)
-        packed = np.frombuffer(rng.bytes(size * row_bytes), dtype=np.uint8)
-        bits = np.unpackbits(packed.reshape(size, row_bytes), axis=1, count=n)
+        numbers = np.arange(start * row_words, (start + size) * row_words)
+        packed = words(key, numbers).astype(">u8").view(np.uint8).reshape(size, -1)
+        bits = np.unpackbits(packed, axis=1, count=n)
         # A sum with signs is the total minus twice the sum of what is flipped.
         flipped = totals - 2.0 * (values @ bits.astype(np.float64).T)
         sums = flipped[first] if second is None else flipped[first] - flipped[second]
@@ -199,7 +203,7 @@ def paired_bootstrap(
     Args:
         d: float64, shape ``(n,)``, n >= 1, finite: per-user differences.
         n_resamples: resamples, >= 1.
-        seed: seed of a local PCG64 generator, >= 0.
+        seed: seed of a stream of words of its own, >= 0.
 
     Raises:
         ResultError: not a non-empty finite vector.
@@ -217,22 +221,23 @@ def paired_bootstrap(
         return PairedBootstrap(value, (value, value), p, method, n_resamples)
     means = bootstrap_means(d, seed=seed, n_resamples=n_resamples)
     hits = int((np.abs(means - mean) >= abs(mean) - _ROUNDING).sum())
-    levels = _bca_levels(d, means) if method == "bca" else np.array([0.025, 0.975])
-    low, high = np.quantile(means, levels)
+    levels: Sequence[float] = _bca_levels(d, means) if method == "bca" else (0.025, 0.975)
+    low, high = quantiles(means, levels)
     p = (hits + 1) / (n_resamples + 1)
-    return PairedBootstrap(mean, (float(low), float(high)), p, method, n_resamples)
+    return PairedBootstrap(mean, (low, high), p, method, n_resamples)
 
 
-def _bca_levels(d: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
+def _bca_levels(d: NDArray[np.float64], means: NDArray[np.float64]) -> Sequence[float]:
     """Quantile levels of the BCa interval of a mean (Efron 1987, equations 2.3 and 6.6)."""
     centred = d - d.mean()
-    acceleration = (centred**3).sum() / (6.0 * np.square(centred).sum() ** 1.5)
+    cubes = centred * centred * centred
+    acceleration = cubes.sum() / (6.0 * np.square(centred).sum() ** 1.5)
     below = ((means < d.mean()).sum() + (means <= d.mean()).sum()) / (2 * len(means))
     # A level of 0 or 1 would be an infinite shift; half a resample is the finest that can be told.
     finest = 0.5 / len(means)
     shift = special.ndtri(min(max(below, finest), 1.0 - finest))
-    z = shift + special.ndtri(np.array([0.025, 0.975]))
-    levels: NDArray[np.float64] = special.ndtr(shift + z / (1.0 - acceleration * z))
+    z = shift + special.ndtri((0.025, 0.975))
+    levels: list[float] = special.ndtr(shift + z / (1.0 - acceleration * z)).tolist()
     return levels
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.protocol.keys import GAMMA, UInt64Array, mix64, salt64
+from bench.mixing import GAMMA, UInt64Array, mix64
+from bench.protocol.keys import salt64
 from bench.protocol.types import DomainView
 
 __all__ = [

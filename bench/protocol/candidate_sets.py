@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 from bench.io import canonical_json
+from bench.mixing import UInt64Array
 from bench.protocol.candidates import Population, draw_candidates
-from bench.protocol.keys import UInt64Array, salt64, stream_keys
+from bench.protocol.keys import salt64, stream_keys
 from bench.protocol.types import Labels, Split
 
 __all__ = ["CandidateSets", "DrawnSets", "FixedSets", "FullSets"]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 from bench.errors import ProtocolError
+from bench.mixing import GAMMA, UInt64Array, mix64, mix64_in_place
 from bench.protocol.collisions import CollisionFilter
-from bench.protocol.keys import GAMMA, UInt64Array, mix64, mix64_in_place
 
 __all__ = [
     "BLOCK",

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Domain
 from bench.data.strings import StringColumn
-from bench.protocol.keys import UInt64Array, id_hashes
+from bench.mixing import UInt64Array
+from bench.protocol.keys import id_hashes
 from bench.protocol.split import LeaveOneOut
 
 __all__ = ["GuardedDomain", "guard_domain", "match_ids"]

@@ -12,8 +12,9 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.io import hash_json
+from bench.mixing import mix64
 from bench.protocol.guard import match_ids
-from bench.protocol.keys import id_hashes, mix64, salt64, stream_keys
+from bench.protocol.keys import id_hashes, salt64, stream_keys
 from bench.protocol.types import Split
 
 __all__ = ["CandidateTable", "ImportedCandidates", "align"]

@@ -1,60 +1,23 @@
-"""Randomness that depends on nothing but its key: byte hashes, salts and counter streams.
+"""Keys of users and purposes: byte hashes, salts and the keys of counter streams.
 
-All of it is integer arithmetic modulo 2**64, so the values are the same for every NumPy version,
-machine, chunk size and order of users. The definitions are frozen: ``docs/protocol.md`` states
-them, and published vectors test them.
+All of it is integer arithmetic modulo 2**64 (:mod:`bench.mixing`), so the values are the same for every
+NumPy version, machine, chunk size and order of users. The definitions are frozen: ``docs/protocol.md``
+states them, and published vectors test them.
 """
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.data.strings import StringColumn
+from bench.mixing import UInt64Array, hash64, mix64_in_place
 
-__all__ = ["GAMMA", "fnv1a", "id_hashes", "mix64", "mix64_in_place", "salt64", "stream_keys"]
-
-UInt64Array = NDArray[np.uint64]
+__all__ = ["fnv1a", "id_hashes", "salt64", "stream_keys"]
 
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x00000100000001B3)
 
-GAMMA = 0x9E3779B97F4A7C15
-"""Increment of the SplitMix64 counter (Steele, Lea & Flood, OOPSLA 2014)."""
-
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_SHIFT_30 = np.uint64(30)
-_SHIFT_27 = np.uint64(27)
-_SHIFT_31 = np.uint64(31)
-
 _TAG = b"weavebench.protocol.v1"
-
-
-def mix64_in_place(words: UInt64Array, scratch: UInt64Array) -> None:
-    """Apply the SplitMix64 finaliser (a bijection of 64-bit words) to ``words`` in place.
-
-    Args:
-        words: uint64, any shape; overwritten.
-        scratch: uint64, the same shape; overwritten.
-    """
-    np.right_shift(words, _SHIFT_30, out=scratch)
-    np.bitwise_xor(words, scratch, out=words)
-    np.multiply(words, _MIX_1, out=words)
-    np.right_shift(words, _SHIFT_27, out=scratch)
-    np.bitwise_xor(words, scratch, out=words)
-    np.multiply(words, _MIX_2, out=words)
-    np.right_shift(words, _SHIFT_31, out=scratch)
-    np.bitwise_xor(words, scratch, out=words)
-
-
-def mix64(words: UInt64Array) -> UInt64Array:
-    """The SplitMix64 finaliser of every word, as a new uint64 array of the same shape."""
-    mixed = words.astype(np.uint64, copy=True)
-    mix64_in_place(mixed, np.empty_like(mixed))
-    return mixed
 
 
 def fnv1a(column: StringColumn, start: int = 0, stop: int | None = None) -> UInt64Array:
@@ -94,8 +57,7 @@ def salt64(purpose: str, seed: int, split: str, domain: str) -> int:
     ``SHA-256("weavebench.protocol.v1" 00 purpose 00 seed 00 split 00 domain)``, the first 8 bytes,
     big-endian; the seed in decimal ASCII, ``00`` a zero byte.
     """
-    message = b"\0".join([_TAG, purpose.encode(), b"%d" % seed, split.encode(), domain.encode()])
-    return int.from_bytes(hashlib.sha256(message).digest()[:8], "big")
+    return hash64(_TAG, purpose.encode(), b"%d" % seed, split.encode(), domain.encode())
 
 
 def stream_keys(hashes: UInt64Array, salt: int) -> UInt64Array:

@@ -12,11 +12,12 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ConfigError, ProtocolError
 from bench.io import hash_arrays, hash_json
+from bench.mixing import UInt64Array
 from bench.protocol.candidate_sets import CandidateSets, DrawnSets, FixedSets, FullSets
 from bench.protocol.candidates import Population, eligible_groups, population
 from bench.protocol.guard import GuardedDomain
 from bench.protocol.imported import ImportedCandidates, align
-from bench.protocol.keys import UInt64Array, id_hashes
+from bench.protocol.keys import id_hashes
 from bench.protocol.left_out import LeftOut, leave_out
 from bench.protocol.split import prefix_events, prefixes
 from bench.protocol.titles import title_groups

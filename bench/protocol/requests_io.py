@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def export_requests(
 
     Raises:
         ProtocolError: unknown ending, or requests over the whole catalogue.
+        OSError: it cannot be written.
     """
     parts = (part for part, _ in requests.chunks(_CHUNK))
     note = TEST_NOTE if requests.split == "test" else VALID_NOTE
@@ -196,7 +198,10 @@ def _write(path: Path, frames: Iterator[pl.DataFrame]) -> None:
         raise ProtocolError(f"{path}: expected a name ending in .jsonl or .parquet.")
     with atomic_file(path) as stream:
         if path.suffix == ".parquet":
-            pl.concat(frames).write_parquet(stream)
+            # Polars has errors of its own for a full disk; what is written from memory has the system's.
+            content = io.BytesIO()
+            pl.concat(frames).write_parquet(content)
+            stream.write(content.getbuffer())
             return
         for frame in frames:
             for row in frame.iter_rows(named=True):

@@ -193,6 +193,12 @@ def caption_lines(
             f"Imported: {', '.join(imported)}. Scores of another program, ranked here; what it was trained "
             "on, its seeds and its costs are as declared."
         )
+    unchecked = [row.label for row in rows if "unchecked" in row.flags]
+    if unchecked:
+        lines.append(
+            f"{FLAGS['unchecked']} {', '.join(unchecked)}: code from outside of the package that had not "
+            "passed the conformance kit (bench check) when it ran; nothing vouches for its figures."
+        )
     if options.costs:
         lines.append(
             "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "

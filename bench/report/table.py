@@ -38,7 +38,13 @@ FAMILIES: Mapping[str, str] = {
 }
 """Families in the order of the paper's rows, with their titles."""
 
-FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡", "inconsistent": "§", "invalid": "¶"}
+FLAGS: Mapping[str, str] = {
+    "transductive": "†",
+    "ties": "‡",
+    "inconsistent": "§",
+    "invalid": "¶",
+    "unchecked": "‖",
+}
 """What a reader must know of a row, with the sign that stands behind its name."""
 
 SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}

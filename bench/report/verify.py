@@ -8,35 +8,53 @@ task hash belongs to these files) is checked by :func:`against_data` where the d
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, ResultError
+from bench.errors import BenchError, ConfigError, ResultError
 from bench.evaluation import Outcomes
 from bench.evaluation.bounds import Reported, is_feasible
+from bench.evaluation.metrics import parse_metric
 from bench.report.verify_across import Problem, compare_results
+from bench.runs.privacy import private_settings, private_text
 from bench.runs.records import metrics_record
-from bench.runs.spec import run_id
+from bench.runs.spec import identity_of
 from bench.runs.store import RunStore
-from bench.runs.stored import MANIFEST, METRICS, PER_USER, StoredRun, check_file, folder_name, slug
+from bench.runs.stored import (
+    MANIFEST,
+    METRICS,
+    PER_USER,
+    StoredRun,
+    check_file,
+    folder_name,
+    is_sealed,
+    slug,
+)
 
 __all__ = ["Problem", "Verification", "against_data", "verify_folder", "verify_runs"]
 
-MEAN_TOLERANCE = 1e-12
-"""Means are sums of at most a million figures below 1: processors differ by less."""
+TOLERANCE = 1e-12
+"""Figures are sums of at most a million terms below 1: processors differ by less."""
 
-_INTERVAL_TOLERANCE = 0.05
-"""Of the interval's width: NumPy may change the stream of its generators between versions."""
+_ALWAYS = (
+    "ndcg@1",
+    "ndcg@3",
+    "ndcg@5",
+    "ndcg@10",
+    "mrr@5",
+    "mrr@10",
+    "hr@1",
+    "hr@5",
+    "hr@10",
+    "auc",
+)
+"""Metrics that every result holds; it may hold more, and an evaluator may know more."""
 
 _SETS = "sets"
 _COLUMNS = {"user", "n_better", "n_tied", "n_candidates", "ranked", "rank_keep", "rank_close"}
-# Amazon's reviewer ids are an A and 10 to 20 capitals and digits; hashes here are lower case.
-_REVIEWER = re.compile(r"\bA(?=[A-Z]*[0-9])[0-9A-Z]{10,20}\b")
-_ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/(?:home|root|Users|mnt|tmp|work|data|scratch)/|[A-Z]:\\)")
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w{2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +118,7 @@ def _one(run: StoredRun) -> Iterator[tuple[str, str]]:
         return
     yield from _identity(run)
     yield from _metrics(outcomes, run.metrics, METRICS)
-    for key, other in further.items():
-        stored = run.sets[key].get("metrics")
-        if isinstance(stored, Mapping):
-            yield from _metrics(other, {"metrics": stored}, f"set {key[:12]}", whole=False)
+    yield from _sets(run, further)
     yield from _users(run, outcomes)
     yield from _privacy(run)
 
@@ -119,7 +134,8 @@ def _files(run: StoredRun) -> Iterator[tuple[str, str]]:
     extra = sorted(present - set(listed) - {MANIFEST})
     if extra:
         yield "files", f"not in the manifest: {', '.join(extra)}; expected no further file"
-    other = [n for n in listed if n not in (METRICS, PER_USER) and not n.startswith(f"{_SETS}/")]
+    known = {METRICS, PER_USER, *(str(described["file"]) for described in run.sets.values())}
+    other = [name for name in listed if name not in known]
     if other:
         yield (
             "files",
@@ -131,22 +147,13 @@ def _files(run: StoredRun) -> Iterator[tuple[str, str]]:
 
 
 def _identity(run: StoredRun) -> Iterator[tuple[str, str]]:
-    manifest, method, task = run.manifest, run.manifest["method"], run.manifest["task"]
-    try:
-        hashes = task["source_hashes"]
-        expected = run_id(
-            task_hash=run.task_hash,
-            users_hash=run.users_hash,
-            method=run.method,
-            version=str(method["version"]),
-            plugin_sha256=method["plugin_sha256"],
-            config=run.config,
-            sources=[(name, hashes[name]) for name in run.sources],
-            seed=run.seed,
-            init_seed=int(manifest["init_seed"]),
-            dtype=str(manifest["dtype"]),
-            content=method.get("content") or {},
+    if not is_sealed(run.manifest):
+        yield (
+            "seal",
+            f"{MANIFEST} is not sealed; publish the run again (`bench runs export --publish`)",
         )
+    try:
+        expected = identity_of(run.manifest)
     except KeyError as error:
         yield "identity", f"{MANIFEST} lacks the field {error}; expected a manifest of `bench run`"
         return
@@ -158,55 +165,43 @@ def _identity(run: StoredRun) -> Iterator[tuple[str, str]]:
                 "method, configuration, seed or dtype was changed"
             ),
         )
-    name = folder_name(run.method, run.seed, run.run_id)
+    name = folder_name(run.stored_method, run.seed, run.run_id)
     if (run.path.name, run.path.parent.name) != (name, slug(run.target)):
         yield "identity", f"expected the folder {slug(run.target)}/{name}"
 
 
-def _metrics(
-    outcomes: Outcomes, stored: Mapping[str, Any], where: str, *, whole: bool = True
-) -> Iterator[tuple[str, str]]:
-    """Recompute everything that a metrics record says."""
-    expected = json.loads(json.dumps(metrics_record(outcomes)))
-    figures = stored["metrics"]
-    if not isinstance(figures, Mapping) or (whole and set(figures) != set(expected["metrics"])):
-        yield "metrics", f"{where} holds other metrics than {', '.join(expected['metrics'])}"
+def _metrics(outcomes: Outcomes, stored: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Recompute everything that a metrics record says, and nothing that it does not."""
+    figures = stored.get("metrics") if isinstance(stored, Mapping) else None
+    if not isinstance(figures, Mapping):
+        yield "metrics", f"{where} has no figures"
         return
-    means: dict[str, Reported] = {}
-    for metric, found in figures.items():
-        right = expected["metrics"].get(metric)
+    absent = [metric for metric in _ALWAYS if metric not in figures]
+    if absent:
+        yield "metrics", f"{where} lacks {', '.join(absent)}"
+    known = []
+    for metric in figures:
         try:
-            mean = float(found["mean"])
-            low, high = map(float, found["ci95"])
-        except (TypeError, KeyError, ValueError):
-            yield "metrics", f"{where}: {metric} has no mean and interval"
-            continue
-        if right is None:
+            parse_metric(metric)
+            known.append(metric)
+        except ConfigError:
             yield "metrics", f"{where}: {metric} is no metric of this evaluator"
-            continue
-        means[metric] = Reported(mean, 1e-9)
-        if not abs(mean - right["mean"]) <= MEAN_TOLERANCE:
-            yield (
-                "metrics",
-                (f"{where}: {metric} is {mean!r}, the per-user outcomes give {right['mean']!r}"),
-            )
-        width = right["ci95"][1] - right["ci95"][0]
-        allowed = _INTERVAL_TOLERANCE * width + MEAN_TOLERANCE
-        if not max(abs(low - right["ci95"][0]), abs(high - right["ci95"][1])) <= allowed:
-            yield (
-                "metrics",
-                (
-                    f"{where}: the interval of {metric} is [{low!r}, {high!r}], the outcomes give "
-                    f"{right['ci95']}"
-                ),
-            )
-    cut = {metric: value for metric, value in means.items() if "@" in metric}
-    if cut and not is_feasible(cut, n_candidates=int(outcomes.n_candidates.max())):
+    expected = json.loads(json.dumps(metrics_record(outcomes, known)))
+    means: dict[str, Reported] = {}
+    for metric in known:
+        found, right = figures[metric], expected["metrics"][metric]
+        if not _close(found, right):
+            yield "metrics", f"{where}: {metric} is {found}, the per-user outcomes give {right}"
+        mean = found.get("mean") if isinstance(found, Mapping) else None
+        if metric in _ALWAYS and "@" in metric and isinstance(mean, float) and math.isfinite(mean):
+            means[metric] = Reported(mean, 1e-9)
+    if means and not is_feasible(means, n_candidates=int(outcomes.n_candidates.max())):
         yield "bounds", f"{where}: no ranking can have these figures together"
-    if whole:
-        for key in ("n_users", "ties"):
-            if not _close(stored.get(key), expected[key]):
-                yield "metrics", f"{where}: {key!r} differs from what the outcomes give"
+    for key in sorted({*stored, *expected} - {"metrics", "sets"}):
+        if key not in expected:
+            yield "metrics", f"{where}: {key!r} is nothing that the outcomes give"
+        elif not _close(stored.get(key), expected[key]):
+            yield "metrics", f"{where}: {key!r} differs from what the outcomes give"
 
 
 def _close(found: Any, expected: Any) -> bool:
@@ -217,9 +212,73 @@ def _close(found: Any, expected: Any) -> bool:
             and set(found) == set(expected)
             and all(_close(found[key], value) for key, value in expected.items())
         )
+    if isinstance(expected, list):
+        return (
+            isinstance(found, list)
+            and len(found) == len(expected)
+            and all(map(_close, found, expected))
+        )
+    if isinstance(found, bool):
+        return bool(found is expected)
     if isinstance(expected, float) and isinstance(found, int | float):
-        return abs(found - expected) <= MEAN_TOLERANCE
+        return abs(found - expected) <= TOLERANCE
     return bool(found == expected)
+
+
+def _sets(run: StoredRun, further: Mapping[str, Outcomes]) -> Iterator[tuple[str, str]]:
+    """Further request sets: their figures, and that they are what the manifest says."""
+    stored = run.metrics.get("sets", {})
+    if not isinstance(stored, Mapping) or set(stored) != set(run.sets):
+        yield "metrics", f"{METRICS} has figures of other request sets than {MANIFEST}"
+        return
+    kinds: dict[tuple[Any, Any], str] = {}
+    for key, described in run.sets.items():
+        where, outcomes = f"set {key[:12]}", further[key]
+        yield from _metrics(outcomes, stored[key], where)
+        kind, seed = described.get("kind"), described.get("candidate_seed")
+        if kind not in ("full", "candidates") or (seed is None) != (kind == "full"):
+            yield "task", f"{where} is of kind {kind!r} with candidate seed {seed!r}"
+            continue
+        if key == run.candidates_hash:
+            yield "task", f"{where} has the hash of the task's own candidates"
+        if described["file"] != f"{_SETS}/{key[:16]}.parquet":
+            yield "files", f"{where} is kept as {described['file']}"
+        first = kinds.setdefault((kind, seed), key)
+        if first != key:
+            yield "task", f"{where} has kind and candidate seed of set {first[:12]}"
+        yield from _candidates(run, outcomes, where, drawn=kind == "candidates")
+
+
+def _candidates(
+    run: StoredRun, outcomes: Outcomes, where: str, *, drawn: bool
+) -> Iterator[tuple[str, str]]:
+    """Numbers of candidates that the task can have, and ranks that the method can give."""
+    task, options = run.manifest["task"], run.manifest["task"].get("options", {})
+    if drawn:
+        expected = int(options.get("n_negatives", -1)) + 1
+        wrong = int((outcomes.n_candidates != expected).sum())
+        if wrong:
+            yield (
+                "task",
+                (
+                    f"{where}: {wrong:,} users have other than {expected} candidates, which the options "
+                    "state"
+                ),
+            )
+    n_items = task.get("n_items")
+    if isinstance(n_items, int) and int(outcomes.n_candidates.max()) > n_items:
+        yield "task", f"{where}: more candidates than the {n_items:,} items of the task"
+    # Whatever is not ranked shares the bottom; answers of a list have no ties.
+    rest = outcomes.n_candidates - outcomes.n_better - 1
+    impossible = ~outcomes.ranked & (outcomes.n_tied != rest)
+    if outcomes.rank_close is not None:
+        ahead = (outcomes.n_tied != 0) | (outcomes.n_better != outcomes.rank_close - 1)
+        impossible |= outcomes.ranked & ahead
+    if impossible.any():
+        yield "outcomes", f"{where}: no ranking gives the outcome of row {int(impossible.argmax())}"
+    lists = run.manifest["method"].get("may_leave_unranked", True)
+    if not lists and (outcomes.has_slots or not outcomes.ranked.all()):
+        yield "task", f"{where}: unranked positives, although the method ranks all candidates"
 
 
 def _users(run: StoredRun, outcomes: Outcomes) -> Iterator[tuple[str, str]]:
@@ -228,15 +287,8 @@ def _users(run: StoredRun, outcomes: Outcomes) -> Iterator[tuple[str, str]]:
     users = run.users
     if not len(users) or users[0] < 0 or users[-1] >= total:
         yield "users", f"user indices do not lie in 0 to {total - 1:,}"
-    options = task.get("options", {})
-    if options.get("negatives") in ("uniform", "popularity"):
-        expected = int(options.get("n_negatives", -1)) + 1
-        wrong = int((outcomes.n_candidates != expected).sum())
-        if wrong:
-            yield (
-                "task",
-                (f"{wrong:,} users have other than {expected} candidates, which the options state"),
-            )
+    negatives = task.get("options", {}).get("negatives")
+    yield from _candidates(run, outcomes, PER_USER, drawn=negatives in ("uniform", "popularity"))
 
 
 def _privacy(run: StoredRun) -> Iterator[tuple[str, str]]:
@@ -253,17 +305,11 @@ def _privacy(run: StoredRun) -> Iterator[tuple[str, str]]:
                     "outcomes only"
                 ),
             )
+    for field, value in private_settings(run.manifest):
+        yield "privacy", f"{MANIFEST}: {field} is {value!r}, a path of a machine"
     for name in (MANIFEST, METRICS):
-        text = (run.path / name).read_text(encoding="utf-8")
-        for what, pattern in (
-            ("a reviewer id", _REVIEWER),
-            ("a path of a machine", _ABSOLUTE),
-            ("an e-mail address", _EMAIL),
-        ):
-            match = pattern.search(text)
-            if match:
-                line = text.count("\n", 0, match.start()) + 1
-                yield "privacy", f"{name}, line {line}: {match.group()!r} looks like {what}"
+        for line, what, found in private_text((run.path / name).read_text(encoding="utf-8")):
+            yield "privacy", f"{name}, line {line}: {found!r} looks like {what}"
 
 
 def _stray_files(root: Path, folders: Sequence[Path]) -> list[Problem]:
@@ -306,6 +352,10 @@ def against_data(runs: Sequence[StoredRun], data_root: Path | None) -> list[Prob
             ("candidates_hash", task.candidates_hash, run.candidates_hash),
             ("users_hash", task.users_hash(run.users), run.users_hash),
         ]
+        for key, described in run.sets.items():
+            seed, full = described.get("candidate_seed"), described["kind"] == "full"
+            requests = task.test(run.users[:1], candidate_seed=seed, full=full)
+            facts.append((f"sets.{key[:12]}", requests.candidates_hash, key))
         hashes = run.manifest["task"]["source_hashes"]
         facts += [(f"source_hashes.{n}", task.source_hashes[n], hashes[n]) for n in run.sources]
         problems += [

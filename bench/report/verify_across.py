@@ -22,7 +22,7 @@ class Problem:
 
     Attributes:
         path: its folder.
-        check: ``readable``, ``files``, ``identity``, ``metrics``, ``bounds``, ``users``, ``task``,
+        check: ``readable``, ``files``, ``identity``, ``seal``, ``metrics``, ``bounds``, ``outcomes``, ``users``, ``task``,
             ``privacy``, ``duplicate`` or ``data``.
         message: what was found and expected.
     """

@@ -56,6 +56,7 @@ class RunRecord:
         model: ``stored``, ``not asked`` or ``not supported``.
         memory: peak memory.
         files: SHA-256 of every other file of the run, by relative name.
+        conformance: what the kit said of a plugin before the run, None for methods of this package.
     """
 
     prepared: PreparedRun
@@ -65,6 +66,7 @@ class RunRecord:
     model: str
     memory: Mapping[str, Any]
     files: Mapping[str, str]
+    conformance: str | None = None
 
 
 def manifest(record: RunRecord) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
             "content": dict(resolved.content),
             "row_note": cls.row_note(resolved.config),
             **asdict(capabilities),
+            **({} if record.conformance is None else {"conformance": record.conformance}),
         },
         "target": spec.target,
         "sources": list(spec.sources or ()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from bench.evaluation import Outcomes, summarise, tie_report
+from bench.evaluation import METRICS, Outcomes, summarise, tie_report
 from bench.io import canonical_json
+from bench.runs.spec import base_name
 
 __all__ = ["jsonable", "metrics_record", "per_user_bytes", "utc_now", "without_paths"]
 
@@ -35,15 +36,15 @@ def per_user_bytes(users: NDArray[np.int32], outcomes: Outcomes) -> bytes:
     return buffer.getvalue()
 
 
-def metrics_record(outcomes: Outcomes) -> dict[str, Any]:
-    """Every metric with its 95 % interval, and how much ties matter."""
+def metrics_record(outcomes: Outcomes, metrics: Sequence[str] = METRICS) -> dict[str, Any]:
+    """Metrics with their 95 % intervals, and how much ties matter."""
     return {
         "n_users": len(outcomes),
         "metrics": {
             name: {"mean": s.mean, "ci95": [s.ci95[0], s.ci95[1]]}
-            for name, s in summarise(outcomes).items()
+            for name, s in summarise(outcomes, metrics).items()
         },
-        "ties": jsonable(asdict(tie_report(outcomes))),
+        "ties": jsonable(asdict(tie_report(outcomes, metrics))),
     }
 
 
@@ -73,5 +74,5 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [without_paths(v) for v in value]
     if isinstance(value, str) and _ABSOLUTE.match(value):
-        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+        return base_name(value)
     return value

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.errors import ResultError
-from bench.io import atomic_folder, write_json
+from bench.io import atomic_folder
+from bench.runs.privacy import private_settings, private_text
 from bench.runs.records import without_paths
+from bench.runs.spec import base_name, identity_of, portable_config
 from bench.runs.stored import (
     MANIFEST,
     METRICS,
@@ -18,6 +22,7 @@ from bench.runs.stored import (
     folder_name,
     read_run,
     slug,
+    write_manifest,
 )
 
 __all__ = ["export_result", "run_json"]
@@ -51,19 +56,21 @@ def run_json(run: StoredRun) -> dict[str, Any]:
 def export_result(run: StoredRun, root: Path) -> StoredRun:
     """Copy a run to ``root/<target>/<method>-s<seed>-<id>`` in a form that can be published.
 
-    Manifest, metrics and outcomes are copied; the log and the model are not. Absolute paths in the
-    manifest are cut to their last part, so that the copy names no folder of this machine.
+    Manifest, metrics and outcomes are copied; the log and the model are not. The manifest names no
+    folder of this machine, and is sealed.
 
     Raises:
-        ResultError: the run is damaged, or the folder holds another result.
+        ResultError: the run is damaged, holds something private that cannot be left out, or the folder
+            holds another result. Nothing is written then.
     """
-    folder = root / slug(run.target) / folder_name(run.method, run.seed, run.run_id)
+    folder = root / slug(run.target) / folder_name(run.stored_method, run.seed, run.run_id)
     names = [METRICS, PER_USER, *(str(s["file"]) for s in run.sets.values())]
     with run.reading():
         for name in names:
             check_file(run.path, name, run.manifest["files"])
-    manifest = without_paths(dict(run.manifest))
+    manifest = _published_manifest(run)
     manifest["files"] = {n: run.manifest["files"][n] for n in sorted(names)}
+    _require_publishable(run, manifest)
     if folder.exists():
         known = read_run(folder)
         if known.manifest["files"] == manifest["files"]:
@@ -76,5 +83,62 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
         for name in names:
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.path / name, partial / name)
-        write_json(partial / MANIFEST, manifest)
+        write_manifest(partial, manifest)
     return read_run(folder)
+
+
+def _published_manifest(run: StoredRun) -> dict[str, Any]:
+    """The manifest with every path cut to its last part, where that leaves the run what it is.
+
+    The configuration is left alone but for paths whose content the identity holds: cut anywhere else,
+    it would be that of another run.
+    """
+    content = run.manifest["method"].get("content") or {}
+    manifest: dict[str, Any] = {
+        **without_paths(dict(run.manifest)),
+        "config": portable_config(run.config, content),
+    }
+    for record, field in ((manifest["method"], "requested_as"), (manifest.get("spec"), "method")):
+        if record and isinstance(record.get(field), str):
+            record[field] = base_name(record[field])
+    asked = (run.manifest.get("spec") or {}).get("overrides")
+    if asked:
+        manifest["spec"]["overrides"] = portable_config(asked, content)
+    return manifest
+
+
+def _require_publishable(run: StoredRun, manifest: Mapping[str, Any]) -> None:
+    """Refuse what `bench results verify` would: a private path, or an identity that does not hold.
+
+    Raises:
+        ResultError: naming the field and the remedy.
+    """
+    for field, value in private_settings(manifest):
+        raise ResultError(
+            f"run {run.run_id} cannot be published: {field} is {value!r}, a path of this machine. "
+            "Only a path whose content the method declares (`content_hashes`) can be replaced by its "
+            "name. Run it with a path-free value, or with a method that declares it."
+        )
+    texts = {
+        MANIFEST: json.dumps(manifest, sort_keys=True, indent=2, ensure_ascii=False),
+        METRICS: (run.path / METRICS).read_text(encoding="utf-8"),
+    }
+    for name, text in texts.items():
+        for line, what, found in private_text(text):
+            raise ResultError(
+                f"run {run.run_id} cannot be published: {name} holds {found!r}, which looks like "
+                f"{what}: {text.splitlines()[line - 1].strip()[:120]}. Take it out of what the method "
+                "reports, and run it again."
+            )
+    try:
+        identity = identity_of(manifest)
+    except KeyError as error:
+        raise ResultError(
+            f"run {run.run_id} cannot be published: {MANIFEST} lacks the field {error}; run it again."
+        ) from error
+    if identity != run.run_id:
+        raise ResultError(
+            f"run {run.run_id} cannot be published: task, users, method, configuration and seeds in its "
+            f"manifest give {identity}. An older version took folders into the run id, or the manifest "
+            "was edited; run it again."
+        )

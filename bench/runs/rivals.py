@@ -88,6 +88,11 @@ class Rivals:
         )
         return [rival for rival in ranked if not ranks_nothing(rival)] or ranked
 
+    def all_runs(self) -> list[StoredRun]:
+        """Every readable run of the places."""
+        places = [self.store] if self.published is None else [self.store, RunStore(self.published)]
+        return [run for place in places for run in place.list(damaged=[])]
+
     def has(self, target: str, method: str, seed: int, run_id: str) -> bool:
         """Whether a run of this identity is in one of the places."""
         places = [self.store] if self.published is None else [self.store, RunStore(self.published)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from bench.io import hash_json
 from bench.protocol.types import ProtocolOptions
 from bench.runs.imported import Imported
 
-__all__ = ["RUN_ID_DIGITS", "RunSpec", "run_id"]
+__all__ = ["RUN_ID_DIGITS", "RunSpec", "base_name", "identity_of", "portable_config", "run_id"]
 
 RUN_ID_DIGITS = 16
 
@@ -84,6 +85,55 @@ class RunSpec(BaseModel):
         return self.model_dump(mode="json", exclude={"data_root", "candidates", "imported"})
 
 
+def base_name(path: str) -> str:
+    """The last part of a path of any system, without the folders of a machine."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def portable_config(config: Mapping[str, Any], content: Mapping[str, str]) -> dict[str, Any]:
+    """A configuration without folders: what is known by its content keeps the last part of its path.
+
+    Args:
+        config: settings, nested or under dotted names.
+        content: SHA-256 by dotted setting, see :func:`run_id`.
+    """
+    portable = {
+        key: portable_config(
+            value, {k[len(key) + 1 :]: v for k, v in content.items() if k.startswith(f"{key}.")}
+        )
+        if isinstance(value, Mapping)
+        else value
+        for key, value in config.items()
+    }
+    return portable | {
+        key: base_name(value)
+        for key, value in config.items()
+        if key in content and isinstance(value, str)
+    }
+
+
+def identity_of(manifest: Mapping[str, Any]) -> str:
+    """The run id that the fields of a manifest give.
+
+    Raises:
+        KeyError: a field is absent.
+    """
+    method, task = manifest["method"], manifest["task"]
+    return run_id(
+        task_hash=task["task_hash"],
+        users_hash=manifest["users"]["users_hash"],
+        method=method["name"],
+        version=str(method["version"]),
+        plugin_sha256=method["plugin_sha256"],
+        config=manifest["config"],
+        sources=[(name, task["source_hashes"][name]) for name in manifest["sources"]],
+        seed=manifest["seed"],
+        init_seed=int(manifest["init_seed"]),
+        dtype=str(manifest["dtype"]),
+        content=method.get("content") or {},
+    )
+
+
 def run_id(
     *,
     task_hash: str,
@@ -109,7 +159,8 @@ def run_id(
         method: the method's own ``name``.
         version: the method's ``version``.
         plugin_sha256: SHA-256 of a plugin's source file, None for built-in methods.
-        config: the resolved configuration as JSON values.
+        config: the resolved configuration as JSON values; of a path that ``content`` covers only the
+            last part counts, so that a file may lie anywhere.
         sources: name and guarded training-data hash of every source, in the user's order.
         seed: training seed (0 for methods without random training).
         init_seed: seed of adapter initialisation.
@@ -123,7 +174,7 @@ def run_id(
         "method": method,
         "version": version,
         "plugin_sha256": plugin_sha256,
-        "config": dict(config),
+        "config": portable_config(config, content),
         "sources": [list(source) for source in sources],
         "seed": seed,
         "init_seed": init_seed,

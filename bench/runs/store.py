@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import MissingRunError, ResultError, RunGoneError, did_you_mean
 from bench.io import lock, read_json
-from bench.partial import PARTIAL, discard, older, replaced_name, settled, sweep
+from bench.partial import discard, older, replaced_name, settled, sweep
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
 __all__ = ["Damage", "RunStore", "present", "sweep_locks"]
@@ -161,7 +161,7 @@ class RunStore:
     def remove(self, name: str) -> Path:
         """Delete a run (also a damaged one) at once, and return the folder it was in."""
         folder = self.locate(name)
-        with lock(self.work_folder(folder.name.rpartition("-")[2]), timeout=5.0):
+        with self._lock(folder, timeout=5.0):
             for path in (older(folder), folder):
                 with suppress(FileNotFoundError):  # removed meanwhile, which is what was asked for
                     discard(path)
@@ -185,8 +185,23 @@ class RunStore:
                 removed.append(folder)
         for current, names, _ in os.walk(self.root):
             removed += sweep(Path(current), _UNLOCKED)
-            names[:] = [name for name in names if not name.startswith(PARTIAL)]
+            for folder in (Path(current) / name for name in names):
+                if older(folder).exists():
+                    removed += self._replaced(folder)
+            names[:] = [name for name in names if not name.startswith(".partial-")]
         return removed
+
+    def _replaced(self, folder: Path) -> Sequence[Path]:
+        """Delete the older result that a killed process left beside its replacement."""
+        with suppress(ResultError, FileNotFoundError), self._lock(folder, timeout=0):
+            if folder.exists():
+                discard(older(folder))
+                return [older(folder)]
+        return []
+
+    def _lock(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
+        """Hold the lock of a stored run."""
+        return lock(self.work_folder(folder.name.rpartition("-")[2]), timeout=timeout)
 
     def failures(self) -> Sequence[dict[str, Any]]:
         """Records of failed runs, in order of their path; unreadable ones are skipped."""

@@ -9,6 +9,7 @@ Reading repairs nothing: what is damaged is named, together with the command tha
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ResultError, RunGoneError
-from bench.io import read_json, sha256_file
+from bench.io import hash_json, read_json, sha256_file, write_json
 from bench.partial import settled
 from bench.runs.schema import manifest_fault, metrics_fault
 
@@ -30,21 +31,34 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "RENAMED",
     "StoredRun",
     "check_file",
     "folder_name",
+    "is_sealed",
     "read_manifest",
     "read_run",
+    "seal_of",
     "slug",
+    "write_manifest",
 ]
 
-FORMAT = 1
-"""Version of the run folder; readers refuse newer ones."""
+FORMAT = 2
+"""Version of the run folder; readers refuse newer ones. From 2 on the manifest is sealed."""
+
+SEAL = "seal"
+"""Field with the SHA-256 of the canonical JSON of all other fields of the manifest."""
 
 MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics.json", "log.txt"
 MODEL = "model"
 
 RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+RENAMED: Mapping[tuple[str, str], str] = {("molorec", "1"): "all-data-average"}
+"""What methods are called whose stored runs have another name, by that name and version.
+
+Run ids and folders hold the name that a run was made under; tables, commands and messages the new one.
+"""
 
 
 _State = tuple[int, int] | None
@@ -73,7 +87,14 @@ class StoredRun:
 
     @property
     def method(self) -> str:
-        """The method's own name."""
+        """The method's own name; not the stored one where it was renamed since (:data:`RENAMED`)."""
+        return RENAMED.get(
+            (self.stored_method, self.manifest["method"]["version"]), self.stored_method
+        )
+
+    @property
+    def stored_method(self) -> str:
+        """The method's name when the run was made: part of its identity and of its folder's name."""
         return str(self.manifest["method"]["name"])
 
     @property
@@ -179,7 +200,11 @@ class StoredRun:
             raise ResultError(
                 f"run {self.run_id} has no request set {candidates_hash}; its further sets: {known}."
             )
-        return self._read(str(self.sets[candidates_hash]["file"]))[1]
+        name = str(self.sets[candidates_hash]["file"])
+        users, outcomes = self._read(name)
+        if not np.array_equal(users, self.users):
+            raise _damaged(self.path, f"{name}: 'user' is not that of {PER_USER}")
+        return outcomes
 
     def _read(self, name: str) -> tuple[NDArray[np.int32], Outcomes]:
         import polars as pl
@@ -290,6 +315,27 @@ def _reading(path: Path, state: _State) -> Iterator[None]:
         raise
 
 
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of everything but the seal.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    return hash_json({key: value for key, value in manifest.items() if key != SEAL})
+
+
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest that was read carries its seal; runs of format 1 may not."""
+    return SEAL in manifest
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Seal a manifest and write it into a run folder; the one way to do it."""
+    # As it will be read: keys that are numbers become texts, which sort otherwise.
+    values = json.loads(json.dumps({**manifest, "format": FORMAT}, allow_nan=False))
+    write_json(folder / MANIFEST, {**values, SEAL: seal_of(values)})
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read and check a run's manifest; raises like :func:`read_run`."""
     try:
@@ -303,11 +349,30 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ResultError(
             f"{path}: run format {found}; this version reads up to {FORMAT}. Update weavebench."
         )
+    _check_seal(path, manifest)
     fault = manifest_fault(manifest)
     if fault is not None:
         raise _damaged(path, f"{MANIFEST}: {fault}")
     _check_names(path, manifest)
     return manifest
+
+
+def _check_seal(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that is not the one that was written; format 1 knew no seal."""
+    if not is_sealed(manifest):
+        if manifest.get("format") == 1:
+            return
+        raise _damaged(path, f"{MANIFEST} has no field '{SEAL}'")
+    try:
+        right = seal_of(manifest)
+    except ValueError as error:
+        raise _damaged(path, f"{MANIFEST}: {error}") from error
+    if manifest[SEAL] != right:
+        raise _damaged(
+            path,
+            f"{MANIFEST} was changed: its fields give the seal {right[:12]}..., it says "
+            f"{str(manifest[SEAL])[:12]}...",
+        )
 
 
 def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:

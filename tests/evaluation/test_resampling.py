@@ -21,6 +21,8 @@ from bench.evaluation import (
     sign_flip_pairs,
     sign_flip_test,
 )
+from bench.evaluation.multinomial import stream
+from bench.mixing import words
 
 grades = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0])
 
@@ -66,11 +68,11 @@ def test_all_pairs_equal_the_single_tests(n):
     assert np.array_equal(p, p.T)
     assert (np.diag(p) == 1.0).all()
     assert p[0, 3] == 1.0
-    # The stream of signs is the generator's bytes, most significant bit first.
-    rng = np.random.Generator(np.random.PCG64(2))
-    row = -(-n // 64) * 8
-    bits = np.unpackbits(np.frombuffer(rng.bytes(500 * row), np.uint8).reshape(500, row), axis=1)
-    signs = 1 - 2 * bits[:, :n].astype(int)
+    # The signs are the bits of the words, whole words per assignment, most significant bit first.
+    row = -(-n // 64)
+    drawn = words(stream(b"sign flips", 2), np.arange(500 * row)).tolist()
+    bits = np.array([[int(bit) for bit in f"{word:064b}"] for word in drawn]).reshape(500, -1)
+    signs = 1 - 2 * bits[:, :n]
     for i, j in itertools.combinations(range(4), 2):
         doubled = np.rint(2 * (values[i] - values[j])).astype(int)
         hits = (np.abs(signs @ doubled) >= abs(doubled.sum())).sum()

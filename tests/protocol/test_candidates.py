@@ -27,7 +27,7 @@ from bench.protocol.candidates import (
     population,
     position_of,
 )
-from bench.protocol.keys import fnv1a, id_hashes, mix64, salt64, stream_keys
+from bench.protocol.keys import fnv1a, id_hashes, salt64, stream_keys
 from bench.protocol.titles import canonical_title, title_groups
 
 ROOT = Path(__file__).parents[2]
@@ -284,14 +284,6 @@ def test_fnv1a_known_answers() -> None:
     """From the test suite of Fowler, Noll & Vo."""
     known = {"": 0xCBF29CE484222325, "a": 0xAF63DC4C8601EC8C, "foobar": 0x85944171F73967E8}
     assert fnv1a(StringColumn.from_list(list(known))).tolist() == list(known.values())
-
-
-def test_mix64_known_answers() -> None:
-    """SplitMix64 seeded with 1234567 (the published outputs of the reference C code)."""
-    states = (1234567 + np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(
-        np.uint64
-    )
-    assert mix64(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 @pytest.mark.parametrize(

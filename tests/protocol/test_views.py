@@ -5,9 +5,9 @@ import pytest
 
 from bench.data.cache import load_folder, save_folder
 from bench.data.domain import Domain
+from bench.enclosure import arrays_of
 from bench.protocol import ProtocolOptions, build_task
 from bench.testing import make_domain
-from bench.testing.isolation import arrays_of
 
 ROWS = [[user, user + 1, user + 2, user + 3, user + 4] for user in range(12)]
 

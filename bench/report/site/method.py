@@ -31,6 +31,7 @@ CURVE_METRIC = "ndcg@5"
 _FLAG_TEXT = {
     "transductive": "saw the unlabelled test requests while training",
     "ties": "the order of tied scores could move a displayed mean by more than 0.001",
+    "unchecked": "code from outside of the package that had not passed the conformance kit when it ran",
     "invalid": "less than 95 % of its generated answers name a candidate; the others are misses",
 }
 
