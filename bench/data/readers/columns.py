@@ -280,9 +280,10 @@ def _without_header(
     names = [str(at) for at in range(1, len(first) + 1)]
     absent = [r for r, c in request.wanted.items() if c is not None and c not in names]
     layout = _known_values(first, rows, request)
-    if absent and set(absent) <= set(request.usual) and layout is not None:
+    conditions = all(column in names for column in request.extra)
+    if absent and set(absent) <= set(request.usual) and layout is not None and conditions:
         return _known_rows(layout, names, request)
-    if not absent and all(column in names for column in request.extra):
+    if not absent and conditions:
         picks = _picks(request.wanted, request.extra, names)
         return Columns(picks, len(first), header=False), Found(dict(request.wanted))
     shown = ", ".join(f"{n}: {value[:20]!r}" for n, value in zip(names, first, strict=True))
