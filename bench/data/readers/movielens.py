@@ -34,8 +34,9 @@ from bench.errors import DataError
 
 __all__ = ["find_movielens", "is_movielens", "read_movielens", "source_files"]
 
-_RATINGS = ("u.data", "ratings.dat", "ratings.csv")
-_NAMES = frozenset((*_RATINGS, "u.item", "movies.dat", "users.dat", "movies.csv"))
+_PAIRS = (("u.data", "u.item"), ("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv"))
+_RATINGS = tuple(ratings for ratings, _ in _PAIRS)
+_NAMES = frozenset((*(name for pair in _PAIRS for name in pair), "users.dat"))
 _GENRES_100K = (
     "unknown",
     "Action",
@@ -100,14 +101,15 @@ def find_movielens(folder: Path, name: str) -> Path | None:
 
 
 def is_movielens(path: Path) -> bool:
-    """Whether a folder or zip file holds MovieLens ratings.
+    """Whether a folder or zip file holds ratings and movies of MovieLens.
 
     Raises:
         DataError: a zip file that cannot be read.
     """
     if not path.is_dir() and path.suffix != ".zip":
         return False
-    return any(name in open_place(path, _NAMES).members for name in _RATINGS)
+    members = open_place(path, _NAMES).members
+    return any({ratings, movies} <= members.keys() for ratings, movies in _PAIRS)
 
 
 def source_files(place: Path) -> tuple[Path, ...]:
