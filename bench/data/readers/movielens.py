@@ -14,6 +14,7 @@ Ratings are read as events whatever their value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,7 +141,15 @@ def read_movielens(
     ratings = LineErrors(place.label(layout.ratings), on_error)
     names = ("userId", "movieId", "rating", "timestamp")
     picks = [("user", 0), ("item", 1), ("time", 3)]
-    events = events_of(_read(place, layout, layout.ratings, names, picks, ratings), ratings)
+    events = _read(
+        place,
+        layout,
+        layout.ratings,
+        names,
+        picks,
+        ratings,
+        lambda frame: events_of(frame, ratings),
+    )
     require_events(events, ratings.file, ratings.count)
     movies = LineErrors(place.label(layout.movies), on_error)
     items = _movies(place, layout, movies)
@@ -155,6 +164,7 @@ def _read(
     names: tuple[str, ...],
     picks: list[tuple[str, int]],
     errors: LineErrors,
+    each: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
 ) -> pl.DataFrame:
     is_csv = layout.separator == ","
 
@@ -170,7 +180,7 @@ def _read(
     separator = "|" if member == "u.item" else layout.separator
     dialect = Dialect(separator, "csv" if is_csv else "none", is_csv, layout.encoding)
     with place.open(member) as stream:
-        return read_delimited(stream, dialect, choose, errors)
+        return read_delimited(stream, dialect, choose, errors, each=each)
 
 
 def _movies(place: Place, layout: _Layout, errors: LineErrors) -> pl.DataFrame:
