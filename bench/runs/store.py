@@ -191,7 +191,7 @@ class RunStore:
             names[:] = [name for name in names if not name.startswith(".partial-")]
         return removed
 
-    def _replaced(self, folder: Path) -> list[Path]:
+    def _replaced(self, folder: Path) -> Sequence[Path]:
         """Delete the older result that a killed process left beside its replacement."""
         with suppress(ResultError, FileNotFoundError), self._lock(folder, timeout=0):
             if folder.exists():

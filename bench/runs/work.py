@@ -101,10 +101,11 @@ class Work:
         """A number that nobody can guess, the same for all attempts at a run."""
         path = self.folder / _SECRET
         try:
-            return int(str(read_json(path)), 16)
-        except (ResultError, ValueError):
+            return int(read_json(path), 16)
+        except (ResultError, TypeError, ValueError):
+            # A text: integers of more than 64 bits are read from no file.
             write_json(path, secrets.token_hex(16))
-            return int(str(read_json(path)), 16)
+            return int(read_json(path), 16)
 
     def _part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.npz"
