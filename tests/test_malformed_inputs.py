@@ -7,6 +7,7 @@ error class and the fragments that the message must hold: the place, and the way
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import struct
@@ -22,8 +23,9 @@ from bench.data.imports import import_domain, verify
 from bench.data.load import load_domain
 from bench.data.readers.amazon import read_amazon
 from bench.data.readers.atomic import read_atomic
+from bench.data.readers.delimited import Dialect
 from bench.data.readers.movielens import read_movielens
-from bench.data.readers.tabular import ColumnMapping, read_tabular
+from bench.data.readers.tabular import ColumnMapping, TableOptions, read_tabular
 from bench.errors import BenchError, ConfigError, DataError, ResultError
 
 HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
@@ -153,6 +155,14 @@ def truncated(text):
     return gzip.compress(text.encode() * 500)[:-20]
 
 
+def zipped(*members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for member in members:
+            packed.writestr(member, CSV)
+    return buffer.getvalue()
+
+
 LITERAL = "one Python literal of a dictionary"
 # fmt: off
 CASES: list[Case] = [
@@ -256,16 +266,24 @@ CASES: list[Case] = [
     ("table: tab in an id", table(CSV + "u\tx,i,1\n"), DataError, ["line 2", "without tabs"]),
     ("table: binary", table(PNG), DataError, ["d.csv, line 1", "0x89"]),
     ("table: UTF-16", table((CSV + "u,i,1\n").encode("utf-16")), DataError, ["d.csv, line 1"]),
-    ("table: unknown encoding", table(CSV, encoding="utf-99"), ConfigError, ["'utf-99'", "try utf-8"]),
+    ("table: unknown encoding", table(CSV, options=TableOptions(Dialect(encoding="utf-99"))), ConfigError, ["'utf-99'", "try utf-8"]),
     ("item table: no title column", item_table("item_id,name\ni,N\n"), DataError, ["t.csv, line 1", "'title'", "--column title="]),
     ("item table: item twice", item_table("item_id,title\ni,A\ni,B\n"), DataError, ["t.csv, line 3", "one row per item"]),
     ("item table: no id", item_table("item_id,title\n,A\n"), DataError, ["t.csv, line 2", "non-empty item id"]),
     ("parquet: not Parquet", table("junk", "d.parquet"), DataError, ["d.parquet", "not a readable Parquet", "convert"]),
     ("parquet: missing column", parquet({"user_id": ["u"], "timestamp": [1]}), DataError, ["d.parquet", "'item_id'", "--column"]),
     ("parquet: float ids", parquet({"user_id": [1.5], "item_id": ["i"], "timestamp": [1]}), DataError, ["'user_id'", "Float64", "Cast"]),
-    ("parquet: time is a text", parquet({"user_id": ["u"], "item_id": ["i"], "timestamp": ["1"]}), DataError, ["'timestamp'", "String", "Cast"]),
+    ("parquet: time is a word", parquet({"user_id": ["u"], "item_id": ["i"], "timestamp": ["soon"]}), DataError, ["line 1", "'soon'", "finite number"]),
+    ("parquet: time is a list", parquet({"user_id": ["u"], "item_id": ["i"], "timestamp": [[1]]}), DataError, ["'timestamp'", "List", "Cast"]),
     ("parquet: time is null", parquet({"user_id": ["u", "u"], "item_id": ["i", "j"], "timestamp": [1, None]}), DataError, ["line 2", "finite number"]),
     ("parquet: user is null", parquet({"user_id": ["u", None], "item_id": ["i", "j"], "timestamp": [1, 2]}), DataError, ["line 2", "non-empty user id"]),
+    ("records: no object", table('{"user_id": "u"', "d.jsonl"), DataError, ["d.jsonl, line 1", "one JSON object"]),
+    ("records: missing keys", table('{"user": "u", "item": "i"}\n', "d.jsonl"), DataError, ["'user_id'", "'item_id'", "'timestamp'", "--column user=user", "--column time=row"]),
+    ("records: truncated gzip", table(truncated('{"user_id": "u", "item_id": "i", "timestamp": 1}\n'), "d.jsonl.gz"), DataError, ["d.jsonl.gz", "truncated", "again"]),
+    ("table: data as header", table("u,i,1\nu,j,2\n"), DataError, ["line 1", "looks like data", "--no-header"]),
+    ("table: zip of two files", table(zipped("a.csv", "b.csv"), "d.csv.zip"), DataError, ["holds 2 files", "a.csv", "Unpack"]),
+    ("table: zip of nothing", table(zipped(), "d.csv.zip"), DataError, ["holds 0 files"]),
+    ("table: folder without files", lambda f: read_tabular(f), DataError, ["folder without files"]),
     ("mapping: unknown field", lambda f: ColumnMapping.from_pairs({"usr": "u"}), ConfigError, ["'usr'", "Did you mean 'user'"]),
     ("mapping: no column", lambda f: ColumnMapping.from_pairs({"user": ""}), ConfigError, ["user", "user=COLUMN"]),
     # imports

@@ -32,6 +32,7 @@ from bench.io import (
     write_json,
 )
 from bench.methods import AdapterUse, Context
+from bench.sealed import intact, seal
 
 __all__ = ["FirstStage", "Pretrained", "PretrainedStore", "pretrained_store"]
 
@@ -148,6 +149,7 @@ class PretrainedStore:
 
         Raises:
             BenchError: training failed, or the disk is full.
+            ResultError: the stored result is damaged.
         """
         name = stage.identity
         folder = self.root / f"{stage.method}-{name}"
@@ -231,6 +233,7 @@ def _made(
                 "sha256": sha256_file(partial / _WEIGHTS),
             },
         )
+        seal(partial)
     shutil.rmtree(work, ignore_errors=True)
     found = _read(folder)
     if found is None:
@@ -239,11 +242,7 @@ def _made(
 
 
 def _read(folder: Path) -> Pretrained | None:
-    """What is stored, or None where nothing is, or not what was written."""
-    if not (folder / _RECORD).is_file():
+    """What is stored, or None where nothing is; raises where it is damaged."""
+    if not intact(folder, recorded=lambda: {_WEIGHTS: read_json(folder / _RECORD)["sha256"]}):
         return None
-    record = read_json(folder / _RECORD)
-    weights = folder / _WEIGHTS
-    if not weights.is_file() or sha256_file(weights) != record.get("sha256"):
-        return None
-    return Pretrained(load_file(weights), record)
+    return Pretrained(load_file(folder / _WEIGHTS), read_json(folder / _RECORD))

@@ -182,7 +182,7 @@ def train(
         began, cpu_began = time.perf_counter(), time.process_time()
         with isolated_randomness(seed, epoch), kept_memory(context.device) as after_step:
             batches = steps(epoch_generator(seed, epoch))
-            loss = _run_epoch(model, optimiser, batches, config, context, epoch, after_step)
+            loss = _run_epoch(model, optimiser, batches, config, context, history, after_step)
         trained, cpu = time.perf_counter(), time.process_time() - cpu_began
         model.eval()
         entry = {
@@ -225,14 +225,18 @@ def _run_epoch(
     batches: Sequence[Callable[[], Tensor]],
     config: LoopConfig,
     context: Context,
-    epoch: int,
+    history: Sequence[Mapping[str, float]],
     after_step: Callable[[], None],
 ) -> float:
     """One pass over the steps; returns the mean loss."""
     model.train()
+    epoch = len(history) + 1
     total, n_steps = 0.0, 0
     for step in context.progress.track(
-        batches, total=len(batches), description=f"epoch {epoch}/{config.epochs}"
+        batches,
+        total=len(batches),
+        description=f"epoch {epoch}/{config.epochs}",
+        more=_steps_to_come(history, len(batches), config.epochs - epoch),
     ):
         optimiser.zero_grad(set_to_none=True)
         with autocast(context):
@@ -256,6 +260,14 @@ def _run_epoch(
             "Check the domain with `bench data stats`."
         )
     return total / n_steps
+
+
+def _steps_to_come(history: Sequence[Mapping[str, float]], n_steps: int, n_epochs: int) -> int:
+    """Steps of further epochs at most; a validation counts as the steps that would take its time."""
+    trained = sum(entry["seconds"] for entry in history)
+    validated = sum(entry.get("validation_seconds", 0.0) for entry in history)
+    share = validated / trained if trained else 0.0
+    return round(n_epochs * n_steps * (1 + share))
 
 
 def _save(

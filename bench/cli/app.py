@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from bench.cli import (
     adapters,
     assets,
+    cache,
     candidates,
     check,
     compare,
@@ -33,7 +34,9 @@ from bench.cli import (
 )
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
+from bench.cli.streams import one_interrupt, open_streams
 from bench.process import launched, quiet_threads
+from bench.terminal import printable
 
 __all__ = ["RootCommand", "app", "main"]
 
@@ -50,13 +53,16 @@ class RootCommand(TyperGroup):
     """
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        """Refuse empty words: mostly an unset variable of the shell, and no name of anything."""
-        empty = next(
-            (n for n, word in enumerate(args) if word == "" or _NO_VALUE.match(word)), None
-        )
-        if empty is not None:
-            word = args[empty] or (args[empty - 1] if empty else "the first word")
-            raise typer.BadParameter(f"the value of {word.rstrip('=')} is empty; expected a text.")
+        """Refuse empty words, mostly an unset variable of the shell, and bytes that are no text."""
+        for number, word in enumerate(args):
+            if word == "" or _NO_VALUE.match(word):
+                owner = word.rstrip("=") or (args[number - 1] if number else "the first word")
+                raise typer.BadParameter(f"the value of {owner} is empty; expected a text.")
+            if word != word.encode(errors="replace").decode():
+                raise typer.BadParameter(
+                    f"{printable(word)} holds bytes that are not UTF-8, which no manifest can name. "
+                    "Rename the file."
+                )
         return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:
@@ -133,6 +139,7 @@ app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(cache.app, name="cache")
 app.add_typer(candidates.app, name="candidates")
 app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
@@ -145,9 +152,11 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Entry point of the script ``bench``, alone or as one of several processes."""
     quiet_threads()
-    if not launched():
-        app(prog_name="bench")
-        return
-    from bench.llm.processes import run_as_one
+    open_streams()
+    with one_interrupt():
+        if not launched():
+            app(prog_name="bench")
+            return
+        from bench.llm.processes import run_as_one
 
-    run_as_one(lambda: app(prog_name="bench"))
+        run_as_one(lambda: app(prog_name="bench"))

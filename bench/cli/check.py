@@ -30,16 +30,23 @@ def check(
 ) -> None:
     """Check that a method keeps the contract; exit 1 where it does not, saying what is wrong.
 
+    What all checks say of a plugin is remembered: its runs carry it, and tables mark those without a pass.
+
     A method that cannot be fitted here, because something optional is missing, is not checked
     (exit code 2).
     """
+    from bench.enclosure import enclose_import, record_conformance
     from bench.methods.config import parse_set, resolve_config
     from bench.methods.registry import resolve
     from bench.testing import check_method
 
-    cls = resolve(method)
+    with enclose_import(method):
+        cls = resolve(method)
     config = resolve_config(cls, profile=profile, overrides=parse_set(set_ or ()))
     results = check_method(cls, config, profile=profile, checks=only)
+    unfitted = next((r for r in results if r.id == "fits" and r.status == "skip"), None)
+    if only is None and unfitted is None:
+        record_conformance(cls, config, [r.id for r in results if r.status == "fail"])
     if as_json:
         print_json([asdict(result) for result in results])
     else:
@@ -54,6 +61,5 @@ def check(
         )
     if any(result.status == "fail" for result in results):
         raise typer.Exit(1)
-    unfitted = next((r for r in results if r.id == "fits" and r.status == "skip"), None)
     if unfitted is not None:
         raise MissingExtraError(f"{cls.name} was not checked: {unfitted.reason}")

@@ -1,17 +1,16 @@
-"""``bench domains`` and ``bench data``: list, show, download, import, verify, stats."""
+"""``bench domains`` and ``bench data``: list, show, download, import, rm, verify, stats."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.data_import import import_, remove
 from bench.cli.output import echo, human_bytes, print_json, print_table
-from bench.cli.protocol_options import OnError
-from bench.errors import ConfigError, unknown_name
+from bench.errors import unknown_name
 
 if TYPE_CHECKING:
     from bench.data.catalogue import CatalogueEntry
@@ -28,6 +27,9 @@ Root = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of ready domains; BENCH_DATA_ROOT.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app.command("import")(import_)
+app.command("rm")(remove)
 
 
 def domains(
@@ -66,24 +68,28 @@ def domains(
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the catalogue: official address, terms, files and expected counts."""
+    """List the catalogue (official page, expected counts), then what was imported here."""
     from bench.data.catalogue import CATALOGUE
+    from bench.data.imports import import_record, imported_names
 
+    imports = [import_record(name) for name in imported_names()]
     if as_json:
-        print_json([asdict(entry) for entry in CATALOGUE.values()])
+        own = [{"kind": "import", **record} for record in imports]
+        print_json([*(asdict(entry) for entry in CATALOGUE.values()), *own])
         return
-    print_table(
-        ("domain", "study group", "users", "items", "events", "official page"),
-        [
-            (
-                entry.name,
-                entry.group,
-                *(_counts(entry) or ("", "", "")),
-                entry.homepage,
-            )
-            for entry in CATALOGUE.values()
-        ],
-    )
+    rows: list[tuple[Any, ...]] = [
+        (entry.name, entry.group, *(_counts(entry) or ("", "", "")), entry.homepage)
+        for entry in CATALOGUE.values()
+    ]
+    for record in imports:
+        counts = record.get("counts", {})
+        figures = (f"{counts[c]:,}" if c in counts else "" for c in ("users", "items", "events"))
+        names = [source["name"] for source in record["sources"]]
+        files = ", ".join(names[:2]) + f" and {len(names) - 2} more" * (len(names) > 2)
+        rows.append(
+            (record["name"], record["options"]["group"], *figures, f"imported from {files}")
+        )
+    print_table(("domain", "study group", "users", "items", "events", "official page"), rows)
     echo("\nFiles and terms of one: bench data show NAME")
 
 
@@ -193,77 +199,6 @@ class _Meter:
             if tenth > self._tenths.get(file, -1):
                 self._tenths[file] = tenth
                 echo(f"  {file}: {done}/{total} bytes ({10 * tenth} %)", err=True)
-
-
-@app.command("import")
-def import_(
-    name: Annotated[str, typer.Argument(help="New name of the domain.")],
-    inter: Annotated[
-        Path, typer.Argument(help="Interactions: .csv, .tsv, .parquet or .inter; text also .gz.")
-    ],
-    items: Annotated[
-        Path | None, typer.Option(help="Item table of the same kinds, with titles.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="ROLE=COLUMN",
-            help="Which column holds user, item, time, title, ...; repeatable.",
-        ),
-    ] = None,
-    k_core: Annotated[
-        int | None, typer.Option(min=1, help="Drop users and items with fewer events, repeatedly.")
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option(help="Id space shared with other domains (leak guard).")
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="Study group.")] = None,
-    encoding: Annotated[str, typer.Option(help="Text encoding of CSV and TSV.")] = "utf-8",
-    on_error: Annotated[
-        OnError, typer.Option(help="At a malformed line: stop, or skip and count.")
-    ] = OnError.RAISE,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier import.")] = False,
-) -> None:
-    """Import your own interactions under a name; `bench run --target NAME` finds it from then on."""
-    from bench.data.imports import import_domain
-    from bench.data.sources import IMPORT_FILE, domains_root
-    from bench.io import read_json
-
-    domain = import_domain(
-        name,
-        inter,
-        items,
-        _mapping(columns or ()),
-        k_core=k_core,
-        namespace=namespace,
-        group=group,
-        encoding=encoding,
-        on_error=on_error.value,
-        replace=replace,
-    )
-    echo(f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events")
-    for what in ("duplicates_dropped", "k_core_dropped", "placeholder_titles"):
-        if domain.provenance["counts"][what]:
-            echo(f"  {what.replace('_', ' ')}: {domain.provenance['counts'][what]}")
-    # The skipped lines are gone from what is loaded later; the record of the import has them.
-    for file, count in read_json(domains_root() / name / IMPORT_FILE)["lines_skipped"].items():
-        if count:
-            echo(f"  lines skipped in {file}: {count}")
-
-
-def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
-    pairs = {}
-    for text in columns:
-        role, found, column = text.partition("=")
-        if not found or not role or not column:
-            raise ConfigError(
-                f"--column {text!r}: expected ROLE=COLUMN, for example --column user=reviewer."
-            )
-        if role in pairs:
-            raise ConfigError(f"--column {text!r}: {role!r} is given twice.")
-        pairs[role] = column
-    return pairs or None
 
 
 @app.command("verify")

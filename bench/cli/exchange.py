@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,20 +23,52 @@ from bench.cli.protocol_options import (
     TrainOn,
     TrainOnOption,
     load_task,
+    note_left_out,
     task_spec,
 )
 from bench.cli.rivals import RivalsOption
 from bench.cli.runs import open_store
+from bench.errors import ConfigError
+from bench.names import METHOD_NAME
+
+if TYPE_CHECKING:
+    from bench.protocol import Task
+    from bench.runs.spec import RunSpec
 
 __all__ = ["export_requests", "import_scores"]
 
 Limit = Annotated[str, typer.Option(metavar="N|all", help="Only N test users (a nested subset).")]
 
 
+class ExportedSplit(StrEnum):
+    """What is held out in exported requests."""
+
+    TEST = "test"
+    VALID = "valid"
+
+
 def export_requests(
     target: Target,
     out: Annotated[Path, typer.Option(help="File: .jsonl or .parquet.", show_default=False)],
     titles: Annotated[bool, typer.Option("--titles", help="Write titles beside the ids.")] = False,
+    split: Annotated[
+        ExportedSplit,
+        typer.Option(help="test; or valid, to choose among models: also without labels."),
+    ] = ExportedSplit.TEST,
+    with_training: Annotated[
+        bool,
+        typer.Option(
+            "--with-training",
+            help="Also write NAME.training.jsonl: all that may be trained on, of target and sources.",
+        ),
+    ] = False,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            help="Sources of --with-training: all (the rest of the study group), none, or domains; "
+            "default: all."
+        ),
+    ] = None,
     limit_users: Limit = "all",
     candidate_seed: CandidateSeed = 0,
     negatives: Drawn = DrawnNegatives.UNIFORM,
@@ -45,9 +78,17 @@ def export_requests(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
 ) -> None:
-    """Write the test requests (history and candidates by raw id, no label) for another program."""
-    from bench.protocol import export_requests as write
+    """Write requests (history and candidates by raw id, no label) for another program.
 
+    The history of a test request ends with the user's validation item: so every validation label is
+    known, to choose among models. It is trained on only with --train-on train+valid.
+    """
+    from bench.protocol import export_requests as write
+    from bench.protocol import export_training, export_validation
+    from bench.protocol.requests_io import training_path
+
+    if sources is not None and not with_training:
+        raise ConfigError(f"--sources {sources} without --with-training: requests have no sources.")
     spec = task_spec(
         "random",
         target,
@@ -59,14 +100,45 @@ def export_requests(
         ties=ties,
         data_root=data_root,
     )
-    task = load_task(spec)
+    task = load_task(spec) if not with_training else _with_sources(spec, sources)
     users = task.subset(run_options.parse_limit(limit_users))
-    meta = write(task, task.test(users), out, titles=titles)
+    if split is ExportedSplit.TEST:
+        meta = write(task, task.test(users), out, titles=titles)
+    else:
+        meta = export_validation(task, users, out, titles=titles)
     echo(
-        f"{out}: {meta['n_requests']:,} requests of {meta['n_candidates']} candidates, task "
-        f"{task.task_hash[:12]}. Send scores back (user_id, item_id, score) with: "
-        "bench import-scores"
+        f"{out}: {meta['n_requests']:,} {split.value} requests of {meta['n_candidates']} candidates, task "
+        f"{task.task_hash[:12]}."
     )
+    echo(f"  {meta['note']}")
+    if with_training:
+        rows = training_path(out)
+        training = export_training(task, rows, titles=titles)
+        counts = ", ".join(f"{n} {d['n_events']:,}" for n, d in training["domains"].items())
+        echo(f"{rows}: training events of {counts}.")
+        echo(f"  {training['note']}")
+    if split is ExportedSplit.TEST:
+        echo("Send scores back (user_id, item_id, score) with: bench import-scores")
+
+
+def _with_sources(spec: RunSpec, sources: str | None) -> Task:
+    """The task with the sources whose training rows are exported.
+
+    Raises:
+        ConfigError: a domain that nobody knows.
+        MissingDataError: a domain is not on disk.
+    """
+    from bench.data.load import study_sources
+    from bench.runs.resolve import require_available
+    from bench.runs.tasks import load_task as build
+
+    named = run_options.parse_sources(sources)
+    chosen = study_sources(spec.target, spec.data_root) if named is None else named
+    spec = spec.model_copy(update={"sources": tuple(chosen)})
+    require_available([spec])
+    task = build(spec).task
+    note_left_out(task)
+    return task
 
 
 def import_scores(
@@ -80,6 +152,30 @@ def import_scores(
         typer.Option(help="The exported requests; then it is checked that they are of this task."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model that scored.")] = "1",
+    seed: Annotated[int, typer.Option(min=0, help="Training seed of the model that scored.")] = 0,
+    family: Annotated[
+        str, typer.Option(help="Block of tables: single-domain, cross-domain, llm, ...")
+    ] = "single-domain",
+    trained: Annotated[
+        bool,
+        typer.Option(
+            "--trained/--untrained",
+            help="Whether another training seed would change the scores; one seed of a trained model "
+            "earns no star.",
+        ),
+    ] = True,
+    fit_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Wall seconds of training, for tables with costs.")
+    ] = None,
+    score_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Wall seconds of scoring.")
+    ] = None,
+    peak_memory_mb: Annotated[float | None, typer.Option(min=0, help="Peak memory in MB.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="What it ran on, in words.")] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace what was imported as this name, version and seed."),
+    ] = False,
     limit_users: Limit = "all",
     candidate_seed: CandidateSeed = 0,
     negatives: Drawn = DrawnNegatives.UNIFORM,
@@ -94,13 +190,21 @@ def import_scores(
     rivals: RivalsOption = "published",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
-    """Evaluate the scores of another program and store them as a run among the others."""
+    """Evaluate the scores of another program and store them as a run among the others.
+
+    The run is marked as imported wherever it stands. What the program was trained on, its seed and its
+    costs are as declared here: nothing but the scores can be checked.
+    """
     from bench.cli.rivals import against_best, open_rivals, places_text
     from bench.cli.run_report import print_comparisons, print_runs
     from bench.runs.external import store_scores
     from bench.runs.matrix import RunResult
     from bench.runs.results import run_json
 
+    if not METHOD_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name {name!r}: expected letters, digits and . _ : + -, beginning with a letter or digit."
+        )
     spec = task_spec(
         name,
         target,
@@ -112,9 +216,22 @@ def import_scores(
         ties=ties,
         data_root=data_root,
         limit_users=run_options.parse_limit(limit_users),
-    )
+    ).model_copy(update={"seed": seed})
     opened = open_store(store)
-    run = store_scores(spec, file, opened, version=version, requests_file=requests)
+    run = store_scores(
+        spec,
+        file,
+        opened,
+        version=version,
+        requests_file=requests,
+        replace=replace,
+        family=family,
+        trained=trained,
+        fit_seconds=fit_seconds,
+        score_seconds=score_seconds,
+        peak_memory_mb=peak_memory_mb,
+        hardware=hardware,
+    )
     if as_json:
         print_json(run_json(run))
         return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.output import echo, split_names
-from bench.cli.run_options import parse_users
+from bench.cli.output import echo
+from bench.cli.run_options import parse_names, parse_users
 from bench.cli.runs import open_store
 from bench.cli.steady import steadily
 from bench.errors import ConfigError
@@ -53,6 +53,14 @@ def leaderboard(
             "(ndcg@1 where a method answers with a list)."
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M[,M2]",
+            help="Metrics in columns, such as ndcg@10,hr@10; default: ndcg@1,ndcg@3,ndcg@5,mrr@5. The "
+            "primary one is always shown.",
+        ),
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Method that the sign ^ refers to; default: the suite's.")
     ] = None,
@@ -84,8 +92,20 @@ def leaderboard(
         typer.Option("--ranks", help="Print best and worst place, given what is significant."),
     ] = False,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+        list[Path] | None,
+        typer.Option(
+            help="Folder of stored runs; repeatable, all go into one table; default: BENCH_STORE, "
+            "./bench-runs."
+        ),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Also published results: BENCH_PUBLISHED, else those of the checkout that bench runs "
+            "from.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -94,22 +114,17 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Print the table of one target or suite. Every figure comes from a stored run; nothing is typed."""
-    from bench.evaluation import METRICS
     from bench.io import write_text
     from bench.report import leaderboard as report
     from bench.report.reported import load_publication
     from bench.report.suite_table import build_suite, build_targets
-    from bench.runs.store import Damage
     from bench.suites import load_suite
 
     if (target is None) == (suite is None):
         raise ConfigError(
             "expected either --target DOMAIN or --suite NAME; `bench domains` lists the domains."
         )
-    damaged: list[Damage] = []
-    runs = open_store(store).list(damaged=damaged)
-    for found in damaged:
-        echo(f"left out: {found.reason}", err=True)
+    runs = _runs_of(store or [None], published)
     n_users = None if users is None else parse_users(users)
     publication = None if reported is None else load_publication(reported)
     site = out if format_ is Format.HTML and out is not None and not _is_page(out) else None
@@ -119,11 +134,12 @@ def leaderboard(
         "costs": cost,
         "publication": publication,
         # The pages of a site show every metric, with its interval, and every rank.
-        "metrics": report.DISPLAYED if site is None else METRICS,
+        "metrics": _metrics(metrics, site),
+        "published": published,
         "ci": ci or site is not None,
         "ranks": ranks or site is not None,
     }
-    names = split_names(target or "")
+    names = () if target is None else parse_names("--target", target)
     table: Table | TableSet
     if suite is not None:
         if profile is not None or task is not None:
@@ -147,7 +163,7 @@ def leaderboard(
     else:
         table = report.build_table(
             runs,
-            names[0] if names else "",
+            names[0],
             reference=reference,
             profile=profile,
             users=n_users,
@@ -170,6 +186,50 @@ def leaderboard(
     else:
         write_text(out, text)
         echo(f"wrote {out}", err=True)
+
+
+def _runs_of(stores: Sequence[Path | None], published: bool) -> list[StoredRun]:
+    """The runs of all places, each once; damaged ones are named on standard error.
+
+    Raises:
+        ConfigError: published results are wanted and there are none here.
+    """
+    from bench.runs.rivals import published_folder
+    from bench.runs.store import Damage, RunStore
+
+    places = [open_store(store) for store in stores]
+    if published:
+        folder = published_folder()
+        if folder is None:
+            raise ConfigError(
+                "no published results here: an installed package has none. Name a checkout's "
+                "leaderboards/results with BENCH_PUBLISHED, or as another --store."
+            )
+        places.append(RunStore(folder))
+    damaged: list[Damage] = []
+    runs: dict[str, StoredRun] = {}
+    for place in places:
+        for run in place.list(damaged=damaged):
+            runs.setdefault(run.run_id, run)
+    for found in damaged:
+        echo(f"left out: {found.reason}", err=True)
+    return list(runs.values())
+
+
+def _metrics(asked: str | None, site: Path | None) -> tuple[str, ...]:
+    """The displayed metrics; the pages of a site show all.
+
+    Raises:
+        ConfigError: no name in ``--metrics``, or the option beside a site.
+    """
+    from bench.evaluation import METRICS
+    from bench.report.leaderboard import DISPLAYED
+
+    if site is not None:
+        if asked is not None:
+            raise ConfigError("--metrics belongs to one table; a site shows every metric.")
+        return METRICS
+    return DISPLAYED if asked is None else parse_names("--metrics", asked.lower())
 
 
 def _is_page(path: Path) -> bool:

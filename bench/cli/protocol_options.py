@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.output import echo
+
 if TYPE_CHECKING:
     from bench.protocol import Task
     from bench.runs.spec import RunSpec
@@ -23,6 +25,7 @@ __all__ = [
     "TiesOption",
     "TrainOnOption",
     "load_task",
+    "note_left_out",
     "task_spec",
 ]
 
@@ -105,7 +108,17 @@ def task_spec(
 
 
 def load_task(spec: RunSpec) -> Task:
-    """Build the task of a specification whose method needs no sources."""
+    """Build the task of a specification whose method needs no sources; name the users it leaves out."""
     from bench.runs.runner import prepare
 
-    return prepare(spec).loaded.task
+    task = prepare(spec).loaded.task
+    note_left_out(task)
+    return task
+
+
+def note_left_out(task: Task) -> None:
+    """Say on standard error how many users a task leaves out, and why."""
+    from bench.report.caption import left_out_note
+
+    for note in left_out_note(task.left_out.record() if task.left_out else None):
+        echo(f"note: {task.target}: {note}", err=True)

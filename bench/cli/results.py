@@ -44,6 +44,7 @@ def verify(
     from bench.runs.store import RunStore
 
     found = verify_folder(folder)
+    imported = [r for r in RunStore(folder).list(damaged=[]) if r.imported is not None]
     problems = list(found.problems)
     if with_data and not problems:
         problems += against_data(RunStore(folder).list(), data_root)
@@ -52,6 +53,7 @@ def verify(
             {
                 "runs": found.n_runs,
                 "outcomes": found.n_users,
+                "imported": [run.run_id for run in imported],
                 "problems": [
                     {"path": str(p.path), "check": p.check, "message": p.message} for p in problems
                 ],
@@ -62,6 +64,11 @@ def verify(
             echo(str(problem), err=True)
         verdict = f"{len(problems)} problems" if problems else "all checks passed"
         echo(f"{found.n_runs:,} results, {found.n_users:,} outcomes recomputed: {verdict}")
+        if imported:
+            echo(
+                f"{len(imported)} of them imported: their figures follow from the stored outcomes; whether "
+                "these follow from the scores of the other program, and what it was trained on, is as declared."
+            )
     if problems:
         raise typer.Exit(1)
 

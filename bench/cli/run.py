@@ -75,7 +75,9 @@ def run(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one configuration key; repeatable."
+            "--set",
+            metavar="[METHOD:]KEY=VALUE",
+            help="Change one configuration key, of one method where it is named; repeatable.",
         ),
     ] = None,
     config: Annotated[
@@ -174,7 +176,10 @@ def run(
         )
     context.with_resource(patience(60 * wait))
     seeds = run_options.parse_integers("--candidate-seed", candidate_seed)
-    overrides = merge(load_config_file(config) if config else {}, parse_set(set_ or ()))
+    methods = run_options.parse_names("--method", method)
+    overrides, own_overrides = run_options.split_overrides(
+        merge(load_config_file(config) if config else {}, parse_set(set_ or ())), methods
+    )
     _check_device(device, present=not plan)
     common: dict[str, Any] = {
         "sources": run_options.parse_sources(sources),
@@ -197,11 +202,12 @@ def run(
         "data_root": data_root,
     }
     specs = expand(
-        run_options.parse_names("--method", method),
+        methods,
         run_options.parse_names("--target", target),
         run_options.parse_integers("--seed", seed),
         profile=profile,
         overrides=overrides,
+        own_overrides=own_overrides,
         keep_model=keep_model,
         planning=plan,
         **common,
@@ -229,7 +235,8 @@ def run(
             )
         specs = [*specs, *baselines]
     if plan:
-        run_plan.print_plan(plan_runs(specs, opened, tasks=tasks, force=force), as_json=as_json)
+        plans = plan_runs(specs, opened, tasks=tasks, force=force, history=places.all_runs())
+        run_plan.print_plan(plans, as_json=as_json)
         return
     if not quiet and not as_json:
         run_plan.announce(
@@ -334,12 +341,12 @@ def _beside(
     if not wanted:
         return []
     if not quiet:
-        added_names = dict.fromkeys(name for found in wanted.values() for name in found)
-        echo(f"No stored rival: running {' and '.join(added_names)} beside it.", err=True)
+        named = dict.fromkeys(name for found in wanted.values() for name in found)
+        echo(f"No stored rival: running {' and '.join(named)} beside it.", err=True)
     specs = [
         spec
-        for (target, limit), names in wanted.items()
-        for spec in expand(names, (target,), **{**common, "limit_users": limit})
+        for (target, limit), chosen in wanted.items()
+        for spec in expand(chosen, (target,), **{**common, "limit_users": limit})
     ]
     return _run_all(specs, rivals.store, tasks, force=False, as_json=False, quiet=quiet)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from bench.cli.output import split_names
-from bench.errors import ConfigError
+from bench.errors import ConfigError, unknown_name
 
 __all__ = [
     "parse_integers",
@@ -14,6 +15,7 @@ __all__ = [
     "parse_run_limit",
     "parse_sources",
     "parse_users",
+    "split_overrides",
 ]
 
 
@@ -37,12 +39,38 @@ def parse_integers(option: str, text: str) -> tuple[int, ...]:
     """
     values = []
     for part in parse_names(option, text):
-        if not part.isascii() or not part.isdigit():
+        if not _is_integer(part):
             raise ConfigError(
                 f"{option} {text!r}: {part!r} is no integer >= 0; for example {option} 0,1,2."
             )
         values.append(int(part))
     return tuple(dict.fromkeys(values))
+
+
+def _is_integer(text: str) -> bool:
+    """Whether the text is an integer >= 0 of at most 18 digits, so that 64 bits hold it."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def split_overrides(
+    overrides: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Values for every method, and by method those of keys like ``sasrec:epochs``.
+
+    Raises:
+        ConfigError: a key names a method that does not run.
+    """
+    common: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
+        method, colon, key = name.rpartition(":")
+        if not colon:
+            common[name] = value
+        elif method in methods and key:
+            own.setdefault(method, {})[key] = value
+        else:
+            raise unknown_name(f"method in --set {name}", method, methods)
+    return common, own
 
 
 def parse_sources(text: str | None) -> tuple[str, ...] | None:
@@ -60,7 +88,7 @@ def parse_limit(text: str) -> int | None:
     """
     if text == "all":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not _is_integer(text) or int(text) < 1:
         raise ConfigError(f"--limit-users {text!r}: expected 'all' or a number of users >= 1.")
     return int(text)
 
@@ -90,6 +118,6 @@ def parse_users(text: str) -> int | None:
     """
     if text == "full":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not _is_integer(text) or int(text) < 1:
         raise ConfigError(f"--users {text!r}: expected 'full' or a number of users >= 1.")
     return int(text)

@@ -72,10 +72,11 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
     # Estimates have columns where at least one job has them.
     extra = [column for column in columns if any(row[column[1]] is not None for row in rows)]
     print_table(
-        ("run", "job", "what", "users", "state", *(title for title, _, _ in extra)),
+        ("run", "seed", "job", "what", "users", "state", *(title for title, _, _ in extra)),
         [
             (
-                *(row["run_id"], row["job"], row["label"], row["n_users"], row["state"]),
+                *(row["run_id"], row["seed"], row["job"], row["label"]),
+                *(row["n_users"], row["state"]),
                 *(show(row[key]) for _, key, show in extra),
             )
             for row in rows
@@ -89,6 +90,10 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
         told.append(f"about {_hours(on_gpu)} GPU hours")
     if told:
         echo(f"\nTo do: {', or '.join(told)}.")
+    if any(row["seconds"] is not None and row["tokens"] is None for row in rows):
+        echo(
+            "Times of methods that cannot tell are those of stored runs, scaled by events and users."
+        )
     if for_gpu:
         from bench.llm.machine import REFERENCE_GPU
 

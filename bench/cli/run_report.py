@@ -63,7 +63,8 @@ def _candidates(run: StoredRun) -> str:
 
 def _fitted(run: StoredRun) -> str:
     """The time of the fit, and that of the adapters it uses, whoever trained them."""
-    fit = human_seconds(float(run.manifest["seconds"]["fit"]))
+    seconds = run.manifest["seconds"]["fit"]
+    fit = "-" if seconds is None else human_seconds(float(seconds))
     used = run.manifest.get("adapters") or []
     if not used:
         return fit
@@ -74,7 +75,7 @@ def _fitted(run: StoredRun) -> str:
 def _name(run: StoredRun, runs: Sequence[StoredRun]) -> str:
     """The method, with its sources where another run of it has others."""
     others = {other.sources for other in runs if other.method == run.method}
-    return f"{run.method} from {', '.join(run.sources)}" if len(others) > 1 else run.method
+    return f"{run.method} from {', '.join(run.sources)}" if len(others) > 1 else run.shown_name
 
 
 def print_runs(target: str, results: Sequence[RunResult]) -> None:
@@ -106,7 +107,7 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
     if len(runs) == 1:
         stored = " (stored before)" if results[0].status == "stored" else ""
         echo(
-            f"{first.method}, profile {first.profile}, seed {first.seed}, fitted in "
+            f"{first.shown_name}, profile {first.profile}, seed {first.seed}, fitted in "
             f"{_fitted(first)}{stored}"
         )
         print_table(
@@ -146,10 +147,10 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
         low, high = test.ci95
         rows.append(
             (
-                found.run.method
+                found.run.shown_name
                 if found.run.seed == 0
-                else f"{found.run.method} s{found.run.seed}",
-                f"{found.rival.method} ({found.rival.run_id[:8]})",
+                else f"{found.run.shown_name} s{found.run.seed}",
+                f"{found.rival.shown_name} ({found.rival.run_id[:8]})",
                 f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}]",
                 p_text(test.p),
                 _number(test.minimum_detectable),

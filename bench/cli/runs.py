@@ -59,6 +59,7 @@ def list_(
 ) -> None:
     """List the stored runs; damaged and failed ones are named on standard error."""
     from bench.runs.store import Damage
+    from bench.runs.unfinished import unfinished_runs
 
     opened = open_store(store)
     damaged: list[Damage] = []
@@ -74,7 +75,7 @@ def list_(
                 (
                     run.run_id,
                     run.target,
-                    run.method,
+                    run.shown_name,
                     run.profile,
                     run.seed,
                     run.n_users,
@@ -97,6 +98,15 @@ def list_(
             echo(f"failed: {message}\n  traceback: {failure['path']}/log.txt", err=True)
     for found in damaged:
         echo(f"damaged: {found.reason}", err=True)
+    for rest in unfinished_runs(opened):
+        state = "running" if rest.running else "unfinished"
+        since = f", begun {rest.started}" if rest.started else ""
+        advice = (
+            ""
+            if rest.running
+            else "; its command goes on with it, `bench runs rm --unfinished` deletes it"
+        )
+        echo(f"{state}: {rest.run_id} {rest.label or 'without a log'}{since}{advice}", err=True)
 
 
 def _require_known(store: RunStore, target: str | None, method: str | None) -> None:
@@ -143,7 +153,7 @@ def show(
     seconds = found.manifest["seconds"]
     facts = [
         ("run", found.run_id),
-        ("method", f"{found.method} {found.manifest['method']['version']} ({found.family})"),
+        ("method", f"{found.shown_name} {found.manifest['method']['version']} ({found.family})"),
         ("target", found.target),
         ("sources", ", ".join(found.sources) or "none"),
         ("profile, seed", f"{found.profile}, {found.seed}"),
@@ -151,6 +161,11 @@ def show(
         ("task", found.task_hash),
         ("candidates", found.candidates_hash),
         ("leak guard", found.manifest["task"]["guard"]),
+        *(
+            (f"imported: {name.replace('_', ' ')}", value)
+            for name, value in (found.imported or {}).items()
+            if value is not None
+        ),
         *(
             (f"time: {name.replace('_', ' ')}", human_seconds(value))
             for name, value in seconds.items()
@@ -258,7 +273,7 @@ def import_(
     from bench.runs.archive import import_runs
 
     for run in import_runs(source, open_store(store), replace=replace):
-        echo(f"{run.run_id}  {run.method} on {run.target}, seed {run.seed}")
+        echo(f"{run.run_id}  {run.shown_name} on {run.target}, seed {run.seed}")
 
 
 @app.command("reproduce")

@@ -2,7 +2,7 @@
 
 A folder is named by a hash of the source files' *content* and of all options. Content hashes of
 source files are remembered by size, times and inode, so that big files are not read again to find
-the folder. A folder that cannot be read is rebuilt.
+the folder. A folder that is not as it was written is refused, see :mod:`bench.sealed`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bench.io import (
     sha256_file,
     write_json,
 )
+from bench.sealed import intact, seal
 
 __all__ = ["cached", "content_sha256", "load_folder", "save_folder"]
 
@@ -69,6 +70,9 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Domain]) -> Do
         name: name of the domain (part of the folder's name, for people).
         key: JSON value that decides the content: file hashes and options.
         build: makes the domain; called at most once, under a lock between processes.
+
+    Raises:
+        ResultError: the stored folder is damaged.
     """
     folder = _root() / f"{name}-{hash_json({'format': _FORMAT, **key})[:24]}"
     found = _try_load(folder)
@@ -84,12 +88,8 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Domain]) -> Do
 
 
 def _try_load(folder: Path) -> Domain | None:
-    if not (folder / "domain.json").is_file():
-        return None
-    try:
-        return load_folder(folder)
-    except (ResultError, OSError, ValueError, KeyError, TypeError):
-        return None
+    # Folders of earlier versions hold no checksums; they are prepared again.
+    return load_folder(folder) if intact(folder) else None
 
 
 def save_folder(domain: Domain, folder: Path) -> None:
@@ -122,14 +122,11 @@ def save_folder(domain: Domain, folder: Path) -> None:
                 "provenance": domain.provenance,
             },
         )
+        seal(partial)
 
 
 def load_folder(folder: Path) -> Domain:
-    """Load a stored domain; arrays are memory-mapped and read-only.
-
-    Raises:
-        ResultError: the folder is incomplete or its arrays do not fit its JSON.
-    """
+    """Load a stored domain whose seal was compared; arrays are memory-mapped and read-only."""
     meta = read_json(folder / "domain.json")
     lengths = meta["lengths"]
 
@@ -139,8 +136,6 @@ def load_folder(folder: Path) -> Domain:
         loaded: NDArray[Any] = np.load(
             path, mmap_mode="r" if lengths[name] else None, allow_pickle=False
         )
-        if len(loaded) != lengths[name]:
-            raise ResultError(f"{path}: {len(loaded)} values, expected {lengths[name]}.")
         return loaded.view(np.ndarray)
 
     def strings(name: str) -> StringColumn:

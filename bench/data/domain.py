@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -84,6 +84,11 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def copy(self, extra: Sequence[str] = ()) -> Items:
+        """The vocabulary in memory of its own, with only these of the further columns."""
+        columns = {name: self.extra[name].copy() for name in extra}
+        return Items(self.ids.copy(), self.titles.copy(), columns, self.n_placeholders)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ import httpx
 import tenacity
 
 from bench.data.catalogue import CatalogueEntry, RemoteFile
-from bench.data.sources import domains_root
+from bench.data.sources import DOWNLOAD_FILE, domains_root
 from bench.errors import BenchError, ConfigError, DataError, ResultError
 from bench.io import lock, read_json, require_free_space, sha256_file, write_json
 
-__all__ = ["DOWNLOAD_FILE", "Progress", "download", "fetch"]
+__all__ = ["Progress", "download", "fetch"]
 
-DOWNLOAD_FILE = "download.json"
 Progress = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes on disk so far and the total (None: unknown)."""
 
@@ -130,7 +129,8 @@ def _is_complete(path: Path, file: RemoteFile, recorded: Any) -> bool:
     size = path.stat().st_size
     if file.sha256 is not None:
         return (file.size is None or size == file.size) and sha256_file(path) == file.sha256
-    return isinstance(recorded, dict) and recorded.get("size") == size
+    known = isinstance(recorded, dict) and recorded.get("size") == size
+    return known and recorded.get("sha256") == sha256_file(path)
 
 
 def fetch(

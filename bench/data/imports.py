@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,46 @@ import polars as pl
 from bench import assets
 from bench.data.catalogue import CATALOGUE, Counts
 from bench.data.domain import Domain
-from bench.data.download import DOWNLOAD_FILE
 from bench.data.load import load_domain, not_found
+from bench.data.losses import losses
 from bench.data.prepare import prepare
-from bench.data.raw import OnError, RawData
-from bench.data.readers.amazon import read_amazon
-from bench.data.readers.atomic import read_atomic
-from bench.data.readers.movielens import read_movielens
-from bench.data.readers.tabular import ColumnMapping, read_tabular
-from bench.data.sources import IMPORT_FILE, check_name, domains_root, find_source
-from bench.errors import ConfigError, ResultError
-from bench.io import atomic_folder, lock, read_json, sha256_file, write_json, write_text
+from bench.data.raw import OnError, RawData, short_names
+from bench.data.readers.columns import ColumnMapping
+from bench.data.readers.delimited import Quotes
+from bench.data.reading import Reading, Repeats, read_files
+from bench.data.sources import (
+    DOWNLOAD_FILE,
+    IMPORT_FILE,
+    check_name,
+    domains_root,
+    find_source,
+    read_record,
+    recorded_files,
+)
+from bench.errors import ConfigError, did_you_mean
+from bench.io import atomic_folder, lock, sha256_file, write_json, write_text
+from bench.partial import discard
 
-__all__ = ["import_domain", "remove_import", "verify"]
+__all__ = ["import_domain", "import_record", "imported_names", "remove_import", "verify"]
 
 
 def import_domain(
     name: str,
-    inter: Path,
+    inter: Path | Sequence[Path],
     items: Path | None = None,
     mapping: ColumnMapping | Mapping[str, str] | None = None,
     *,
     k_core: int | None = None,
     namespace: str | None = None,
     group: str | None = None,
-    encoding: str = "utf-8",
+    separator: str | None = None,
+    quotes: Quotes | None = None,
+    header: bool | None = None,
+    encoding: str | None = None,
+    time_format: str | None = None,
+    where: Sequence[str] = (),
+    sequences: bool = False,
+    repeats: Repeats = "first",
     on_error: OnError = "raise",
     replace: bool = False,
 ) -> Domain:
@@ -48,23 +63,32 @@ def import_domain(
 
     Args:
         name: new name; not one of the catalogue's.
-        inter: a table (``.csv``, ``.tsv``, ``.txt``, ``.parquet``), an atomic file (``.inter``),
-            Amazon reviews (``.json``; all but Parquet also ``.gz``), or a MovieLens folder or ``.zip``.
-        items: item table of the same kind (``.item``, or Amazon metadata); None: no titles. Not for
-            MovieLens, which brings its own.
-        mapping: which column holds what; for tables only.
+        inter: one or several tables, files of JSON lines, atomic or Parquet files (see
+            :func:`~bench.data.readers.tabular.read_tabular`), or a MovieLens folder or ``.zip``.
+        items: item table of any of these kinds; None: no titles. Not for MovieLens, which brings
+            its own.
+        mapping: which column (or key) holds what.
         k_core: fewest events per user and per item; None keeps all.
         namespace: id space shared with other domains (for the leak guard), or None.
         group: study group, or None.
-        encoding: text encoding of CSV and TSV.
+        separator: what separates fields of text (this and the next: see
+            :class:`~bench.data.reading.Reading`).
+        quotes: ``csv`` or ``none``.
+        header: whether line 1 of the interactions holds names.
+        encoding: text encoding.
+        time_format: strftime directives of times.
+        where: conditions that an interaction must meet.
+        sequences: whether each line is a user followed by all his items.
+        repeats: ``first`` event of each user and item, or ``keep`` all: refused if there are any.
         on_error: ``raise``, or ``skip`` and count malformed lines.
         replace: whether an earlier import of that name is replaced.
 
     Returns:
-        The prepared domain, as ``load_domain`` gives it.
+        The prepared domain, as ``load_domain`` gives it. What was decided and lost on the way
+        stands in :func:`import_record`.
 
     Raises:
-        ConfigError: the name is taken or not allowed, or the mapping is wrong.
+        ConfigError: the name is taken or not allowed, or an option is wrong.
         DataError: malformed files, or nothing left after the k-core filter.
     """
     check_name(name)
@@ -75,13 +99,18 @@ def import_domain(
         raise ConfigError(
             f"domain {name!r} exists in {folder}; choose another name, or replace it with --replace."
         )
-    raw = _read(Path(inter), items, mapping, encoding, on_error)
-    prepare(  # only its errors matter here: nothing is stored that cannot be loaded
+    reading = Reading(
+        separator, quotes, header, encoding, time_format, tuple(where), sequences, repeats, on_error
+    )
+    files = [inter] if isinstance(inter, Path) else list(inter)
+    raw = read_files(name, files, items, mapping, reading)
+    made = prepare(  # nothing is stored that cannot be loaded
         raw,
         name=name,
         k_core=k_core,
         on_missing_item="placeholder" if on_error == "skip" else "raise",
     )
+    names = short_names([str(file) for file in raw.files])
     with lock(folder), atomic_folder(folder, replace=replace) as partial:
         _store(raw, partial, name)
         write_json(
@@ -89,8 +118,16 @@ def import_domain(
             {
                 "name": name,
                 "options": {"k_core": k_core, "namespace": namespace, "group": group},
-                "sources": [{"name": f.name, "sha256": sha256_file(f)} for f in raw.files],
+                "sources": [
+                    {"name": short, "sha256": sha256_file(file)}
+                    for short, file in zip(names, raw.files, strict=True)
+                ],
+                "reading": asdict(reading),
                 "lines_skipped": dict(raw.skipped),
+                "items_without_row": made.provenance["counts"]["items_without_row"],
+                "left_out": raw.left_out,
+                "counts": {"users": made.n_users, "items": made.n_items, "events": made.n_events},
+                "notes": [*raw.notes, *losses(raw, made)],
                 "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "files": {file.name: sha256_file(file) for file in sorted(partial.iterdir())},
             },
@@ -98,30 +135,35 @@ def import_domain(
     return load_domain(name, data_root=domains_root())
 
 
-def _read(
-    inter: Path,
-    items: Path | None,
-    mapping: ColumnMapping | Mapping[str, str] | None,
-    encoding: str,
-    on_error: OnError,
-) -> RawData:
-    suffix = Path(inter.name.removesuffix(".gz")).suffix
-    fixed = inter.is_dir() or suffix in (".zip", ".inter", ".json")
-    if fixed and mapping is not None:
+def import_record(name: str) -> dict[str, Any]:
+    """What an import wrote down: options, sources, counts, lines skipped, and notes.
+
+    Raises:
+        ConfigError: no imported domain of that name.
+        DataError: the record is damaged.
+    """
+    return read_record(_imported(name))
+
+
+def _imported(name: str) -> Path:
+    check_name(name)
+    folder = domains_root() / name
+    if not (folder / IMPORT_FILE).is_file():
+        there = f" ({folder} holds other files)" if folder.exists() else ""
+        near = did_you_mean(name, imported_names())
         raise ConfigError(
-            f"{inter}: the columns of this format are known; leave the mapping (--column) out."
+            f"no imported domain {name!r} in {domains_root()}{there}.{near} They are listed by: "
+            "bench data list"
         )
-    if suffix == ".inter":
-        return read_atomic(inter, items, on_error=on_error)
-    if suffix == ".json":
-        return read_amazon(inter, items, on_error=on_error)
-    if fixed:
-        if items is not None:
-            raise ConfigError(f"{inter}: MovieLens brings its titles; leave the item table out.")
-        return read_movielens(inter, on_error=on_error)
-    if mapping is not None and not isinstance(mapping, ColumnMapping):
-        mapping = ColumnMapping.from_pairs(mapping)
-    return read_tabular(inter, items, mapping=mapping, encoding=encoding, on_error=on_error)
+    return folder
+
+
+def imported_names() -> tuple[str, ...]:
+    """Names of all imported domains, sorted."""
+    root = domains_root()
+    if not root.is_dir():
+        return ()
+    return tuple(sorted(f.name for f in root.iterdir() if (f / IMPORT_FILE).is_file()))
 
 
 def _store(raw: RawData, folder: Path, name: str) -> None:
@@ -154,14 +196,9 @@ def remove_import(name: str) -> Path:
     Raises:
         ConfigError: no imported domain of that name.
     """
-    check_name(name)
-    folder = domains_root() / name
-    if not (folder / IMPORT_FILE).is_file():
-        raise ConfigError(f"no imported domain {name!r} in {domains_root()}.")
+    folder = _imported(name)
     with lock(folder):
-        for file in sorted(folder.iterdir()):
-            file.unlink()
-        folder.rmdir()
+        discard(folder)
     return folder
 
 
@@ -183,7 +220,7 @@ def verify(name: str, *, data_root: Path | None = None) -> list[str]:
         raise not_found([name], data_root=data_root)
     known = CATALOGUE.get(name)
     folder = source.files[0].parent
-    if known is not None and known.kind == "embedded" and folder == assets.path("ml-100k"):
+    if known is not None and known.kind == "embedded" and folder == assets.location("ml-100k"):
         problems = assets.verify("ml-100k")
     else:
         problems = _checksums(folder)
@@ -206,22 +243,9 @@ def _checksums(folder: Path) -> list[str]:
     for manifest in (folder / IMPORT_FILE, folder / DOWNLOAD_FILE):
         if not manifest.is_file():
             continue
-        for file, digest in _recorded(manifest).items():
+        for file, digest in recorded_files(manifest).items():
             if not (folder / file).is_file():
                 problems.append(f"{folder / file}: missing")
             elif sha256_file(folder / file) != digest:
                 problems.append(f"{folder / file}: content differs from the recorded SHA-256")
     return problems
-
-
-def _recorded(manifest: Path) -> dict[str, str]:
-    try:
-        files: dict[str, Any] = read_json(manifest)["files"]
-        return {
-            name: value["sha256"] if isinstance(value, dict) else str(value)
-            for name, value in files.items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResultError(
-            f"{manifest}: damaged ({error}); import or download the domain again."
-        ) from error

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench import assets
 from bench.data.cache import cached, content_sha256
 from bench.data.catalogue import CATALOGUE, GROUPS, namespace_members
 from bench.data.domain import Domain
 from bench.data.prepare import Ties, check_ties, prepare
 from bench.data.raw import OnError, check_on_error
-from bench.data.sources import Source, data_root_or_env, domains_root, find_source, stored_names
-from bench.errors import ConfigError, MissingDataError, unknown_name
+from bench.data.sources import (
+    DOWNLOAD_FILE,
+    IMPORT_FILE,
+    Source,
+    data_root_or_env,
+    domains_root,
+    find_source,
+    recorded_files,
+    stored_names,
+)
+from bench.errors import ConfigError, DataError, MissingDataError, unknown_name
 
 __all__ = [
     "is_available",
@@ -22,6 +32,13 @@ __all__ = [
     "not_found",
     "study_sources",
 ]
+
+# Who recorded the files of a domain, and what brings them back.
+_RECORDS = {
+    IMPORT_FILE: "Import {name} again with --replace, also where the change is meant.",
+    DOWNLOAD_FILE: "Fetch it again with: bench data download {name}",
+    assets.RECORD: "Fetch it again with: bench assets pull --force ml-100k",
+}
 
 
 def load_domain(
@@ -44,7 +61,8 @@ def load_domain(
     Raises:
         ConfigError: an unknown name or option.
         MissingDataError: the domain is not on disk.
-        DataError: its files are malformed.
+        DataError: its files are malformed, or not as its import, download or asset recorded them.
+        ResultError: what was prepared of it is damaged.
     """
     check_ties(ties)
     check_on_error(on_error)
@@ -52,6 +70,7 @@ def load_domain(
     if source is None:
         raise not_found([name], data_root=data_root)
     hashes = [[file.name, content_sha256(file)] for file in source.files]
+    _require_as_recorded(source, hashes)
     key = {
         "name": name,
         "reader": source.reader,
@@ -65,6 +84,20 @@ def load_domain(
         "on_error": on_error,
     }
     return cached(name, key, lambda: _build(source, hashes, ties, on_error))
+
+
+def _require_as_recorded(source: Source, hashes: list[list[str]]) -> None:
+    """Refuse files that were changed since they were imported, downloaded or unpacked."""
+    for record, remedy in _RECORDS.items():
+        files = dict(zip(source.files, hashes, strict=True))
+        for folder in sorted({file.parent for file in files}):
+            recorded = recorded_files(folder / record) if (folder / record).is_file() else {}
+            for file, (name, found) in files.items():
+                if file.parent == folder and recorded.get(name, found) != found:
+                    raise DataError(
+                        f"{file}: changed since it was recorded in {record}: SHA-256 {found[:12]}..., "
+                        f"recorded is {recorded[name][:12]}.... {remedy.format(name=source.name)}"
+                    )
 
 
 def _build(source: Source, hashes: list[list[str]], ties: Ties, on_error: OnError) -> Domain:

@@ -169,7 +169,7 @@ def prepare(
         "duplicates_dropped": n_duplicates,
         "k_core_dropped": n_dropped,
         "placeholder_titles": n_placeholders,
-        "items_without_row": n_missing,
+        "items_without_row": n_missing + raw.items_without_row,
         "lines_skipped": dict(raw.skipped),
     }
     options = {"k_core": k_core, "ties": ties}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,22 @@ from bench.data.readers.atomic import find_atomic, read_atomic
 from bench.errors import ConfigError, DataError, ResultError
 from bench.io import cache_root, read_json
 from bench.names import DOMAIN_NAME
+from bench.partial import settled
 
 __all__ = [
+    "DOWNLOAD_FILE",
     "IMPORT_FILE",
     "Source",
     "check_name",
     "data_root_or_env",
     "domains_root",
     "find_source",
+    "read_record",
+    "recorded_files",
     "stored_names",
 ]
 
-IMPORT_FILE = "import.json"
+IMPORT_FILE, DOWNLOAD_FILE = "import.json", "download.json"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,24 @@ def stored_names(data_root: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def recorded_files(record: Path) -> dict[str, str]:
+    """SHA-256 by name of the files beside the record of an import, a download or an asset.
+
+    Raises:
+        ResultError: the record is damaged.
+    """
+    try:
+        files: dict[str, Any] = read_json(record)["files"]
+        return {
+            name: value["sha256"] if isinstance(value, dict) else str(value)
+            for name, value in files.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(
+            f"{record}: damaged ({error}); import or download the domain again."
+        ) from error
+
+
 def find_source(name: str, data_root: Path | None = None) -> Source | None:
     """Return the source of domain ``name``, or None when it is nowhere.
 
@@ -122,13 +144,13 @@ def find_source(name: str, data_root: Path | None = None) -> Source | None:
     """
     check_name(name)
     for root in (data_root_or_env(data_root), domains_root()):
-        if root is not None and (root / name).is_dir():
-            found = _probe(name, root / name)
+        if root is not None and (folder := settled(root / name)).is_dir():
+            found = _probe(name, folder)
             if found is not None:
                 return found
     known = CATALOGUE.get(name)
     if known is not None and known.kind == "embedded" and assets.is_present("ml-100k"):
-        return _embedded(known, assets.path("ml-100k"))
+        return _embedded(known, assets.location("ml-100k"))
     return None
 
 
@@ -180,24 +202,48 @@ def _atomic(
     name: str, inter: Path, item: Path | None, known: CatalogueEntry | None, folder: Path
 ) -> Source:
     def read(on_error: OnError) -> RawData:
-        return read_atomic(inter, item, on_error=on_error)
+        raw = read_atomic(inter, item, on_error=on_error)
+        return replace(
+            raw,
+            # What an import skipped is gone from the files that it wrote.
+            skipped={**raw.skipped, **notes.get("lines_skipped", {})},
+            items_without_row=notes.get("items_without_row", 0),
+        )
 
+    notes: dict[str, Any] = {}
     files = (inter,) if item is None else (inter, item)
     if (folder / IMPORT_FILE).is_file():
-        try:
-            record = read_json(folder / IMPORT_FILE)
-            options = record["options"]
-            chosen = (options["k_core"], options["namespace"], options["group"])
-            notes = {"imported_from": record["sources"], "lines_skipped": record["lines_skipped"]}
-        except (ResultError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{folder / IMPORT_FILE}: damaged ({error}); expected what `bench data import` "
-                f"wrote. Import {name} again."
-            ) from error
+        record = read_record(folder)
+        options = record["options"]
+        chosen = (options["k_core"], options["namespace"], options["group"])
+        notes |= {"imported_from": record["sources"], "lines_skipped": record["lines_skipped"]}
+        if "items_without_row" in record:
+            notes["items_without_row"] = record["items_without_row"]
         return Source(name, "atomic", files, read, *chosen, notes=notes)
     if known is None:
         return Source(name, "atomic", files, read)
     return Source(name, "atomic", files, read, known.k_core, known.namespace, known.group)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `bench data import` wrote down beside the files of a domain.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    file = folder / IMPORT_FILE
+    try:
+        record: dict[str, Any] = read_json(file)
+        for option in ("k_core", "namespace", "group"):
+            record["options"][option]
+        [source["name"] for source in record["sources"]]
+        dict(record["lines_skipped"])
+    except (ResultError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{file}: damaged ({error}); expected what `bench data import` wrote. "
+            f"Import {folder.name} again."
+        ) from error
+    return record
 
 
 def _embedded(known: CatalogueEntry, folder: Path) -> Source:

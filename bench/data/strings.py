@@ -50,6 +50,10 @@ class StringColumn(Sequence[str]):
         blob = self.data.tobytes()
         return [blob[a:b].decode() for a, b in pairwise(self.offsets.tolist())]
 
+    def copy(self) -> StringColumn:
+        """The same strings in memory of their own, which no file backs."""
+        return StringColumn(np.array(self.offsets), np.array(self.data))
+
     def take(self, index: NDArray[np.integer]) -> StringColumn:
         """Return the strings at ``index`` as a new column."""
         return StringColumn.from_list([self[int(i)] for i in index])

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import __version__
 from bench.errors import MethodError, ResultError
 from bench.io import canonical_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
+from bench.merging.peft_config import explain
 from bench.methods import AdapterUse
+from bench.sealed import difference
 from bench.waiting import InUseError
 
 __all__ = [
@@ -52,6 +56,59 @@ _REQUIRED: Mapping[str, type] = {
     "cost": dict,
     "files": dict,
 }
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
+class _Use(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    adapter_id: str
+    kind: str
+    label: str
+    seconds: _Seconds
+    cpu_seconds: _Seconds
+    tokens: _Count
+
+
+class _Cost(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    seconds: _Seconds
+    cpu_seconds: _Seconds
+    tokens: _Count
+    attempts: _Count
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    domain: str
+    n_examples: _Count
+    training_hash: str
+
+
+class _Recipe(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    backbone: str | None = None
+    mixture: list[_Part] | None = None
+
+
+class _Metadata(BaseModel):
+    """What is read of ``bench_adapter.json``; further keys are shown as they are."""
+
+    model_config = ConfigDict(strict=True)
+
+    recipe: _Recipe
+    lineage: list[_Use]
+    cost: _Cost
+    files: dict[str, str]
+    init_hash: str | None = None
+    base_hash: str | None = None
+    created: str = ""
+
+
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -161,28 +218,28 @@ def read_adapter(folder: Path) -> StoredAdapter:
         raise _damaged(folder, f"{METADATA} belongs to adapter {metadata['adapter_id']!r}")
     if not {CONFIG, WEIGHTS} <= set(metadata["files"]):
         raise _damaged(folder, f"{METADATA} does not list {CONFIG} and {WEIGHTS}")
-    adapter = StoredAdapter(folder.name, folder, metadata)
     try:
-        adapter.uses()
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, f"{METADATA}: cost or lineage is incomplete ({error})") from error
-    return adapter
+        _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        parts = {str(item["loc"][0]) for item in error.errors()}
+        about = "cost or lineage is incomplete: " if parts & {"cost", "lineage"} else ""
+        raise _damaged(folder, f"{METADATA}: {about}{explain(error)}") from error
+    return StoredAdapter(folder.name, folder, metadata)
 
 
 def check_files(adapter: StoredAdapter) -> None:
-    """Compare the files of an adapter with the SHA-256 in its metadata.
+    """Compare the files of an adapter with the SHA-256 in its metadata, once per process.
 
     Raises:
         ResultError: a file is absent or was changed.
     """
-    for name, digest in adapter.metadata["files"].items():
-        path = adapter.folder / name
+    files = adapter.metadata["files"]
+    for name in files:
         if Path(name).name != name:
             raise _damaged(adapter.folder, f"the file name {name!r} leads out of the folder")
-        if not path.is_file():
-            raise _damaged(adapter.folder, f"{name} is missing")
-        if sha256_file(path) != digest:
-            raise _damaged(adapter.folder, f"{name} was changed")
+    problem = difference(adapter.folder, files)
+    if problem:
+        raise _damaged(adapter.folder, problem)
 
 
 def peft_files(folder: Path, owner: str) -> dict[str, str]:

@@ -43,6 +43,7 @@ from bench.llm.adapter_files import (
 )
 from bench.llm.recipes import ADAPTER_ID, AdapterSpec, InitSpec, MergedSpec, MixturePart, Recipe
 from bench.methods import AdapterUse, Context, Progress, QuietProgress
+from bench.partial import discard, sweep
 from bench.waiting import patience
 
 __all__ = [
@@ -236,6 +237,8 @@ class AdapterStore:
             try:
                 adapters.append(read_adapter(folder))
             except ResultError as error:
+                if not folder.exists():
+                    continue  # removed meanwhile
                 if damaged is None:
                     raise
                 damaged.append(str(error))
@@ -251,12 +254,9 @@ class AdapterStore:
         folder = self.locate(name)
         work = self._work(folder.name)
         with lock(work, timeout=5.0):
-            trash = work / "trash"
-            work.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(trash, ignore_errors=True)
-            # Renamed first, so that no reader ever sees half of it.
-            folder.replace(trash)
-            shutil.rmtree(work)
+            for path in (folder, work):
+                with suppress(FileNotFoundError):
+                    discard(path)
         return folder
 
     def export(self, name: str, destination: Path) -> Path:
@@ -272,16 +272,16 @@ class AdapterStore:
         return [path for path in names if path.is_dir() and ADAPTER_ID.fullmatch(path.name)]
 
     def clean(self) -> Sequence[Path]:
-        """Delete the checkpoints of adapters that no process works on; return their work folders."""
+        """Delete the checkpoints of adapters that no process works on; return their work folders.
+
+        What killed processes left under construction goes, too.
+        """
         removed = []
         for folder in self.unfinished():
-            try:
-                with lock(folder, timeout=0):
-                    shutil.rmtree(folder)
-            except ResultError:
-                continue
-            removed.append(folder)
-        return removed
+            with suppress(ResultError, FileNotFoundError), lock(folder, timeout=0):
+                discard(folder)
+                removed.append(folder)
+        return [*removed, *sweep(self.root), *sweep(self.root / _WORK)]
 
     def _folder(self, adapter_id: str) -> Path:
         return self.root / adapter_id
@@ -291,10 +291,16 @@ class AdapterStore:
 
     def _checked(self, adapter_id: str) -> StoredAdapter | None:
         """The adapter with its files compared, or None where it is not stored."""
-        if not self._folder(adapter_id).exists():
+        folder = self._folder(adapter_id)
+        if not folder.exists():
             return None
-        found = read_adapter(self._folder(adapter_id))
-        check_files(found)
+        try:
+            found = read_adapter(folder)
+            check_files(found)
+        except ResultError:
+            if not folder.exists():
+                return None  # removed meanwhile
+            raise
         return found
 
     def _note(self, uses: tuple[AdapterUse, ...], seconds: float, cpu_seconds: float) -> None:

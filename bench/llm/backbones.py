@@ -19,9 +19,11 @@ from bench.data.cache import content_sha256
 from bench.errors import ConfigError, MissingExtraError, unknown_name
 from bench.io import atomic_folder, cache_root, hash_json, lock, require_free_space
 from bench.llm.gguf import CONVERSION_VERSION, convert_gguf, read_header
+from bench.memory import release_accelerators
 from bench.pretrained.hub import cached, download
 from bench.pretrained.model_folder import check_folder, folder_hash
 from bench.pretrained.quiet import quiet_transformers
+from bench.sealed import intact, seal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -225,6 +227,7 @@ def load_model(
         "ignore_mismatched_sizes": True,
     }
     if device != "cpu":
+        release_accelerators()
         settings["device_map"] = {"": device}  # reads straight into the device's memory
     if quantisation:
         settings["quantization_config"] = _packing(quantisation, number_format)
@@ -298,14 +301,17 @@ def _of_gguf(name: str, file: Path) -> Backbone:
 def _from_gguf(name: str, file: Path, say: Callable[[str], None]) -> Backbone:
     backbone = _of_gguf(name, file)
     folder = backbone.folder
-    if not folder.is_dir():
+    # Gigabytes: digests of files that have not changed are remembered. Folders of earlier versions
+    # hold none and are converted again.
+    if not intact(folder, digest=content_sha256):
         with lock(folder):
-            if not folder.is_dir():
+            if not intact(folder, digest=content_sha256):
                 # Four bits become sixteen; while it is written nothing else is on the disk.
                 require_free_space(folder.parent, 4 * file.stat().st_size)
                 say(f"converting {file.name} to safetensors, once (up to a minute)")
-                with atomic_folder(folder) as partial:
+                with atomic_folder(folder, replace=True) as partial:
                     convert_gguf(file, partial)
+                    seal(partial)
     return backbone
 
 

@@ -11,7 +11,17 @@ from bench.llm.lora import LoraSpec
 from bench.llm.training import TrainingSpec
 from bench.methods import MethodConfig
 
-__all__ = ["LIST_LENGTH", "PRIOR_SHARES", "AdapterConfig", "LLMConfig", "PromptStyle"]
+__all__ = [
+    "CPU_BATCH_TOKENS",
+    "LIST_LENGTH",
+    "PRIOR_SHARES",
+    "AdapterConfig",
+    "LLMConfig",
+    "PromptStyle",
+]
+
+CPU_BATCH_TOKENS = 4096
+"""Tokens that a processor scores in one forward pass, unless told otherwise."""
 
 LIST_LENGTH = 5
 """Titles of a generated list."""
@@ -21,7 +31,7 @@ PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 PromptStyle = Literal["sequence", "listwise", "pointwise"]
 
-# The reference study's model and text limits (Hou et al. 2025, sections 5.1 and A.3).
+# The reference study's model (Hou et al. 2025, sections 5.1 and A.3); the limits of text are ours.
 _PAPER_TEXT: Mapping[str, Any] = {
     "backbone": "Qwen/Qwen2-7B-Instruct",
     "prompt": "listwise",
@@ -33,7 +43,7 @@ _PAPER_TEXT: Mapping[str, Any] = {
     "max_prompt_tokens": 2048,
     "prior_share": 0.0,
 }
-# What its released code did: histories of any length, whole titles, five generated titles.
+# Nearer to its released code: histories of any length, whole titles, five generated titles.
 _AS_RUN_TEXT: Mapping[str, Any] = {
     "backbone": "Qwen/Qwen2-7B-Instruct",
     "prompt": "listwise",
@@ -74,7 +84,9 @@ class LLMConfig(MethodConfig):
             scoring and training have theirs.
         quantisation: hold the backbone in ``8bit`` or ``4bit`` (CUDA only), in training as in scoring:
             an adapter of a quantised backbone is another one.
-        batch_tokens: tokens that are scored in one forward pass, >= 1.
+        batch_tokens: tokens that are scored in one forward pass, >= 1; None: 4,096 on a processor, what
+            its memory holds on an accelerator. It changes scores by rounding at most: in a run's
+            identity None is 4,096, whatever the device.
         validation_users: users of ``validate``, >= 1.
     """
 
@@ -92,7 +104,7 @@ class LLMConfig(MethodConfig):
     engine: Literal["transformers", "vllm"] = "transformers"
     attention: str = "sdpa"
     quantisation: Literal["8bit", "4bit"] | None = None
-    batch_tokens: int = Field(default=4096, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
     validation_users: int = Field(default=200, ge=1)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -116,6 +128,9 @@ class LLMConfig(MethodConfig):
                 f"{self.prompt!r} with scorer {self.scorer!r} does not give; use prior_share=0"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "batch_tokens": self.batch_tokens or CPU_BATCH_TOKENS}
 
     @property
     def ranks_by_likelihood(self) -> bool:

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from bench.llm.config import AdapterConfig, LLMConfig, PromptStyle
+from bench.llm.config import CPU_BATCH_TOKENS, AdapterConfig, LLMConfig, PromptStyle
 from bench.llm.lora import LoraSpec
 from bench.llm.machine import Machine
+from bench.llm.shapes import ModelShape
 from bench.methods import DomainSize
 
 __all__ = [
-    "PUBLISHED_SHAPES",
-    "ModelShape",
     "Work",
+    "batch_tokens",
     "merge_memory_mb",
     "scoring_memory_mb",
     "scoring_work",
     "seconds_of",
-    "shape_from_config",
     "training_memory_mb",
     "training_work",
 ]
@@ -47,9 +45,18 @@ _TRAINING_CANDIDATES = 30
 # Elements that a processor passes over (in units of ``silu(x) * y``) for every element of a layer's
 # activations: fitted to SmolLM2-135M on one AMX thread, bfloat16 and float32, two domains.
 _PASSES = {"train": 6.0, "read": 2.0, "generate": 80.0}
-# Share of an accelerator's matrix-product rate that is reached. Generated tokens come one after the
-# other, in small batches, and each step reads all weights.
-_SHARE = {"train": 0.4, "read": 0.4, "generate": 0.025}
+# Share of an accelerator's matrix-product rate that is reached, and of its memory's rate.
+_SHARE, _BANDWIDTH_SHARE = 0.4, 0.6
+# Every step of a generation reads all weights once for the whole batch, and starts about 50 operations
+# in each layer (LoRA included), at 10 microseconds. An accelerator whose memory is not known has the
+# bytes per operation of the reference.
+_STEP_OF_A_LAYER = 50 * 10e-6
+_BYTES_PER_FLOP = 3.35e12 / 989e12
+# Batches of accelerators: their least and largest size, the most for vLLM, which keeps the memory for
+# its cache, and the share of the memory that weights and a batch may take.
+_BATCHES, _VLLM_BATCH, _MEMORY_SHARE = (4096, 65_536), 16_384, 0.6
+# Requests that vLLM runs at a time.
+_VLLM_REQUESTS = 256
 # Reading weights from disk, bytes per second, and starting Python with its libraries, seconds.
 _READING, _STARTING = 0.5e9, 3.0
 _RUNTIME_MB = 600.0
@@ -57,103 +64,6 @@ _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PACKED = {"8bit": 1.0, "4bit": 0.5}
 # Rows of logits that are held at once, float32, while a loss or a likelihood is taken.
 _LOGIT_ROWS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Sizes of a Llama-like decoder.
-
-    Attributes:
-        layers: decoder layers.
-        hidden: width.
-        inner: width of the gated feed-forward.
-        heads: query heads.
-        kv_heads: key and value heads.
-        head_size: numbers per head.
-        vocabulary: rows of the embedding.
-        tied: whether embedding and vocabulary projection are one matrix.
-    """
-
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocabulary: int
-    tied: bool
-
-    @property
-    def projections(self) -> Mapping[str, tuple[int, int]]:
-        """(outputs, inputs) of the linear layers of one decoder layer."""
-        query, key = self.heads * self.head_size, self.kv_heads * self.head_size
-        return {
-            "q_proj": (query, self.hidden),
-            "k_proj": (key, self.hidden),
-            "v_proj": (key, self.hidden),
-            "o_proj": (self.hidden, query),
-            "gate_proj": (self.inner, self.hidden),
-            "up_proj": (self.inner, self.hidden),
-            "down_proj": (self.hidden, self.inner),
-        }
-
-    @property
-    def block_weights(self) -> int:
-        """Weights of all those layers."""
-        return self.layers * sum(out * inputs for out, inputs in self.projections.values())
-
-    @property
-    def parameters(self) -> int:
-        """Weights of the model; norms and biases, a few in a thousand, are left out."""
-        return self.block_weights + (1 if self.tied else 2) * self.vocabulary * self.hidden
-
-    @property
-    def activations(self) -> int:
-        """Elements that one token has in all layers: about 8 widths, 3 inner widths in each."""
-        return self.layers * (8 * self.hidden + 3 * self.inner)
-
-    def lora_weights(self, lora: LoraSpec) -> int:
-        """Numbers in an adapter of this shape."""
-        return self.layers * lora.r * sum(out + inputs for out, inputs in self._adapted(lora))
-
-    def adapted_weights(self, lora: LoraSpec) -> int:
-        """Numbers in the products B A of an adapter of this shape."""
-        return self.layers * sum(out * inputs for out, inputs in self._adapted(lora))
-
-    def _adapted(self, lora: LoraSpec) -> list[tuple[int, int]]:
-        return [
-            shape
-            for name, shape in self.projections.items()
-            if lora.targets == "all-linear" or name in lora.targets
-        ]
-
-
-PUBLISHED_SHAPES: Mapping[str, ModelShape] = {
-    "smollm2-135m": ModelShape(30, 576, 1536, 9, 3, 64, 49_152, True),
-    "Qwen/Qwen2-7B-Instruct": ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, False),
-    "meta-llama/Llama-2-7b-chat-hf": ModelShape(32, 4096, 11_008, 32, 32, 128, 32_000, False),
-}
-"""Shapes from the models' published configurations, for plans where the model is absent."""
-
-
-def shape_from_config(config: Mapping[str, Any]) -> ModelShape | None:
-    """The shape that a model's ``config.json`` describes; None where it is no dense decoder."""
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-    sizes = [config.get(name) for name in (*names, "vocab_size")]
-    mixed = any(key.startswith("num_") and key.endswith("experts") for key in config)
-    if mixed or not all(isinstance(size, int) and size > 0 for size in sizes):
-        return None
-    layers, hidden, inner, heads, vocabulary = (int(size) for size in sizes if size)
-    return ModelShape(
-        layers=layers,
-        hidden=hidden,
-        inner=inner,
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_size=config.get("head_dim") or hidden // heads,
-        vocabulary=vocabulary,
-        tied=bool(config.get("tie_word_embeddings", True)),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +75,15 @@ class Work:
         predicted: tokens whose probability is asked for.
         pairs: (token, earlier token of its text) pairs, which attention compares.
         generated: tokens that are written one after the other.
+        steps: passes of the model that write them, one token of every text of a batch in each; 0 = as
+            many as tokens.
     """
 
     read: float = 0.0
     predicted: float = 0.0
     pairs: float = 0.0
     generated: float = 0.0
+    steps: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -178,6 +91,7 @@ class Work:
             self.predicted + other.predicted,
             self.pairs + other.pairs,
             self.generated + other.generated,
+            (self.steps or self.generated) + (other.steps or other.generated),
         )
 
     def times(self, factor: float) -> Work:
@@ -187,6 +101,7 @@ class Work:
             self.predicted * factor,
             self.pairs * factor,
             self.generated * factor,
+            self.steps * factor,
         )
 
     @property
@@ -257,7 +172,44 @@ def _domain_work(size: DomainSize, config: AdapterConfig) -> Work:
     return Work(length, _YES_NO, length**2 / 2).times(prompts * (1 + config.train_negatives))
 
 
-def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candidates: int) -> Work:
+def batch_tokens(
+    config: LLMConfig, shape: ModelShape | None, *, dtype: str, memory: int | None
+) -> int:
+    """Tokens that are scored in one forward pass: what is configured, else by the device.
+
+    The same for the same model and device: scores are equal to the bit for equal batches only.
+
+    Args:
+        config: says it, or leaves it to the device.
+        shape: of the model; None = not known, for which a batch is as on a processor.
+        dtype: number format.
+        memory: bytes of the accelerator, None = a processor.
+
+    Returns:
+        On an accelerator the largest power of two between 4,096 and 65,536 (16,384 for vLLM) that takes
+        60 % of its memory, weights included.
+    """
+    if config.batch_tokens is not None:
+        return config.batch_tokens
+    if memory is None or shape is None:
+        return CPU_BATCH_TOKENS
+    tokens = _VLLM_BATCH if config.engine == "vllm" else _BATCHES[1]
+    while tokens > _BATCHES[0]:
+        needed = scoring_memory_mb(shape, config, dtype=dtype, tokens=tokens)
+        if 1e6 * needed <= _MEMORY_SHARE * memory:
+            break
+        tokens //= 2
+    return tokens
+
+
+def scoring_work(
+    size: DomainSize,
+    config: LLMConfig,
+    *,
+    n_users: int,
+    n_candidates: int,
+    tokens: int | None = None,
+) -> Work:
     """Scoring of users' candidates.
 
     Args:
@@ -265,7 +217,9 @@ def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candida
         config: prompt and scorer.
         n_users: requests.
         n_candidates: candidates of each.
+        tokens: tokens of one forward pass (:func:`batch_tokens`); None = as on a processor.
     """
+    tokens = tokens or config.batch_tokens or CPU_BATCH_TOKENS
     title = title_tokens(size, config)
     # A test history is the training sequence and the validation item.
     history = _mean(
@@ -276,14 +230,18 @@ def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candida
     if config.writes_lists:
         answer = config.n_answers * title
         pairs = prompt**2 / 2 + answer * prompt
-        return Work(prompt, 0.0, pairs, generated=answer).times(n_users)
+        together = max(1.0, tokens // (prompt + answer))
+        if config.engine == "vllm":
+            together = max(together, float(_VLLM_REQUESTS))
+        steps = answer / min(together, n_users or 1)
+        return Work(prompt, 0.0, pairs, generated=answer, steps=steps).times(n_users)
     if config.prompt == "pointwise":
         branch, asked = title + _QUESTION, 1.0
     else:
         branch, asked = title - 1.0, title  # the last token of a title is only predicted
     branches = n_candidates * branch
     # Where a user's candidates do not fit into one pass, the prompt is read again for the rest.
-    passes = max(1.0, branches / max(1.0, config.batch_tokens - prompt))
+    passes = max(1.0, branches / max(1.0, tokens - prompt))
     return Work(
         read=passes * prompt + branches,
         predicted=n_candidates * asked,
@@ -291,7 +249,14 @@ def scoring_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candida
     ).times(n_users)
 
 
-def prior_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candidates: int) -> Work:
+def prior_work(
+    size: DomainSize,
+    config: LLMConfig,
+    *,
+    n_users: int,
+    n_candidates: int,
+    tokens: int | None = None,
+) -> Work:
     """What the prior of the titles takes.
 
     One pass over the vocabulary, or where the prompt lists the candidates one without history for
@@ -302,12 +267,15 @@ def prior_work(size: DomainSize, config: LLMConfig, *, n_users: int, n_candidate
         config: prompt and scorer.
         n_users: requests.
         n_candidates: candidates of each.
+        tokens: as for :func:`scoring_work`.
     """
     if config.prior_shares == (0.0,):
         return Work()
     if config.prompt == "listwise":
         empty = replace(size, sequences={0: 1})
-        return scoring_work(empty, config, n_users=n_users, n_candidates=n_candidates)
+        return scoring_work(
+            empty, config, n_users=n_users, n_candidates=n_candidates, tokens=tokens
+        )
     title, n_items = title_tokens(size, config), sum(size.titles.values())
     prompt = float(_FRAME[config.prompt])
     return Work(
@@ -340,8 +308,11 @@ def seconds_of(
     kind = "train" if training is not None else "read"
     start = _STARTING + 2.0 * shape.parameters / _READING
     if machine.passes is None:
-        shares = products / _SHARE[kind] + written / _SHARE["generate"]
-        return start + shares / machine.products
+        bandwidth = machine.bandwidth or machine.products * _BYTES_PER_FLOP
+        step = 2.0 * shape.parameters / (_BANDWIDTH_SHARE * bandwidth)
+        step += shape.layers * _STEP_OF_A_LAYER
+        steps = (work.steps or work.generated) * step
+        return start + (products + written) / _SHARE / machine.products + steps
     elements = shape.activations * work.read + shape.vocabulary * work.predicted
     extra = _PASSES[kind] * (rounds / 2.0 if training is not None else 1.0) * elements
     extra += _PASSES["generate"] * (shape.activations + shape.vocabulary) * work.generated
@@ -367,15 +338,18 @@ def _weight_bytes(shape: ModelShape, config: LLMConfig, item: int) -> float:
     return shape.parameters * (_PACKED[config.quantisation] if config.quantisation else item)
 
 
-def scoring_memory_mb(shape: ModelShape, config: LLMConfig, *, dtype: str) -> float:
-    """Peak memory of a scoring process in MB: weights and what one forward pass holds."""
+def scoring_memory_mb(
+    shape: ModelShape, config: LLMConfig, *, dtype: str, tokens: int | None = None
+) -> float:
+    """Peak memory of a scoring process in MB: weights and what a forward pass over ``tokens`` holds."""
     item = _ITEM[dtype]
+    tokens = tokens or config.batch_tokens or CPU_BATCH_TOKENS
     weights = _weight_bytes(shape, config, item)
-    held = config.batch_tokens * (shape.activations // shape.layers) * item
+    held = tokens * (shape.activations // shape.layers) * item
     if config.writes_lists:
         cache = 2 * shape.layers * shape.kv_heads * shape.head_size * item
-        held += config.batch_tokens * cache
-    logits = 2 * 4 * min(config.batch_tokens, _LOGIT_ROWS) * shape.vocabulary
+        held += tokens * cache
+    logits = 2 * 4 * min(tokens, _LOGIT_ROWS) * shape.vocabulary
     return _RUNTIME_MB + (weights + held + logits) / 1e6
 
 

@@ -87,7 +87,11 @@ def plain_loss(model: Any, packed: Packed) -> Tensor:
 
 
 class FastModel:
-    """Loss of packed sequences for the known families; reads the model's weights, patches nothing."""
+    """Loss of packed sequences for the known families, from the model's own weights.
+
+    Replaces no function of the model. Weights with one input become views of one stacked tensor, whose
+    values are the same; nothing is held twice.
+    """
 
     def __init__(self, model: Any, *, gradient_checkpointing: bool = False):
         self._embedding: nn.Module = model.get_input_embeddings()

@@ -9,7 +9,11 @@ Rows are tokens, laid end to end without a batch dimension (:mod:`bench.llm.batc
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +27,7 @@ __all__ = [
     "rotate",
     "sequence_attention",
     "swiglu",
+    "variable_length_kernel",
 ]
 
 
@@ -227,21 +232,20 @@ def sequence_attention(
 ) -> Tensor:
     """What :func:`packed_attention` computes, by PyTorch's fused kernels (for accelerators).
 
-    On CUDA in half precision all sequences go through one call of the variable-length flash kernel;
-    elsewhere each sequence is one call of scaled dot-product attention, without a mask in memory.
-    Arguments and result are those of :func:`packed_attention`.
+    On CUDA in half precision all sequences go through one call of the variable-length flash kernel, where
+    there is one (:func:`variable_length_kernel`); elsewhere each sequence is one call of scaled
+    dot-product attention, without a mask in memory. Arguments and result are those of :func:`packed_attention`.
     """
     n_q, n_k = heads
     size = qkv.shape[-1] // (n_q + 2 * n_k)
     by_token = qkv.view(len(qkv), -1, size)
     rotated = rotate(by_token[:, : n_q + n_k], cosine, sine)
     q, k, v = rotated[:, :n_q], rotated[:, n_q:], by_token[:, n_q + n_k :]
-    if qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn
-
+    kernel = variable_length_kernel(qkv.device, qkv.dtype)
+    if kernel is not None:
         starts = torch.tensor(bounds, dtype=torch.int32, device=qkv.device)
         longest = _longest(bounds)
-        out: Any = varlen_attn(
+        out: Any = kernel(
             q,
             k,
             v.contiguous(),
@@ -267,6 +271,26 @@ def sequence_attention(
         for a, b in itertools.pairwise(bounds)
     ]
     return torch.cat(parts).reshape(len(qkv), -1)
+
+
+@functools.cache
+def variable_length_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Any] | None:
+    """PyTorch's attention over packed sequences, where this PyTorch and this device have what is needed.
+
+    It came with PyTorch 2.10, grouped heads and windows with later ones (2.12), and its flash kernels run
+    on GPUs of compute capability 8.0 and newer, in half precision.
+    """
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    try:
+        kernel: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+        known = inspect.signature(kernel).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    if not {"scale", "window_size", "enable_gqa"} <= set(known):
+        return None
+    found: Callable[..., Any] = kernel
+    return found if torch.cuda.get_device_capability(device) >= (8, 0) else None
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

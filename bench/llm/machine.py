@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["REFERENCE_GPU", "Machine", "measure_machine"]
+__all__ = ["REFERENCE_GPU", "Machine", "accelerator_memory", "measure_machine"]
 
 _SECONDS = 0.12
 _SIDE = 1024
@@ -24,15 +24,41 @@ class Machine:
         products: FLOP per second of large matrix products.
         passes: elements per second of ``silu(x) * y``, which stands for all that is no product;
             None for accelerators, whose speed is a share of their products.
+        bandwidth: bytes per second of an accelerator's memory; None for processors.
+        memory: bytes of an accelerator's memory; None for processors.
     """
 
     name: str
     products: float
     passes: float | None = None
+    bandwidth: float | None = None
+    memory: int | None = None
 
 
-REFERENCE_GPU = Machine("one 80 GB GPU (989 TFLOP/s in bfloat16, H100 class)", 989e12)
+REFERENCE_GPU = Machine(
+    "one 80 GB GPU (989 TFLOP/s in bfloat16, 3.35 TB/s, H100 class)",
+    989e12,
+    bandwidth=3.35e12,
+    memory=80_000_000_000,
+)
 """What GPU hours are given for, where no GPU is at hand."""
+
+# silu reads and writes an element, the product reads two and writes one.
+_TOUCHED = 5
+
+
+def accelerator_memory(device: str) -> int | None:
+    """Bytes of memory that an accelerator has; None for processors and for what is not there."""
+    kind = device.partition(":")[0]
+    try:
+        import torch
+    except ImportError:
+        return None
+    if kind == "cuda" and torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+    if kind == "mps" and torch.backends.mps.is_available():
+        return int(torch.mps.recommended_max_memory())
+    return None
 
 
 @lru_cache
@@ -59,7 +85,13 @@ def measure_machine(device: str, dtype: str, threads: int) -> Machine | None:
     backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(kind)
     if backend is None or not backend.is_available():
         return None
-    return Machine(f"{device} of this machine", _rates(torch, device, dtype)[0])
+    products, passes = _rates(torch, device, dtype)
+    return Machine(
+        f"{device} of this machine",
+        products,
+        bandwidth=_TOUCHED * getattr(torch, dtype).itemsize * passes,
+        memory=accelerator_memory(device),
+    )
 
 
 def _processor_rates(torch: Any, dtype: str, threads: int) -> tuple[float, float]:

@@ -24,8 +24,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from bench.errors import BenchError, MethodError
+from bench.memory import release_accelerators
 from bench.process import launched
 
 __all__ = [
@@ -84,32 +86,36 @@ class Processes:
         """Run a block in every process; where it fails in one, it fails in all.
 
         Raises:
-            MethodError: it failed in another process; the message is that one's.
+            MemoryError: the memory of another process is exhausted.
+            MethodError: it failed in another process otherwise; the message is that one's.
         """
         try:
             yield
         except BaseException as error:
             self._exchange(error)
             raise
-        failure = self._exchange(None)
-        if failure:
-            raise MethodError(failure)
+        failures = self._exchange(None)
+        if failures:
+            text = "; ".join(f"process {i} of {self.size}: {text}" for i, text, _ in failures)
+            exhausted = any(one for _, _, one in failures)
+            raise MemoryError(text) if exhausted else MethodError(text)
 
-    def _exchange(self, error: BaseException | None) -> str:
-        """Tell the others of a failure, and return what they tell."""
+    def _exchange(self, error: BaseException | None) -> list[tuple[int, str, bool]]:
+        """Tell the others of a failure; returns who failed, with what, and whether for memory."""
         if self.size == 1:
-            return ""
+            return []
         with _answered():
             count = torch.tensor([int(error is not None)])
             dist.all_reduce(count)
             self.failed = bool(count)
             if not self.failed:
-                return ""
-            told: list[str] = [""] * self.size
-            own = str(error) if isinstance(error, BenchError) else repr(error)
-            dist.all_gather_object(told, "" if error is None else own)
-        failures = [f"process {i} of {self.size}: {text}" for i, text in enumerate(told) if text]
-        return "; ".join(failures)
+                return []
+            told: list[Any] = [None] * self.size
+            text = str(error) if isinstance(error, BenchError) else repr(error)
+            exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            own = None if error is None else (self.rank, text, exhausted)
+            dist.all_gather_object(told, own)
+        return [one for one in told if one is not None]
 
     def add_up(self, *tensors: Tensor) -> None:
         """Replace tensors by their sums over all processes."""
@@ -158,7 +164,7 @@ def _connect() -> tuple[Processes, Any]:
     global _group
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     with _answered():
-        store, rank, size = next(dist.rendezvous("env://", timeout=LIMIT))
+        store, rank, size = next(rendezvous("env://", timeout=LIMIT))
         dist.init_process_group(
             # What lies on an accelerator is summed there, everything else by the processor.
             "cpu:gloo,cuda:nccl" if nccl else "gloo",
@@ -280,6 +286,7 @@ def _help(group: Processes, store: Any) -> None:
         except Exception:
             if not group.failed:
                 raise
+        release_accelerators()
     store.add("left", 1)
 
 

@@ -12,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
-from bench.io import hash_arrays
+from bench.io import hash_arrays, read_json
 from bench.llm.answers import parse_answer
 from bench.llm.backbones import load_tokenizer, resolve_backbone
 from bench.llm.config import LIST_LENGTH, LLMConfig
 from bench.llm.engines import Engine, Generation, make_engine
+from bench.llm.estimates import batch_tokens
+from bench.llm.machine import accelerator_memory
 from bench.llm.mixtures import writer_for
 from bench.llm.prompts import PromptWriter, candidate_order
+from bench.llm.shapes import shape_from_config
 from bench.memory import kept_memory
 from bench.methods import Context, Requests, Scores
 
@@ -54,6 +57,14 @@ class RequestScorer:
         self._remembered: dict[str, _Likelihood] | None = None
         self._device = context.device
         self._writer = writer_for(titles, config, load_tokenizer(backbone))
+        file = backbone.folder / "config.json"
+        tokens = batch_tokens(
+            config,
+            shape_from_config(read_json(file)) if file.is_file() else None,
+            dtype=context.dtype,
+            memory=accelerator_memory(context.device),
+        )
+        context.log.info("scoring up to %d tokens at once", tokens)
         self._engine: Engine = make_engine(
             config.engine,
             backbone,
@@ -61,7 +72,7 @@ class RequestScorer:
             dtype=context.dtype,
             attention=config.attention,
             quantisation=config.quantisation,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=tokens,
         )
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from bench.errors import MethodError
 from bench.io import hash_arrays, hash_json
 from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
 from bench.llm.checkpoint import read_checkpoint, write_checkpoint
+from bench.llm.fused import variable_length_kernel
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
 from bench.llm.processes import Processes, processes
 from bench.memory import kept_memory
@@ -185,6 +186,10 @@ def train_adapter(
     from bench.llm.fast_model import loss_function
 
     group = processes()
+    kind = torch.device(device)
+    if kind.type == "cuda" and variable_length_kernel(kind, getattr(torch, dtype)) is None:
+        # Told before gigabytes are loaded.
+        log.info("no variable-length attention here: every sequence is a call of its own, slower")
     device, progress = group.device(device), progress or QuietProgress()
     report = TrainingReport()
     with group.jointly():

@@ -84,6 +84,14 @@ class MethodConfig(BaseModel):
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {}, "paper": {}}
 
+    def identity(self) -> dict[str, Any]:
+        """The configuration in a run's identity and manifest, as JSON values.
+
+        What is left to the machine, and changes scores by rounding at most, is to be there in the same
+        way on every machine.
+        """
+        return self.model_dump(mode="json")
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationFigures:
@@ -104,9 +112,18 @@ class Progress(Protocol):
     """Progress reporting; works in a terminal, in a log and switched off."""
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
-        """Iterate over ``items`` while showing how far it is and when it ends."""
+        """Iterate over ``items`` while showing how far it is and when it ends.
+
+        ``more`` items at most are to follow in further loops, such as later epochs: the time left
+        counts them.
+        """
         ...
 
     def stage(self, description: str) -> AbstractContextManager[None]:
@@ -122,7 +139,12 @@ class QuietProgress:
     """A :class:`Progress` that shows nothing."""
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
         """Iterate over ``items``."""
         return items
@@ -166,9 +188,9 @@ class AdapterUse:
 
 
 class AdapterStore(Protocol):
-    """Where LoRA adapters are trained once and shared; the concrete store belongs to ``bench.llm``.
+    """Where LoRA adapters, and first stages of baselines, are trained once and shared.
 
-    The runner asks for no more than this; methods know the concrete class.
+    The concrete stores belong to ``bench.llm`` and ``bench.baselines``. The runner asks for no more than this; methods know the concrete class.
     """
 
     def has(self, adapter_id: str) -> bool:
@@ -196,7 +218,8 @@ class Context(Protocol):
         scratch: private folder, kept until the run is complete, so a checkpoint in it survives a kill.
         progress: progress reporter.
         log: logger of the run.
-        adapters: the adapter store, or None where no LLM method runs.
+        adapters: the store that the method's class names (:meth:`Method.adapter_store`): of adapters, or
+            of shared pre-trainings of a baseline. None where it names none.
     """
 
     seed: int
@@ -303,7 +326,7 @@ class Method(ABC):
 
     @classmethod
     def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:
-        """The store that becomes ``context.adapters``; None for methods without adapters.
+        """The store that becomes ``context.adapters``; None for methods that share no trained state.
 
         Args:
             root: folder of the store, None = the standard one.

@@ -82,10 +82,11 @@ def config_fields(config_cls: type[BaseModel]) -> tuple[ConfigField, ...]:
             default = info.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             values = default.model_dump(mode="json")
-            fields += (
-                replace(field, name=f"{name}.{field.name}", default=_at(values, field.name))
-                for field in config_fields(type(default))
-            )
+            for field in config_fields(type(default)):
+                found = _at(values, field.name)
+                # A class may leave defaults out of its values, to keep the identity of older ones.
+                shown = field.default if found is _ABSENT else found
+                fields.append(replace(field, name=f"{name}.{field.name}", default=shown))
             continue
         fields.append(_describe_field(name, info, info.description or documented.get(name, "")))
     return tuple(fields)

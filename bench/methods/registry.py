@@ -87,10 +87,11 @@ BUILT_INS: Mapping[str, str] = {
     "merge-ext-sub": f"{_MERGED}:MergeExtSub",
     "merge-lora-lego": f"{_MERGED}:MergeLoraLego",
     "adamerging": "bench.llm.methods.adamerging:AdaMerging",
+    "molorec": "bench.llm.methods.molorec:MoLoRec",
     "weaverec": "bench.weaverec.method:WeaveRec",
     "hybrid-only": f"{_CONTROLS}:HybridOnly",
     "seed-average": f"{_CONTROLS}:SeedAverage",
-    "molorec": f"{_CONTROLS}:MoLoRec",
+    "all-data-average": f"{_CONTROLS}:AllDataAverage",
 }
 
 

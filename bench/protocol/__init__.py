@@ -2,7 +2,7 @@
 
 from bench.protocol.candidate_files import export_candidates, read_candidates
 from bench.protocol.imported import CandidateTable, ImportedCandidates
-from bench.protocol.requests_io import export_requests
+from bench.protocol.requests_io import export_requests, export_training, export_validation
 from bench.protocol.scores_io import read_scores
 from bench.protocol.task import PROTOCOL_VERSION, RequestSet, Task, build_task
 from bench.protocol.types import DomainView, Labels, ProtocolOptions, Requests, Split, TrainView
@@ -22,6 +22,8 @@ __all__ = [
     "build_task",
     "export_candidates",
     "export_requests",
+    "export_training",
+    "export_validation",
     "read_candidates",
     "read_scores",
 ]

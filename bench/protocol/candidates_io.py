@@ -15,6 +15,7 @@ from bench.data.domain import Domain, Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.io import require_free_space
+from bench.partial import atomic_file
 from bench.process import available_threads
 from bench.protocol.candidates import Population, draw_candidates, eligible_groups
 from bench.protocol.keys import id_hashes, salt64, stream_keys
@@ -151,14 +152,7 @@ def _npy(path: Path, shape: tuple[int, ...]) -> Iterator[IO[bytes]]:
 
     Appending beats a memory map here: pages of a map stay in the resident set of the process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        with partial.open("wb") as stream:
-            header = {"descr": "<i4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            yield stream
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as stream:
+        header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        yield stream

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +19,7 @@ from bench.protocol.guard import GuardedDomain
 from bench.protocol.imported import ImportedCandidates, align
 from bench.protocol.keys import id_hashes
 from bench.protocol.left_out import LeftOut, leave_out
-from bench.protocol.split import prefixes
+from bench.protocol.split import prefix_events, prefixes
 from bench.protocol.titles import title_groups
 from bench.protocol.types import DomainView, Labels, ProtocolOptions, Requests, Split
 
@@ -98,11 +97,16 @@ class DomainPart:
     @cached_property
     def training(self) -> Sequences:
         """Guarded training sequences of all users, own memory; rows may be empty."""
+        return self.domain.sequences.select(self._is_trained)
+
+    @property
+    def _is_trained(self) -> NDArray[np.bool_]:
+        """Which events are trained on, bool, one per event."""
         keep = self.split.is_train & ~self._guarded.drop
         if self.options.train_on == "train+valid":
             valid_events = self.domain.sequences.offsets[1:][self._guarded.split.users] - 2
             keep[valid_events] = ~self._guarded.drop[valid_events]
-        return self.domain.sequences.select(keep)
+        return keep
 
     @cached_property
     def training_hash(self) -> str:
@@ -266,11 +270,23 @@ class DomainPart:
     ) -> Requests:
         users = self.split.users[rows]
         drop = 2 if sets.split == "valid" else 1
-        history = prefixes(self.domain.sequences, users, drop)
-        return Requests(self.domain.name, users, history, candidates)
+        offsets, events = prefix_events(self.domain.sequences, users, drop)
+        return self._as_requests(users, offsets, events, candidates)
+
+    def _as_requests(
+        self,
+        users: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        events: NDArray[np.integer],
+        candidates: NDArray[np.int32],
+    ) -> Requests:
+        """Requests whose histories are these events, in memory of their own."""
+        history = Sequences(offsets, np.array(self.domain.sequences.items[events], dtype=np.int32))
+        times = np.array(self.domain.timestamps[events], dtype=np.float64)
+        return Requests(self.domain.name, users, history, candidates, times)
 
     def view(self, item_columns: Sequence[str] = ()) -> DomainView:
-        """What training sees of this domain; shares no memory with the domain's events.
+        """What training sees of this domain: copies in memory, which no file of the domain backs.
 
         Args:
             item_columns: columns of the items that are shown beside their titles.
@@ -281,20 +297,24 @@ class DomainPart:
         Raises:
             ConfigError: the items have no such column.
         """
+        self._item_columns(item_columns)
         users = self.split.users
         keep = self.split.is_train & ~self._guarded.drop
-        histories = self.domain.sequences.select(keep).take(users)
-        rows = np.flatnonzero((histories.lengths > 0) & ~self._exposed)
-        validation = Requests(
-            self.domain.name, users[rows], histories.take(rows), self.valid_sets.unlabelled(rows)
+        numbers = np.arange(self.domain.n_events, dtype=np.int32)
+        events = Sequences(self.domain.sequences.offsets, numbers).select(keep).take(users)
+        rows = np.flatnonzero((events.lengths > 0) & ~self._exposed)
+        seen = events.take(rows)
+        validation = self._as_requests(
+            users[rows], seen.offsets, seen.items, self.valid_sets.unlabelled(rows)
         )
         return DomainView(
             name=self.domain.name,
-            items=replace(self.domain.items, extra=self._item_columns(item_columns)),
+            items=self.domain.items.copy(item_columns),
             users=np.arange(self.domain.n_users, dtype=np.int32),
             sequences=Sequences(self.training.offsets.copy(), self.training.items.copy()),
             validation=validation,
             training_hash=self.content_hash(item_columns),
+            timestamps=np.array(self.domain.timestamps[self._is_trained], dtype=np.float64),
         )
 
     def _require_distinct_events(self) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.data.domain import Sequences
 
-__all__ = ["MIN_EVENTS", "LeaveOneOut", "leave_one_out", "prefixes"]
+__all__ = ["MIN_EVENTS", "LeaveOneOut", "leave_one_out", "prefix_events", "prefixes"]
 
 MIN_EVENTS = 3
 """Fewest events of an evaluated user: one to train on, one to validate, one to test."""
@@ -65,8 +65,17 @@ def prefixes(sequences: Sequences, rows: NDArray[np.integer], drop: int) -> Sequ
 
     The result shares no memory with ``sequences``, so holding it does not hold the dropped events.
     """
+    offsets, events = prefix_events(sequences, rows, drop)
+    return Sequences(offsets, np.array(sequences.items[events], dtype=np.int32))
+
+
+def prefix_events(
+    sequences: Sequences, rows: NDArray[np.integer], drop: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets, and numbers of the events, of ``rows`` without their last ``drop`` events."""
     lengths = sequences.lengths[rows] - drop
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    source = np.repeat(sequences.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Sequences(offsets, np.array(sequences.items[source], dtype=np.int32))
+    return offsets, np.repeat(sequences.offsets[rows] - offsets[:-1], lengths) + np.arange(
+        offsets[-1]
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import ProtocolError
+from bench.io import write_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,6 +91,7 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
 
     Raises:
         ProtocolError: the ending is unknown, or ends in .gz, which is read but not written.
+        OSError: it cannot be written.
     """
     import polars as pl
 
@@ -96,16 +99,12 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
     if path.name.lower().endswith(".gz"):
         raise ProtocolError(f"{path}: writing .gz is not supported; use .parquet for small files.")
     frame = pl.DataFrame(columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        if kind == "parquet":
-            frame.write_parquet(partial)
-        elif kind == "csv":
-            frame.write_csv(partial)
-        else:
-            frame.write_csv(partial, separator="\t", quote_style="never")
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    # Polars has errors of its own for a full disk; what is written from memory has the system's.
+    content = io.BytesIO()
+    if kind == "parquet":
+        frame.write_parquet(content)
+    elif kind == "csv":
+        frame.write_csv(content)
+    else:
+        frame.write_csv(content, separator="\t", quote_style="never")
+    write_bytes(path, content.getbuffer())

@@ -209,16 +209,7 @@ class Task:
 
     def validation_set(self, users: NDArray[np.integer]) -> RequestSet:
         """The same requests as :meth:`validation`, in chunks and with their identity."""
-        rows = self._rows(users)
-        return RequestSet(
-            split="valid",
-            users=self._part.split.users[rows],
-            n_candidates=self._part.valid_sets.n_candidates,
-            candidates_hash=self.validation_hash,
-            _part=self._part,
-            _sets=self._part.valid_sets,
-            _rows=rows,
-        )
+        return self._request_set(users, self._part.valid_sets, self.validation_hash)
 
     def test(
         self,
@@ -243,17 +234,39 @@ class Task:
                 f"{self.target}: candidate seed {candidate_seed} with {kind} candidates, which are not "
                 "drawn. Leave the seed out, or use `--negatives uniform`."
             )
+        content = self._candidates_hash(candidate_seed, full=full)
+        return self._request_set(users, self._sets(candidate_seed, full=full), content)
+
+    def secret_test(self, users: NDArray[np.integer], seed: int) -> RequestSet:
+        """Test requests whose candidates are drawn with a seed that no method can know.
+
+        They say whether a method knows the public rule; their figures are no result.
+
+        Args:
+            users: canonical indices of evaluated users; the options must draw candidates.
+            seed: a secret number.
+        """
+        sets = self._part.candidate_sets("test", seed=seed)
+        return self._request_set(users, sets, f"secret-{hash_json(seed)}")
+
+    def _request_set(
+        self, users: NDArray[np.integer], sets: CandidateSets, content: str
+    ) -> RequestSet:
         rows = self._rows(users)
-        sets = self._sets(candidate_seed, full=full)
         return RequestSet(
-            split="test",
+            split=sets.split,
             users=self._part.split.users[rows],
             n_candidates=sets.n_candidates,
-            candidates_hash=self._candidates_hash(candidate_seed, full=full),
+            candidates_hash=content,
             _part=self._part,
             _sets=sets,
             _rows=rows,
         )
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """The target, then the sources, with all their events."""
+        return (self._part.domain, *(source.domain for source in self._sources))
 
     def _sets(self, seed: int | None, *, full: bool) -> CandidateSets:
         if full:

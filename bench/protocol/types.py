@@ -54,21 +54,27 @@ class Requests:
         history: CSR of n rows, item indices, oldest first; never empty for 5-core data.
         candidates: int32, shape ``(n, c)``, item indices in an order that says nothing of the label.
             For full ranking a read-only broadcast of all items (no memory).
+        timestamps: float64, one for each item of ``history``, in the data's own unit, usually seconds
+            since 1970; None for requests that were made without times.
     """
 
     domain: str
     users: NDArray[np.int32]
     history: Sequences
     candidates: NDArray[np.int32]
+    timestamps: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, rows: NDArray[np.integer]) -> Requests:
         """The requests at ``rows``, in that order."""
-        return Requests(
-            self.domain, self.users[rows], self.history.take(rows), self.candidates[rows]
-        )
+        events = Sequences(
+            self.history.offsets, np.arange(len(self.history.items), dtype=np.int32)
+        ).take(rows)
+        times = None if self.timestamps is None else self.timestamps[events.items]
+        history = Sequences(events.offsets, self.history.items[events.items])
+        return Requests(self.domain, self.users[rows], history, self.candidates[rows], times)
 
     def chunks(self, size: int) -> Iterator[Requests]:
         """Consecutive slices of at most ``size`` rows."""
@@ -95,7 +101,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DomainView:
-    """What training may see of one domain.
+    """What training may see of one domain: copies in memory, of which none leads to a held-out event.
 
     Attributes:
         name: domain name.
@@ -106,6 +112,9 @@ class DomainView:
         validation: unlabelled validation requests, histories guarded like the training sequences.
         training_hash: SHA-256 of the items and the guarded training sequences. It does not depend on
             which domain is the target, so that what is trained on it can be shared.
+        timestamps: float64, one for each item of ``sequences``, in the data's own unit, usually seconds
+            since 1970; None in a view that was made without times. The order of events is part of a
+            task's identity, their times are not.
     """
 
     name: str
@@ -114,6 +123,7 @@ class DomainView:
     sequences: Sequences
     validation: Requests
     training_hash: str
+    timestamps: NDArray[np.float64] | None = None
 
     @property
     def n_items(self) -> int:

@@ -187,6 +187,18 @@ def caption_lines(
         for row in rows
         if "invalid" in row.flags
     ]
+    imported = [row.label for row in rows if "imported" in row.flags]
+    if imported:
+        lines.append(
+            f"Imported: {', '.join(imported)}. Scores of another program, ranked here; what it was trained "
+            "on, its seeds and its costs are as declared."
+        )
+    unchecked = [row.label for row in rows if "unchecked" in row.flags]
+    if unchecked:
+        lines.append(
+            f"{FLAGS['unchecked']} {', '.join(unchecked)}: code from outside of the package that had not "
+            "passed the conformance kit (bench check) when it ran; nothing vouches for its figures."
+        )
     if options.costs:
         lines.append(
             "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "

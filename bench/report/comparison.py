@@ -281,6 +281,7 @@ def pairwise_record(found: Pairwise) -> dict[str, Any]:
             {
                 "label": c.label,
                 "method": c.method,
+                "imported": any(run.imported is not None for run in c.runs),
                 "run_ids": [run.run_id for run in c.runs],
                 "seeds": [run.seed for run in c.runs],
                 "trainable": c.trainable,

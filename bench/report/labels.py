@@ -31,7 +31,8 @@ def row_labels(series: Sequence[Series]) -> dict[Series, str]:
         ]
         scorer = run.config.get("scorer")
         note = run.manifest["method"].get("row_note")
-        extra = [str(part) for part in (note, scorer) if part]
+        extra = ["imported"] if run.imported is not None else []
+        extra += [str(part) for part in (note, scorer) if part]
         extra += [f"{key}={value}" for key, value in one.overrides if key != "scorer"]
         if run.sources and len({other.sources for other in same}) > 1:
             extra.append("sources " + "+".join(run.sources))
@@ -73,7 +74,8 @@ def run_labels(runs: Sequence[StoredRun]) -> list[str]:
     labels = []
     for run in runs:
         same = [other for other in runs if other.method == run.method]
-        extra = [
+        extra = ["imported"] if run.imported is not None else []
+        extra += [
             f"{name}{value}"
             for name, value in parts(run)
             if any(dict(parts(other)).get(name) != value for other in same)

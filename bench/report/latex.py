@@ -47,6 +47,7 @@ _ESCAPES = {
     "‡": r"\ensuremath{\ddagger}",
     "§": r"\ensuremath{\mathsection}",
     "¶": r"\ensuremath{\mathparagraph}",
+    "‖": r"\ensuremath{\Vert}",
     "→": r"\ensuremath{\rightarrow}",
     "\u00a0": "~",
 }

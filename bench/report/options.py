@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bench.evaluation import METRICS
 from bench.report.reported import Publication
 
 __all__ = ["DISPLAYED", "TableOptions", "command_line"]
@@ -32,6 +33,7 @@ class TableOptions:
         costs: also display seconds and memory.
         ranks: also display the best and worst place that a row may hold.
         publication: figures to quote in a block of their own.
+        published: whether published results are among the runs; the command says so.
         wanted: methods that get a row in any case; without runs its cells are em rules.
         families: family of a wanted method that has no run anywhere.
     """
@@ -46,6 +48,7 @@ class TableOptions:
     costs: bool = False
     ranks: bool = False
     publication: Publication | None = None
+    published: bool = False
     wanted: Sequence[str] = ()
     families: Mapping[str, str] = field(default_factory=dict)
 
@@ -64,6 +67,10 @@ def command_line(
     number = users if users is not None or options.users is None else str(options.users)
     values = {
         "primary": options.primary,
+        # All metrics stand on the pages of a site, which need no option for it.
+        "metrics": ""
+        if tuple(options.metrics) in (DISPLAYED, METRICS)
+        else ",".join(options.metrics),
         "profile": options.profile,
         "users": number,
         "task": options.task,
@@ -75,6 +82,7 @@ def command_line(
         "ci": options.ci,
         "cost": options.costs,
         "ranks": options.ranks,
+        "published": options.published,
     }
     parts = [what]
     parts += [f"--{name} {shlex.quote(value)}" for name, value in values.items() if value]

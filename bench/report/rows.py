@@ -72,6 +72,8 @@ def measured(
     flags += ["ties"] if any(report.needs_footnote for report in ties) else []
     valid = _share_valid(runs)
     flags += ["invalid"] if valid is not None and valid < ENOUGH_VALID else []
+    flags += ["imported"] if any(run.imported is not None for run in runs) else []
+    flags += ["unchecked"] if any(_is_unchecked(run) for run in runs) else []
     gap, tie_metric = _largest_gap(ties)
     fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))
     values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
@@ -98,6 +100,12 @@ def measured(
         cost=_cost(runs),
     )
     return Measured(row, values, bool(record["method"].get("trainable", True)))
+
+
+def _is_unchecked(run: StoredRun) -> bool:
+    """Whether a plugin made the run that had not passed the conformance kit."""
+    method = run.manifest["method"]
+    return bool(method.get("plugin_sha256")) and method.get("conformance") != "passed"
 
 
 def _share_valid(runs: Sequence[StoredRun]) -> float | None:

@@ -59,9 +59,10 @@ class Series:
         return self.runs[0]
 
     def covering(self, users: NDArray[np.int32]) -> list[StoredRun]:
-        """One run per seed that scored all of ``users``: the one with the fewest others."""
+        """One run per seed that scored all of ``users``: the one with the fewest others, then the newest."""
         found: dict[int, StoredRun] = {}
-        for run in sorted(self.runs, key=lambda r: (r.n_users, r.run_id)):
+        newest_first = sorted(self.runs, key=_age, reverse=True)
+        for run in sorted(newest_first, key=lambda r: r.n_users):
             if run.seed not in found and run.n_users >= len(users) and _covers(run, users):
                 found[run.seed] = run
         return [found[seed] for seed in sorted(found)]
@@ -261,7 +262,8 @@ def _revision(run: StoredRun) -> Hashable:
     return (
         method["version"],
         method.get("plugin_sha256"),
-        canonical_json(method.get("content") or {}),
+        # Every seed of an imported model is a file of its own.
+        canonical_json((method.get("content") or {}) if run.imported is None else {}),
         canonical_json(run.manifest["task"].get("source_hashes", {})),
     )
 

@@ -38,7 +38,13 @@ FAMILIES: Mapping[str, str] = {
 }
 """Families in the order of the paper's rows, with their titles."""
 
-FLAGS: Mapping[str, str] = {"transductive": "†", "ties": "‡", "inconsistent": "§", "invalid": "¶"}
+FLAGS: Mapping[str, str] = {
+    "transductive": "†",
+    "ties": "‡",
+    "inconsistent": "§",
+    "invalid": "¶",
+    "unchecked": "‖",
+}
 """What a reader must know of a row, with the sign that stands behind its name."""
 
 SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}
@@ -102,7 +108,7 @@ class Row:
         run_ids: the stored runs behind the row, in the order of ``seeds``.
         config: resolved configuration.
         sources: source domains.
-        flags: keys of :data:`FLAGS`.
+        flags: keys of :data:`FLAGS`, and ``imported``, which stands in the label.
         share_tied: share of users whose positive is tied, the mean over seeds.
         tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
         tie_metric: that metric.

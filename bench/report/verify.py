@@ -165,7 +165,7 @@ def _identity(run: StoredRun) -> Iterator[tuple[str, str]]:
                 "method, configuration, seed or dtype was changed"
             ),
         )
-    name = folder_name(run.method, run.seed, run.run_id)
+    name = folder_name(run.stored_method, run.seed, run.run_id)
     if (run.path.name, run.path.parent.name) != (name, slug(run.target)):
         yield "identity", f"expected the folder {slug(run.target)}/{name}"
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from bench.errors import ConfigError, ResultError
 from bench.io import atomic_folder, lock
 from bench.partial import atomic_file, partial_folder
+from bench.process import usable_cpus
 from bench.runs.spec import RunSpec
 from bench.runs.store import WORK, RunStore
 from bench.runs.stored import MANIFEST, StoredRun, check_file, read_run
@@ -166,9 +167,9 @@ def _import_folder(
 
 def _place(run: StoredRun, store: RunStore, *, replace: bool) -> StoredRun:
     """Copy a checked run to its place in ``store``; an older one there stays until it is complete."""
-    final = store.run_folder(run.target, run.method, run.seed, run.run_id)
+    final = store.run_folder(run.target, run.stored_method, run.seed, run.run_id)
     with lock(store.work_folder(run.run_id), timeout=5.0):
-        known = None if replace else store.find(run.target, run.method, run.seed, run.run_id)
+        known = None if replace else store.find(run.target, run.stored_method, run.seed, run.run_id)
         if known is not None:
             if known.manifest["files"] == run.manifest["files"]:
                 return known
@@ -189,7 +190,17 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
     Raises:
         ConfigError: the manifest's specification is not one that this version understands.
     """
+    if run.imported is not None:
+        raise ConfigError(
+            f"run {run.run_id} is imported: another program computed its scores, and they are not stored "
+            "with it. With the file of scores (SHA-256 "
+            f"{run.imported['scores_sha256']}) `bench import-scores FILE --name {run.method} --target "
+            f"{run.target} --seed {run.seed} --store DIR` evaluates them again under the same run id; how "
+            "they came about cannot be repeated here."
+        )
     values = dict(run.manifest.get("spec", {}))
+    if run.method != run.stored_method:
+        values["method"] = run.method
     if values.get("protocol", {}).get("negatives") == "imported":
         raise ConfigError(
             f"run {run.run_id} ranked imported candidates, whose file is not stored with it. Repeat "
@@ -197,8 +208,12 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
             f"{run.manifest['task']['options'].get('candidates_file')}."
         )
     try:
-        return RunSpec.model_validate({**values, "data_root": data_root})
+        spec = RunSpec.model_validate({**values, "data_root": data_root})
     except ValidationError as error:
         raise ConfigError(
             f"{run.path}: its specification cannot be used by this version: {error}"
         ) from error
+    if spec.threads is None and isinstance(used := run.manifest.get("threads"), int):
+        # Other numbers of threads round otherwise.
+        return spec.model_copy(update={"threads": max(1, min(used, usable_cpus()))})
+    return spec

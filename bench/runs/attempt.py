@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.enclosure import (
+    Enclosure,
+    conformance,
+    counted_steps,
+    enclose_run,
+    known_formula,
+    restored,
+    shuffled,
+    trained_silently,
+)
 from bench.errors import MethodError
-from bench.evaluation import Outcomes
+from bench.evaluation import Outcomes, metric_per_user
 from bench.io import atomic_folder, sha256_file, write_bytes, write_json
-from bench.methods import Method, Progress
+from bench.methods import Method, Progress, Requests, Scores
 from bench.protocol import RequestSet
 from bench.runs.context import RunContext
 from bench.runs.environment import MemoryMeter, limit_threads, run_threads
 from bench.runs.journal import Journal
 from bench.runs.manifest import PreparedRun, RunRecord, manifest
 from bench.runs.progress import LoggedProgress
-from bench.runs.records import jsonable, metrics_record, per_user_bytes
-from bench.runs.scoring import check_candidates, merge_diagnostics
+from bench.runs.records import metrics_record, per_user_bytes
+from bench.runs.scoring import (
+    check_candidates,
+    json_diagnostics,
+    merge_diagnostics,
+    training_report,
+)
 from bench.runs.sets import SetRequest, wanted_sets
 from bench.runs.stored import LOG, METRICS, MODEL, PER_USER, StoredRun, check_file, write_manifest
 from bench.runs.work import Work
@@ -38,6 +54,9 @@ from bench.validation import (
 )
 
 __all__ = ["Attempt", "can_save"]
+
+_COMPARED, _COMPARED_SLOWLY = 300, 100
+"""Users that a plugin, or a slow one, scores on sets of a secret seed as well."""
 
 
 def can_save(method_cls: type[Method]) -> bool:
@@ -81,6 +100,8 @@ class Attempt:
         self._earlier = earlier
         self._memory = MemoryMeter()
         self._diagnostics: dict[str, Any] = {}
+        self._enclosure: Enclosure | None = None
+        self._conformance: str | None = None
 
     def run(self, *, anew: bool) -> None:
         """Fit, score and write the run folder; ``anew`` forgets what earlier attempts left.
@@ -88,7 +109,15 @@ class Attempt:
         Raises:
             BenchError: the method failed or broke its contract.
         """
-        journal = Journal.open(self._work, anew=anew)
+        resolved = self._prepared.resolved
+        self._conformance = conformance(resolved.method_cls, resolved.config)
+        with self._enclosed() as self._enclosure:
+            journal = Journal.open(self._work, anew=anew)
+            method, scored = self._fit_and_score(journal)
+            with self._progress.stage("store the result"):
+                self._write(method, scored, journal)
+
+    def _fit_and_score(self, journal: Journal) -> tuple[Method, list[ScoredSet]]:
         spec = self._prepared.spec
         threads = run_threads(spec, self._prepared.resolved.method_cls)
         with self._work.logger() as log, limit_threads(threads) as apply_threads:
@@ -108,8 +137,35 @@ class Attempt:
                 log.error("failed\n%s", traceback.format_exc())
                 journal.save()
                 raise
-        with self._progress.stage("store the result"):
-            self._write(method, scored, journal)
+        return method, scored
+
+    @contextmanager
+    def _enclosed(self) -> Iterator[Enclosure | None]:
+        """Where a plugin runs; None for a method of this package, whose source is reviewed."""
+        resolved, spec = self._prepared.resolved, self._prepared.spec
+        if resolved.plugin_sha256 is None:
+            yield None
+            return
+        earlier = () if self._earlier is None else (self._earlier.path / MODEL,)
+        with enclose_run(
+            spec.label,
+            resolved.method_cls,
+            self._prepared.loaded.task.domains,
+            data_root=spec.data_root,
+            store=self._work.folder.parents[1],
+            free=(self._work.scratch, self._work.model, *earlier),
+            files=() if spec.candidates is None else (spec.candidates,),
+        ) as enclosure:
+            yield enclosure
+
+    @contextmanager
+    def _phase(self, name: str, *free: Path, **inputs: Any) -> Iterator[None]:
+        """Code of the method runs in the block; a plugin's is enclosed, see :mod:`bench.enclosure`."""
+        enclosure: AbstractContextManager[None] = nullcontext()
+        if self._enclosure is not None:
+            enclosure = self._enclosure.phase(name, *free, **inputs)
+        with method_phase(self._prepared.spec.label, name), enclosure:
+            yield
 
     def _context(
         self,
@@ -145,11 +201,12 @@ class Attempt:
     def _fitted(self, context: RunContext, journal: Journal) -> Method:
         """The fitted method: loaded where an earlier attempt or the stored run has it, else fitted."""
         resolved = self._prepared.resolved
-        method = resolved.method_cls(resolved.config)
+        with self._phase("__init__"):
+            method = resolved.method_cls(resolved.config)
         context.before_scoring()
         folder = self._model_folder()
         if folder is not None:
-            with method_phase(resolved.spec.label, "load"):
+            with self._phase("load"):
                 method.load(folder)
             context.log.info("loaded the fitted model instead of fitting again")
             if journal.fit is None and self._earlier is not None:
@@ -168,16 +225,21 @@ class Attempt:
         with (
             context.progress.stage(f"fit {resolved.spec.label}"),
             journal.phase("fit"),
-            method_phase(resolved.spec.label, "fit"),
+            counted_steps(resolved.method_cls) as steps,
+            self._phase("fit", view=view),
         ):
             method.fit(view, context)
+        if steps and self._enclosure is not None and not resolved.capabilities.trainable:
+            raise MethodError(trained_silently(resolved.spec.label, steps))
         # Of a fit that only fetched adapters little is lost, but the scores that follow are worth keeping.
         worth_saving = (
             journal.wall["fit"] >= self._checkpoint_seconds or context.adapters is not None
         )
         if worth_saving and can_save(resolved.method_cls):
-            self._work.save_model(method)
-        journal.finish_fit(_training_report(method))
+            # Kept, so that a kill while scoring does not cost the fit.
+            with atomic_folder(self._work.model, replace=True) as model:
+                self._save(method, model)
+        journal.finish_fit(training_report(method))
         return method
 
     def _model_folder(self) -> Path | None:
@@ -204,6 +266,9 @@ class Attempt:
                 outcomes, diagnostics = self._score(method, context, requests, journal)
             if wanted is None:
                 self._diagnostics = diagnostics
+                if self._enclosure is not None:
+                    with context.progress.stage("compare with secret candidates"):
+                        self._compare_with_secret_sets(method, context, journal, outcomes)
             scored.append(ScoredSet(wanted, requests.candidates_hash, outcomes))
         return scored
 
@@ -219,9 +284,7 @@ class Attempt:
         parts, diagnostics = ([saved[0]], saved[1]) if saved is not None else ([], {})
         done = sum(len(p) for p in parts)
         row, last_save = 0, time.perf_counter()
-        size = chunk_rows(requests.n_candidates)
-        if resolved.method_cls.score_rows is not None:
-            size = max(1, min(size, resolved.method_cls.score_rows))
+        size = self._chunk_size(requests)
         if done % size and done != requests.n:
             # Saved by a version with chunks of another size: they would not line up.
             parts, diagnostics, done = [], {}, 0
@@ -232,16 +295,52 @@ class Attempt:
             if row <= done:
                 continue
             context.before_scoring()
-            with method_phase(resolved.spec.label, "score"):
-                scores = method.score(chunk, context)
-            check_scores(scores, chunk, capabilities, owner)
+            scores = self._answer(method, context, chunk)
             parts.append(rank_answers(scores, labels, capabilities, owner, chunk.users))
-            merge_diagnostics(diagnostics, _json_diagnostics(scores.diagnostics, owner))
+            merge_diagnostics(diagnostics, json_diagnostics(scores.diagnostics, owner))
             if time.perf_counter() - last_save >= self._checkpoint_seconds:
                 self._work.save_part(part, Outcomes.concat(parts), diagnostics)
                 journal.save()
                 last_save = time.perf_counter()
         return Outcomes.concat(parts), diagnostics
+
+    def _chunk_size(self, requests: RequestSet) -> int:
+        most = self._prepared.resolved.method_cls.score_rows
+        size = chunk_rows(requests.n_candidates)
+        return size if most is None else max(1, min(size, most))
+
+    def _answer(self, method: Method, context: RunContext, requests: Requests) -> Scores:
+        """Checked scores; a plugin gets the candidates in an order that no rule tells."""
+        resolved, order = self._prepared.resolved, None
+        given = requests
+        if self._enclosure is not None:
+            given, order = shuffled(requests, np.random.default_rng())
+        with self._phase("score", requests=given):
+            scores = method.score(given, context)
+        check_scores(scores, given, resolved.capabilities, resolved.method_cls.name)
+        return restored(scores, order)
+
+    def _compare_with_secret_sets(
+        self, method: Method, context: RunContext, journal: Journal, outcomes: Outcomes
+    ) -> None:
+        """Score some users on sets that nobody can draw; a method that knows the public ones fails.
+
+        Raises:
+            MethodError: it is clearly better on the public sets than on those.
+        """
+        task, users = self._prepared.loaded.task, self._prepared.users
+        if task.options.negatives not in ("uniform", "popularity"):
+            return
+        resolved = self._prepared.resolved
+        most = _COMPARED if resolved.method_cls.score_rows is None else _COMPARED_SLOWLY
+        chosen = np.intersect1d(users, task.subset(most)) if len(users) > most else users
+        secret, _ = self._score(
+            method, context, task.secret_test(chosen, self._work.secret_seed()), journal
+        )
+        public = metric_per_user(outcomes, "ndcg@5")[np.isin(users, chosen)]
+        fault = known_formula(public, metric_per_user(secret, "ndcg@5"))
+        if fault:
+            raise MethodError(f"{resolved.spec.label} {fault}.")
 
     def _write(self, method: Method, scored: list[ScoredSet], journal: Journal) -> None:
         with atomic_folder(self._work.result, replace=True) as folder:
@@ -256,6 +355,7 @@ class Attempt:
                 sets=sets,
                 model=model,
                 memory=self._memory.as_dict(),
+                conformance=self._conformance,
                 files={
                     path.relative_to(folder).as_posix(): sha256_file(path)
                     for path in sorted(folder.rglob("*"))
@@ -272,9 +372,12 @@ class Attempt:
         if not can_save(self._prepared.resolved.method_cls):
             return "not supported"
         (folder / MODEL).mkdir()
-        with method_phase(spec.label, "save"):
-            method.save(folder / MODEL)
+        self._save(method, folder / MODEL)
         return "stored"
+
+    def _save(self, method: Method, folder: Path) -> None:
+        with self._phase("save", folder):
+            method.save(folder)
 
 
 def _write_outcomes(
@@ -306,25 +409,3 @@ def _fit_of(run: StoredRun) -> dict[str, Any]:
         "cpu_seconds": run.manifest.get("cpu_seconds", {}).get("fit", 0.0),
         "training": run.manifest.get("training"),
     }
-
-
-def _training_report(method: Method) -> Any:
-    """What a method tells about its training: ``report`` with ``as_dict()``, where it has one."""
-    as_dict = getattr(getattr(method, "report", None), "as_dict", None)
-    return jsonable(as_dict()) if callable(as_dict) else None
-
-
-def _json_diagnostics(diagnostics: object, owner: str) -> dict[str, Any]:
-    """Diagnostics as JSON values. A training report is no counter and has its own field."""
-    try:
-        values = jsonable(diagnostics)
-    except (TypeError, ValueError) as error:
-        raise MethodError(
-            f"{owner}: Scores.diagnostics is not JSON ({error}). Use numbers, texts, lists and "
-            "mappings only, and neither NaN nor infinity."
-        ) from error
-    if not isinstance(values, dict):
-        raise MethodError(
-            f"{owner}: Scores.diagnostics is {type(diagnostics).__name__}, expected a mapping."
-        )
-    return {key: value for key, value in values.items() if key != "training"}

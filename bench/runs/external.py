@@ -1,21 +1,21 @@
-"""Scores that another program computed, as a run like any other."""
+"""Scores that another program computed, as a run like any other, marked as imported."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import create_model
 
 from bench.errors import ConfigError, MethodError, ResultError
 from bench.io import read_json, sha256_file
 from bench.methods import (
+    Capabilities,
     Context,
     Family,
     Method,
-    MethodConfig,
     Requests,
     Scores,
     TrainView,
@@ -23,6 +23,8 @@ from bench.methods import (
 )
 from bench.protocol import Task, read_scores
 from bench.protocol.requests_io import meta_path
+from bench.runs.imported import Imported, declared
+from bench.runs.manifest import PreparedRun
 from bench.runs.runner import execute, prepare
 from bench.runs.spec import RunSpec
 from bench.runs.store import RunStore
@@ -31,24 +33,28 @@ from bench.runs.stored import StoredRun
 __all__ = ["ExternalScores", "store_scores"]
 
 
-class ExternalConfig(MethodConfig):
-    """What identifies the scores: the SHA-256 of the file."""
-
-    scores_sha256: str
-
-
 class ExternalScores(Method):
-    """Scores read from a file; one subclass per imported file.
+    """Scores read from a file; one subclass per imported name.
 
     Attributes:
+        imported: what was declared of them.
         users: int32, shape ``(n,)``, canonical user indices, ascending.
-        values: float32, shape ``(n, c)``, in the order of the task's candidates.
+        values: float64, shape ``(n, c)``, in the order of the task's candidates.
     """
 
     family = Family.SINGLE_DOMAIN
-    Config = ExternalConfig
+    imported: ClassVar[Imported]
     users: ClassVar[NDArray[np.int32]]
-    values: ClassVar[NDArray[np.float32]]
+    values: ClassVar[NDArray[np.float64]]
+
+    @classmethod
+    def capabilities(cls, config: Any) -> Capabilities:
+        return Capabilities(trainable=cls.imported.trained)
+
+    @classmethod
+    def content_hashes(cls, config: Any) -> Mapping[str, str]:
+        """The file identifies a run. It is no setting: seeds of one model are files of one row."""
+        return {"scores": cls.imported.scores_sha256}
 
     def fit(self, view: TrainView, context: Context) -> None:
         """Nothing to learn: the other program has done it."""
@@ -70,33 +76,88 @@ def store_scores(
     *,
     version: str = "1",
     requests_file: Path | None = None,
+    replace: bool = False,
+    **facts: Any,
 ) -> StoredRun:
     """Align a file of scores with the test requests of a task, evaluate it and store the run.
 
     Args:
-        spec: the task; ``spec.method`` is the name that the scores get in tables.
+        spec: the task and the training seed; ``spec.method`` is the name that the scores get in tables.
         file: columns ``user_id``, ``item_id``, ``score``; see :func:`bench.protocol.read_scores`.
         store: where the run is kept.
         version: version of the model that scored.
         requests_file: the exported requests; their description must name this very task.
+        replace: whether another import of the same name, version, seed, task and users is replaced.
+        facts: fields of :class:`bench.runs.imported.Imported` that are known.
+
+    Returns:
+        The stored run; the one that is stored already if the file and the facts are the same.
 
     Raises:
-        ConfigError: the name is that of a method, or the requests are of another task.
+        ConfigError: the name is that of a method, the requests are of another task, a fact is not
+            allowed, or a seed is given for a model without training.
         ProtocolError: scores are missing, repeated, not finite, or of other users or items.
+        ResultError: something else is stored under this name; the message says what differs.
     """
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; expected a table of user_id, item_id, score.")
-    cls = _class_of(spec.method, version, sha256_file(file))
+    record = declared({"file": file.name, "scores_sha256": sha256_file(file), **facts})
+    if spec.seed and not record.trained:
+        raise ConfigError(
+            f"--seed {spec.seed} with --untrained: what was not trained has no training seed. Leave one "
+            "of the two out."
+        )
+    cls = _class_of(spec.method, version, record)
+    spec = spec.model_copy(update={"imported": record})
     prepared = prepare(spec)
     task = prepared.loaded.task
     if requests_file is not None:
         _check_requests(requests_file, task, prepared.users_hash)
+    siblings = _siblings(prepared, version, store)
+    for run in siblings:
+        known = (run.imported or {}).get("scores_sha256")
+        if run.seed != prepared.spec.seed and known == record.scores_sha256:
+            raise ResultError(
+                f"{file}: these scores are imported as seed {run.seed} already (run {run.run_id}). Training "
+                "seeds say how far scores vary; give the scores of another training, or --untrained."
+            )
+    found = {
+        run: record.differences(run.imported or {})
+        for run in siblings
+        if run.seed == prepared.spec.seed
+    }
+    others = {run: differences for run, differences in found.items() if differences}
+    if others and not replace:
+        run, differences = next(iter(others.items()))
+        raise ResultError(
+            f"{spec.method}, version {version}, seed {spec.seed} is imported on {spec.target} already "
+            f"(run {run.run_id}, {str(run.manifest.get('finished', ''))[:10]}): {'; '.join(differences)}. "
+            "Give another --name, --version or --seed, or --replace it."
+        )
+    same = [run for run, differences in found.items() if not differences]
     cls.users = prepared.users
     cls.values = read_scores(file, task.test(prepared.users))
-    return execute(spec, store)
+    stored = same[0] if same else execute(spec, store, force=True)
+    for run in others:
+        # The older one goes when the new one is complete.
+        if run.run_id != stored.run_id:
+            store.remove(run.path.name)
+    return stored
 
 
-def _class_of(name: str, version: str, digest: str) -> type[ExternalScores]:
+def _siblings(prepared: PreparedRun, version: str, store: RunStore) -> list[StoredRun]:
+    """Imports of the same name and version over the same task and users: seeds of one row."""
+    spec, task = prepared.spec, prepared.loaded.task
+    return [
+        run
+        for run in store.list(target=spec.target, method=spec.method, damaged=[])
+        if run.imported is not None
+        and run.manifest["method"]["version"] == version
+        and (run.task_hash, run.users_hash) == (task.task_hash, prepared.users_hash)
+    ]
+
+
+def _class_of(name: str, version: str, record: Imported) -> type[ExternalScores]:
     """The method class that stands for a file of scores, known under ``name`` in this process."""
     if name in registry.names():
         known = registry.load_class(name)
@@ -108,11 +169,7 @@ def _class_of(name: str, version: str, digest: str) -> type[ExternalScores]:
         known = type("ImportedScores", (ExternalScores,), {"name": name, "__module__": __name__})
         registry.register(name, known)
     found: type[ExternalScores] = known
-    found.version = version
-    # A default instead of an override: the row of these scores is the default one of its name.
-    found.Config = create_model(
-        "ImportedScoresConfig", __base__=ExternalConfig, scores_sha256=(str, digest)
-    )
+    found.version, found.family, found.imported = version, record.family, record
     return found
 
 
@@ -120,6 +177,7 @@ def _check_requests(file: Path, task: Task, users_hash: str) -> None:
     """Compare the description beside exported requests with the task."""
     meta = read_json(meta_path(file))
     for key, here in (
+        ("split", "test"),
         ("task_hash", task.task_hash),
         ("candidates_hash", task.candidates_hash),
         ("users_hash", users_hash),

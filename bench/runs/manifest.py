@@ -56,6 +56,7 @@ class RunRecord:
         model: ``stored``, ``not asked`` or ``not supported``.
         memory: peak memory.
         files: SHA-256 of every other file of the run, by relative name.
+        conformance: what the kit said of a plugin before the run, None for methods of this package.
     """
 
     prepared: PreparedRun
@@ -65,6 +66,7 @@ class RunRecord:
     model: str
     memory: Mapping[str, Any]
     files: Mapping[str, str]
+    conformance: str | None = None
 
 
 def manifest(record: RunRecord) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
             "content": dict(resolved.content),
             "row_note": cls.row_note(resolved.config),
             **asdict(capabilities),
+            **({} if record.conformance is None else {"conformance": record.conformance}),
         },
         "target": spec.target,
         "sources": list(spec.sources or ()),
@@ -130,4 +133,12 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "started": journal.started,
         "finished": utc_now(),
         "files": dict(record.files),
+        **_imported(spec),
     }
+
+
+def _imported(spec: RunSpec) -> dict[str, Any]:
+    """What is on record of scores of another program, and its costs instead of those of reading them."""
+    if spec.imported is None:
+        return {}
+    return {**spec.imported.costs(), "imported": spec.imported.model_dump(mode="json")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError, MethodError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
+from bench.methods.config import merge
 from bench.partial import discard
 from bench.runs.planning import with_defaults
 from bench.runs.progress import QuietProgress, Reporter, duration
@@ -68,6 +69,8 @@ def expand(
     limit_users: int | Literal["auto"] | None = "auto",
     dtype: str = "auto",
     planning: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    own_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     **common: Any,
 ) -> list[RunSpec]:
     """Make the specifications of a matrix, targets first, so that neighbours share their data.
@@ -79,6 +82,8 @@ def expand(
         limit_users: how many test users are scored; None = all, ``auto`` = the method's default.
         dtype: number format of the models; ``auto`` = the method's default.
         planning: whether nothing will be run, so that optional packages and models may be absent.
+        overrides: configuration values of every method.
+        own_overrides: by method, values that win over ``overrides``.
         **common: further fields of :class:`RunSpec`, the same for all.
 
     Returns:
@@ -92,6 +97,7 @@ def expand(
     given: dict[str, Any] = {key: value for key, value in chosen.items() if value != "auto"}
     for target in targets:
         for method in methods:
+            given["overrides"] = merge(overrides or {}, (own_overrides or {}).get(method, {}))
             for seed in seeds:
                 spec = RunSpec(method=method, target=target, seed=seed, **common, **given)
                 spec = with_defaults(spec, limit_users=limit_users == "auto", dtype=dtype == "auto")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from bench.methods import DomainSize, DomainView, Job, Method, PlanSpec
 from bench.methods.registry import resolve as resolve_method
 from bench.runs.environment import run_threads
+from bench.runs.history import from_history
 from bench.runs.manifest import PreparedRun
 from bench.runs.prints import prints_aside
 from bench.runs.runner import prepare
 from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec
 from bench.runs.store import RunStore
+from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 
 __all__ = [
@@ -133,6 +135,7 @@ def plan_runs(
     *,
     tasks: TaskCache | None = None,
     force: bool = False,
+    history: Sequence[StoredRun] = (),
 ) -> list[RunPlan]:
     """Ask the methods for their jobs; tasks are built, nothing is trained.
 
@@ -141,6 +144,7 @@ def plan_runs(
         store: where results are kept.
         tasks: tasks shared with the runs that follow.
         force: whether stored runs will be repeated; their adapters are not.
+        history: runs that tell how long a method takes which cannot tell itself.
 
     Raises:
         BenchError: a run cannot be prepared.
@@ -156,6 +160,7 @@ def plan_runs(
         with prints_aside():
             jobs = cls(prepared.resolved.config).plan(plan_spec(prepared))
             adapters = cls.adapter_store()
+        jobs = from_history(jobs, prepared, history)
         planned = []
         for job in jobs:
             state: JobState = "stored" if stored else "to do"

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Literal
 from typing import Protocol as Interface
@@ -55,8 +55,9 @@ class LineProgress:
     def line(self, text: str) -> None:
         """Print one dated line."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._stream.write(f"{now} {printable(text)}\n")
-        self._stream.flush()
+        with suppress(OSError, ValueError):  # a closed or full stream must not cost the run
+            self._stream.write(f"{now} {printable(text)}\n")
+            self._stream.flush()
 
     def status(self, text: str) -> None:
         """Print the state after the name of the current stage."""
@@ -77,7 +78,12 @@ class LineProgress:
             self.line(f"{description}: done in {seconds:.1f} s")
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
         """Iterate, printing count, share and remaining time now and then."""
         size = _size(items, total)
@@ -86,7 +92,7 @@ class LineProgress:
             now = time.perf_counter()
             if done and now - last >= self._every:
                 last = now
-                self.line(_position(description or "working", done, size, now - began))
+                self.line(_position(description or "working", done, size, now - began, more))
             yield item
 
     def close(self) -> None:
@@ -99,11 +105,19 @@ def _size(items: Iterable[Any], total: int | None) -> int | None:
     return len(items) if isinstance(items, Sized) else None
 
 
-def _position(description: str, done: int, total: int | None, seconds: float) -> str:
+def _position(description: str, done: int, total: int | None, seconds: float, more: int = 0) -> str:
     if not total:
         return f"{description}: {done}"
-    left = seconds / done * max(0, total - done)
-    return f"{description}: {done}/{total} ({done / total:.0%}), {duration(left)} left"
+    left = duration(seconds / done * max(0, total - done + more))
+    to_end = f"at most {left} left in all" if more else f"{left} left"
+    return f"{description}: {done}/{total} ({done / total:.0%}), {to_end}"
+
+
+def _left(total: int | None, done: int, seconds: float, more: int) -> str:
+    """The time left, for the end of a bar; with ``more`` items to come it is a bound."""
+    if total is None:
+        return ""
+    return f"{'<= ' if more else ''}{duration(seconds / done * max(0, total - done + more))}"
 
 
 def duration(seconds: float) -> str:
@@ -130,7 +144,7 @@ class TerminalProgress:
             rich.BarColumn(bar_width=24),
             rich.MofNCompleteColumn(),
             rich.TimeElapsedColumn(),
-            rich.TimeRemainingColumn(),
+            rich.TextColumn("{task.fields[left]}", markup=False),
             rich.TextColumn("{task.fields[state]}", markup=False),
             console=self._console,
             transient=True,
@@ -158,7 +172,7 @@ class TerminalProgress:
     def stage(self, description: str) -> Iterator[None]:
         """Show a pulsing line while the block runs."""
         self._begin()
-        task = self._bars.add_task(one_line(description), total=None, state="")
+        task = self._bars.add_task(one_line(description), total=None, state="", left="")
         self._stage_ids.append(task)
         try:
             yield
@@ -169,16 +183,24 @@ class TerminalProgress:
                 self.close()
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
         """Iterate while showing a bar."""
         self._begin()
         label = one_line(description) or "working"
-        task = self._bars.add_task(label, total=_size(items, total), state="")
+        size, done, began = _size(items, total), 0, time.perf_counter()
+        task = self._bars.add_task(label, total=size, state="", left="")
         try:
             for item in items:
                 yield item
-                self._bars.advance(task)
+                done += 1
+                left = _left(size, done, time.perf_counter() - began, more)
+                self._bars.update(task, advance=1, left=left)
         finally:
             self._bars.remove_task(task)
             if not self._stage_ids and not self._bars.task_ids:
@@ -198,6 +220,8 @@ def make_progress(
     if mode == "quiet":
         return QuietProgress()
     target = sys.stderr if stream is None else stream
+    if target is None:
+        return QuietProgress()
     if mode == "terminal" or (mode == "auto" and target.isatty()):
         return TerminalProgress(stream)
     return LineProgress(stream)
@@ -211,10 +235,15 @@ class LoggedProgress:
         self._log = log
 
     def track(
-        self, items: Iterable[Any], *, total: int | None = None, description: str = ""
+        self,
+        items: Iterable[Any],
+        *,
+        total: int | None = None,
+        description: str = "",
+        more: int = 0,
     ) -> Iterable[Any]:
         """Iterate as the wrapped reporter does; loops are not logged."""
-        return self._inner.track(items, total=total, description=description)
+        return self._inner.track(items, total=total, description=description, more=more)
 
     @contextmanager
     def stage(self, description: str) -> Iterator[None]:

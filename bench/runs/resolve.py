@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.data.load import known_names, missing_domains, not_found, study_sources
+from bench.enclosure import enclose_import
 from bench.errors import ConfigError, unknown_name
 from bench.io import canonical_json
-from bench.methods import Capabilities, Method
+from bench.methods import Capabilities, Method, MethodConfig
 from bench.methods.config import config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
 from bench.methods.registry import source_sha256
@@ -45,8 +46,9 @@ class Resolved:
 
     @property
     def config_values(self) -> dict[str, Any]:
-        """The resolved configuration as JSON values."""
-        return dict(config_dict(self.config))
+        """The resolved configuration as it is in the run's identity, as JSON values."""
+        config = self.config
+        return config.identity() if isinstance(config, MethodConfig) else config_dict(config)
 
 
 def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
@@ -64,7 +66,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
             without ``negatives=imported`` or the reverse.
         MissingExtraError: the method needs a package or asset that is absent.
     """
-    with prints_aside():
+    with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
         method_cls = resolve_method(spec.method)
         config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
         capabilities = method_cls.capabilities(config)

@@ -49,6 +49,7 @@ def run_json(run: StoredRun) -> dict[str, Any]:
         "diagnostics": run.manifest["diagnostics"],
         "path": str(run.path),
         "status": run.manifest["status"],
+        **({} if run.imported is None else {"imported": dict(run.imported)}),
     }
 
 
@@ -62,7 +63,7 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
         ResultError: the run is damaged, holds something private that cannot be left out, or the folder
             holds another result. Nothing is written then.
     """
-    folder = root / slug(run.target) / folder_name(run.method, run.seed, run.run_id)
+    folder = root / slug(run.target) / folder_name(run.stored_method, run.seed, run.run_id)
     names = [METRICS, PER_USER, *(str(s["file"]) for s in run.sets.values())]
     with run.reading():
         for name in names:

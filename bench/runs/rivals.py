@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.errors import ConfigError, ResultError, RunGoneError
+from bench.errors import ConfigError, ResultError
 from bench.partial import settled
-from bench.runs.store import RunStore
-from bench.runs.stored import MANIFEST, StoredRun, read_run, slug
+from bench.runs.store import RunStore, present
+from bench.runs.stored import MANIFEST, StoredRun, slug
 
 __all__ = ["COMMITTED", "Rivals", "published_folder", "ranks_nothing", "results_in"]
 
@@ -46,20 +46,22 @@ class Rivals:
     @property
     def damaged(self) -> list[Path]:
         """Folders that were passed over because they cannot be read."""
-        return sorted(path for path, (_, run) in self._known.items() if run is None)
+        return sorted(
+            path for path, (_, run) in self._known.items() if run is None and path.is_dir()
+        )
 
     def _below(self, folder: Path) -> Iterator[StoredRun]:
         for path in RunStore(folder).folders():
             try:
                 found = (settled(path) / MANIFEST).stat()
-                stamp = (found.st_mtime_ns, found.st_ino)
-                known = self._known.get(path)
-                if known is None or known[0] != stamp:
-                    known = self._known[path] = (stamp, _readable(path))
-            except (FileNotFoundError, RunGoneError):  # removed by another process
+            except FileNotFoundError:  # removed by another process
                 continue
-            if known[1] is not None:
-                yield known[1]
+            stamp = (found.st_mtime_ns, found.st_ino)
+            if path not in self._known or self._known[path][0] != stamp:
+                self._known[path] = (stamp, _readable(path))
+            run = self._known[path][1]
+            if run is not None:
+                yield run
 
     def of_run(self, run: StoredRun, *, without: Collection[str] = ()) -> list[StoredRun]:
         """Runs of other methods or configurations with the same task and the same scored users.
@@ -86,6 +88,11 @@ class Rivals:
         )
         return [rival for rival in ranked if not ranks_nothing(rival)] or ranked
 
+    def all_runs(self) -> list[StoredRun]:
+        """Every readable run of the places."""
+        places = [self.store] if self.published is None else [self.store, RunStore(self.published)]
+        return [run for place in places for run in place.list(damaged=[])]
+
     def has(self, target: str, method: str, seed: int, run_id: str) -> bool:
         """Whether a run of this identity is in one of the places."""
         places = [self.store] if self.published is None else [self.store, RunStore(self.published)]
@@ -100,9 +107,7 @@ class Rivals:
 
 def _readable(folder: Path) -> StoredRun | None:
     try:
-        return read_run(folder)
-    except RunGoneError:
-        raise
+        return present(folder)
     except ResultError:
         return None
 

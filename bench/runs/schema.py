@@ -81,6 +81,19 @@ class _Task(_Open):
     source_hashes: dict[str, StrictStr] = Field(default_factory=dict)
     n_users: _Count = 0
     n_items: _Count = 0
+    left_out: _LeftOut | None = None
+
+
+class _LeftOut(_Open):
+    n_users: _Count
+    needed: _Count
+    fewest: _Count
+
+
+class _Imported(_Open):
+    file: StrictStr
+    scores_sha256: StrictStr
+    trained: StrictBool
 
 
 class _Users(_Open):
@@ -121,6 +134,7 @@ class _Manifest(_Open):
     diagnostics: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     validations: list[dict[str, Any]] | None = None
+    imported: _Imported | None = None
 
     @model_validator(mode="after")
     def _durations(self) -> _Manifest:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from bench.errors import MethodError
-from bench.methods import Capabilities
+from bench.methods import Capabilities, Method
+from bench.runs.records import jsonable
 
-__all__ = ["check_candidates", "merge_diagnostics"]
+__all__ = ["check_candidates", "json_diagnostics", "merge_diagnostics", "training_report"]
 
 
 def check_candidates(capabilities: Capabilities, n_candidates: int, owner: str) -> None:
@@ -48,6 +49,28 @@ def merge_diagnostics(into: dict[str, Any], more: Mapping[str, Any]) -> None:
         elif into[key] != value:
             known = into[key] if isinstance(into[key], list) else [into[key]]
             into[key] = known if value in known else [*known, value]
+
+
+def training_report(method: Method) -> Any:
+    """What a method tells about its training: ``report`` with ``as_dict()``, where it has one."""
+    as_dict = getattr(getattr(method, "report", None), "as_dict", None)
+    return jsonable(as_dict()) if callable(as_dict) else None
+
+
+def json_diagnostics(diagnostics: object, owner: str) -> dict[str, Any]:
+    """Diagnostics as JSON values. A training report is no counter and has its own field."""
+    try:
+        values = jsonable(diagnostics)
+    except (TypeError, ValueError) as error:
+        raise MethodError(
+            f"{owner}: Scores.diagnostics is not JSON ({error}). Use numbers, texts, lists and "
+            "mappings only, and neither NaN nor infinity."
+        ) from error
+    if not isinstance(values, dict):
+        raise MethodError(
+            f"{owner}: Scores.diagnostics is {type(diagnostics).__name__}, expected a mapping."
+        )
+    return {key: value for key, value in values.items() if key != "training"}
 
 
 def _is_number(value: object) -> bool:

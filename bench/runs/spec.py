@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bench.io import hash_json
 from bench.protocol.types import ProtocolOptions
+from bench.runs.imported import Imported
 
 __all__ = ["RUN_ID_DIGITS", "RunSpec", "base_name", "identity_of", "portable_config", "run_id"]
 
@@ -41,6 +42,7 @@ class RunSpec(BaseModel):
         on_error: at a malformed line of a domain's files: ``raise``, or ``skip`` and count.
         data_root: folder with ready domains; None = ``BENCH_DATA_ROOT`` and the caches.
         keep_model: whether the fitted model is stored with the run.
+        imported: what is declared of scores that another program computed; None for all others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +66,7 @@ class RunSpec(BaseModel):
     on_error: Literal["raise", "skip"] = "raise"
     data_root: Path | None = None
     keep_model: bool = False
+    imported: Imported | None = None
 
     @field_validator("extra_candidate_seeds")
     @classmethod
@@ -78,8 +81,8 @@ class RunSpec(BaseModel):
         return f"{self.method} on {self.target}, seed {self.seed}"
 
     def portable(self) -> dict[str, Any]:
-        """The specification as JSON values, without the paths of this machine."""
-        return self.model_dump(mode="json", exclude={"data_root", "candidates"})
+        """The specification as JSON values, without the paths of this machine and what a run imports."""
+        return self.model_dump(mode="json", exclude={"data_root", "candidates", "imported"})
 
 
 def base_name(path: str) -> str:

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import MissingRunError, ResultError, RunGoneError, did_you_mean
 from bench.io import lock, read_json
-from bench.partial import PARTIAL, discard, older, replaced_name, settled, sweep
+from bench.partial import discard, older, replaced_name, settled, sweep
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
-__all__ = ["Damage", "RunStore", "sweep_locks"]
+__all__ = ["Damage", "RunStore", "present", "sweep_locks"]
 
 WORK, FAILED = ".work", "failed"
 
@@ -103,7 +103,7 @@ class RunStore:
         runs = []
         for folder in self.folders():
             try:
-                run = _present(folder)
+                run = present(folder)
             except ResultError as error:
                 if damaged is None:
                     raise
@@ -126,7 +126,7 @@ class RunStore:
         Raises:
             ResultError: its folder exists and is damaged.
         """
-        return _present(self.run_folder(target, method, seed, run_id))
+        return present(self.run_folder(target, method, seed, run_id))
 
     def get(self, name: str) -> StoredRun:
         """Look a run up by run id, by the first digits of one, or by its folder's name.
@@ -161,7 +161,7 @@ class RunStore:
     def remove(self, name: str) -> Path:
         """Delete a run (also a damaged one) at once, and return the folder it was in."""
         folder = self.locate(name)
-        with lock(self.work_folder(folder.name.rpartition("-")[2]), timeout=5.0):
+        with self._lock(folder, timeout=5.0):
             for path in (older(folder), folder):
                 with suppress(FileNotFoundError):  # removed meanwhile, which is what was asked for
                     discard(path)
@@ -185,8 +185,23 @@ class RunStore:
                 removed.append(folder)
         for current, names, _ in os.walk(self.root):
             removed += sweep(Path(current), _UNLOCKED)
-            names[:] = [name for name in names if not name.startswith(PARTIAL)]
+            for folder in (Path(current) / name for name in names):
+                if older(folder).exists():
+                    removed += self._replaced(folder)
+            names[:] = [name for name in names if not name.startswith(".partial-")]
         return removed
+
+    def _replaced(self, folder: Path) -> Sequence[Path]:
+        """Delete the older result that a killed process left beside its replacement."""
+        with suppress(ResultError, FileNotFoundError), self._lock(folder, timeout=0):
+            if folder.exists():
+                discard(older(folder))
+                return [older(folder)]
+        return []
+
+    def _lock(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
+        """Hold the lock of a stored run."""
+        return lock(self.work_folder(folder.name.rpartition("-")[2]), timeout=timeout)
 
     def failures(self) -> Sequence[dict[str, Any]]:
         """Records of failed runs, in order of their path; unreadable ones are skipped."""
@@ -209,7 +224,7 @@ def sweep_locks(work: Path) -> None:
                 pass
 
 
-def _present(folder: Path) -> StoredRun | None:
+def present(folder: Path) -> StoredRun | None:
     """The run of a folder, or None where there is none, or none any more.
 
     Raises:

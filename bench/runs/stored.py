@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "RENAMED",
     "StoredRun",
     "check_file",
     "folder_name",
@@ -52,6 +53,12 @@ MANIFEST, PER_USER, METRICS, LOG = "manifest.json", "per_user.parquet", "metrics
 MODEL = "model"
 
 RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+RENAMED: Mapping[tuple[str, str], str] = {("molorec", "1"): "all-data-average"}
+"""What methods are called whose stored runs have another name, by that name and version.
+
+Run ids and folders hold the name that a run was made under; tables, commands and messages the new one.
+"""
 
 
 _State = tuple[int, int] | None
@@ -80,7 +87,14 @@ class StoredRun:
 
     @property
     def method(self) -> str:
-        """The method's own name."""
+        """The method's own name; not the stored one where it was renamed since (:data:`RENAMED`)."""
+        return RENAMED.get(
+            (self.stored_method, self.manifest["method"]["version"]), self.stored_method
+        )
+
+    @property
+    def stored_method(self) -> str:
+        """The method's name when the run was made: part of its identity and of its folder's name."""
         return str(self.manifest["method"]["name"])
 
     @property
@@ -132,6 +146,19 @@ class StoredRun:
     def n_users(self) -> int:
         """How many users were scored."""
         return int(self.manifest["users"]["n_users"])
+
+    @property
+    def imported(self) -> Mapping[str, Any] | None:
+        """What is declared of scores that another program computed; None for runs of a method."""
+        found = self.manifest.get("imported")
+        if found is None and set(self.config) == {"scores_sha256"}:
+            found = self.config  # imported by a version that recorded the hash alone
+        return found
+
+    @property
+    def shown_name(self) -> str:
+        """The method's name for people: imported scores are marked wherever they stand."""
+        return self.method if self.imported is None else f"{self.method} (imported)"
 
     @property
     def sets(self) -> dict[str, dict[str, Any]]:

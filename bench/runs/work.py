@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import secrets
 import shutil
 import time
 import zipfile
@@ -23,14 +24,13 @@ import numpy as np
 
 from bench.errors import ResultError
 from bench.evaluation import Outcomes
-from bench.io import atomic_folder, read_json, write_bytes, write_json
-from bench.methods import Method
+from bench.io import read_json, write_bytes, write_json
 from bench.runs.records import jsonable
 from bench.runs.stored import LOG, MODEL
 
 __all__ = ["Work"]
 
-_STATE = "state.json"
+_STATE, _SECRET = "state.json", "secret.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,14 @@ class Work:
             elif path != self.log_path:
                 path.unlink()
 
-    def save_model(self, method: Method) -> None:
-        """Keep the fitted model, so that a kill while scoring does not cost the fit."""
-        with atomic_folder(self.model, replace=True) as folder:
-            method.save(folder)
+    def secret_seed(self) -> int:
+        """A number that nobody can guess, the same for all attempts at a run."""
+        path = self.folder / _SECRET
+        try:
+            return int(read_json(path))
+        except (ResultError, TypeError, ValueError):
+            write_json(path, secrets.randbits(128))
+            return int(read_json(path))
 
     def _part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.npz"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.enclosure import arrays_of, trained_silently
 from bench.evaluation import metric_per_user, random_row
 from bench.methods import Method
-from bench.testing.context import evaluate
-from bench.testing.isolation import arrays_of, watch_prints
+from bench.testing.answers import outcomes_of
 from bench.testing.results import CheckFailed, CheckSkipped
-from bench.testing.scoring import same_scores
-from bench.testing.session import Session, describe
+from bench.testing.scoring import TOLERANCE, distance, same_scores
+from bench.testing.session import Fitted, Session
 from bench.testing.tripwire import held_out_paths
 
 __all__ = [
@@ -57,10 +57,13 @@ def check_same_seed(session: Session) -> str:
 
 
 def check_seed_used(session: Session) -> str:
-    """Another seed changes a trainable method, and only a trainable one."""
-    other = session.fit("other-seed", lambda: session.small_task, seed=1)
-    difference = same_scores(session, session.base(), other)
+    """Another seed changes a trainable method and no other; whoever draws or runs an optimiser is trainable."""
+    base = session.base()
     trainable = session.capabilities.trainable
+    if not trainable:
+        _require_no_draws(session, base)
+    other = session.fit("other-seed", lambda: session.small_task, seed=1)
+    difference = same_scores(session, base, other)
     if trainable and not difference:
         raise CheckFailed(
             "the method declares `trainable`, but seeds 0 and 1 give the same scores. Use context.seed, "
@@ -72,6 +75,20 @@ def check_seed_used(session: Session) -> str:
             "`trainable`: the method would be shown as deterministic. Set Capabilities(trainable=True)."
         )
     return ""
+
+
+def _require_no_draws(session: Session, base: Fitted) -> None:
+    """Fail where a fit that is declared deterministic trains, or depends on random numbers."""
+    if session.steps:
+        raise CheckFailed(trained_silently(session.cls.name, session.steps))
+    shifted = session.fit("other-draws", lambda: session.small_task, shift_draws=True)
+    moved = distance(session.values(base), session.values(shifted))
+    if moved > TOLERANCE:
+        raise CheckFailed(
+            f"fit draws random numbers from a seed of its own: with another one the scores change by up to "
+            f"{moved:.2g}, but the capabilities do not say `trainable`, so that the method would be shown "
+            "as deterministic. Set Capabilities(trainable=True) and make the generators of context.seed."
+        )
 
 
 def check_inputs(session: Session) -> str:
@@ -176,7 +193,8 @@ def check_save_load(session: Session) -> str:
     fitted = session.base()
     with tempfile.TemporaryDirectory(dir=session.folder) as name:
         folder = Path(name)
-        fitted.method.save(folder)
+        with session.enclosed("save", fitted.context, 0, folder):
+            fitted.method.save(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         unsafe = [path.name for path in files if path.suffix not in _SAFE_FILES]
         if unsafe:
@@ -191,8 +209,9 @@ def check_save_load(session: Session) -> str:
                 raise CheckFailed(
                     f"save wrote {path.name} with pickled objects: {error}"
                 ) from error
-        again = cls(session.config)
-        again.load(folder)
+        with session.enclosed("load", fitted.context, 0, folder):
+            again = cls(session.config)
+            again.load(folder)
         expected = session.values(fitted)
         copy = type(fitted)(again, fitted.context, fitted.view, fitted.task)
         if not np.allclose(session.values(copy), expected, rtol=1e-6, atol=1e-6, equal_nan=True):
@@ -207,11 +226,7 @@ def check_learns(session: Session) -> str:
     """Finds a planted pattern: NDCG@5 at least 0.2 above random on users who walk along a cycle."""
     task = session.large_task
     fitted = session.fit("learns", lambda: task)
-    try:
-        with watch_prints():
-            outcomes = evaluate(fitted.method, task.test(task.subset(None)), fitted.context)
-    except Exception as error:
-        raise CheckFailed(f"score raised {describe(error)}") from error
+    outcomes = outcomes_of(session, fitted, task.test(task.subset(None)))
     figure = float(metric_per_user(outcomes, "ndcg@5").mean())
     random = float(random_row(task.test(task.subset(1)).n_candidates)["ndcg@5"])
     if figure < random + MARGIN:

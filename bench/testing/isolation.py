@@ -9,19 +9,16 @@ import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.io import cache_root, hash_arrays
+from bench.io import cache_root
 
 __all__ = [
-    "arrays_of",
-    "frozen",
     "global_state",
     "restore_state",
     "state_changes",
@@ -124,36 +121,6 @@ def restore_state(before: Mapping[str, Any]) -> None:
         wanted = before["torch deterministic algorithms"]
         if torch.are_deterministic_algorithms_enabled() != wanted:  # setting it imports a compiler
             torch.use_deterministic_algorithms(wanted)
-
-
-@contextmanager
-def frozen(arrays: Mapping[str, NDArray[Any]], report: Callable[[str], None]) -> Iterator[None]:
-    """Make arrays read-only for as long as the block runs and report those whose content changed."""
-    before = {name: hash_arrays({"": array}) for name, array in arrays.items()}
-    writeable = [array for array in arrays.values() if array.flags.writeable]
-    for array in writeable:
-        array.flags.writeable = False
-    try:
-        yield
-    finally:
-        for array in writeable:
-            array.flags.writeable = True
-        for name, array in arrays.items():
-            if hash_arrays({"": array}) != before[name]:
-                report(name)
-
-
-def arrays_of(value: Any, name: str) -> dict[str, NDArray[Any]]:
-    """Every array of nested dataclasses (views, requests, sequences), by dotted name."""
-    if isinstance(value, np.ndarray):
-        return {name: value}
-    found: dict[str, NDArray[Any]] = {}
-    if isinstance(value, tuple):
-        for index, part in enumerate(value):
-            found |= arrays_of(part, f"{name}[{index}]")
-    for field in getattr(value, "__dataclass_fields__", ()):
-        found |= arrays_of(getattr(value, field), f"{name}.{field}")
-    return found
 
 
 class _Recorder:

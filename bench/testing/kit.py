@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from bench.errors import MissingExtraError, unknown_name
 from bench.methods import resolve_config
 from bench.methods.registry import check_class
-from bench.testing import declarations, fitting, scoring
+from bench.testing import answers, declarations, fitting, scoring
 from bench.testing.results import CheckFailed, CheckResult, CheckSkipped
 from bench.testing.session import Session, describe
 
@@ -41,6 +41,8 @@ CHECKS: Mapping[str, Callable[[Session], str]] = {
     "nothing-printed": fitting.check_prints,
     "held-out-not-reachable": fitting.check_held_out_reach,
     "held-out-not-used": fitting.check_held_out_changed,
+    "answers-not-known": answers.check_answers_changed,
+    "candidate-rule-not-known": answers.check_candidate_rule,
     "save-load-round-trip": fitting.check_save_load,
     "learns-planted-pattern": fitting.check_learns,
 }
@@ -48,6 +50,18 @@ CHECKS: Mapping[str, Callable[[Session], str]] = {
 and stands apart, because without it nothing else can."""
 
 DECLARATIONS = "declarations"
+
+NEVER_EXPLAINED = frozenset(
+    {
+        "fits",
+        "inputs-unchanged",
+        "held-out-not-reachable",
+        "held-out-not-used",
+        "answers-not-known",
+        "candidate-rule-not-known",
+    }
+)
+"""Checks without which a figure means nothing; no ``expected_failures`` excuses them."""
 
 
 def check_method(
@@ -62,6 +76,7 @@ def check_method(
     A method may explain failures that belong to its nature in the class attribute
     ``expected_failures: ClassVar[Mapping[str, str]]`` (check id -> reason). They are reported as
     skipped with the reason; an explained check that passes is a failure, so that the list stays true.
+    :data:`NEVER_EXPLAINED` are not excused.
 
     Args:
         cls: the class; it need not be registered, nor well formed.
@@ -144,6 +159,9 @@ def _run(name: str, check: Callable[[], str]) -> CheckResult:
 def _expect(result: CheckResult, reason: str | None) -> CheckResult:
     if reason is None or result.status == "skip":
         return result
+    if result.id in NEVER_EXPLAINED:
+        text = f"expected_failures names {result.id!r}, which nothing excuses. Remove that entry."
+        return CheckResult(result.id, "fail", f"{result.reason} {text}".strip(), result.seconds)
     if result.status == "fail":
         return CheckResult(result.id, "skip", f"expected to fail: {reason}", result.seconds)
     text = f"passes, but expected_failures says: {reason}. Remove that entry."

@@ -162,12 +162,20 @@ def planted_task(
 
 
 def replace_test_items(domain: Domain, users: NDArray[np.integer], seed: int = 0) -> Domain:
-    """The same domain with other test items for ``users`` (canonical indices)."""
+    """The same domain with random other test items for ``users`` (canonical indices)."""
     rng = np.random.default_rng([seed, domain.n_users])
+    every = np.arange(domain.n_items)
+    rows = map(domain.sequences.__getitem__, users.tolist())
+    fresh = [rng.choice(np.setdiff1d(every, row)) for row in rows]
+    return with_test_items(domain, users, np.array(fresh, dtype=np.int32))
+
+
+def with_test_items(
+    domain: Domain, users: NDArray[np.integer], test: NDArray[np.integer]
+) -> Domain:
+    """The same domain with these test items for ``users`` (canonical indices)."""
     items = domain.sequences.items.copy()
-    for user in users.tolist():
-        fresh = np.setdiff1d(np.arange(domain.n_items), domain.sequences[user])
-        items[domain.sequences.offsets[user + 1] - 1] = rng.choice(fresh)
+    items[domain.sequences.offsets[users + 1] - 1] = test
     return Domain(
         name=domain.name,
         items=domain.items,

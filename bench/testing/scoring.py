@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = [
     "check_row_order",
     "check_set_sizes",
     "check_unseen_items",
+    "different",
+    "distance",
+    "same_scores",
 ]
 
 TOLERANCE = 1e-4
@@ -86,7 +90,7 @@ def check_repeatable(session: Session) -> str:
     first, second = session.values(fitted), session.values(fitted)
     if not np.array_equal(first, second, equal_nan=True):
         raise CheckFailed(
-            f"two calls of score on the same requests differ in {_different(first, second)}. "
+            f"two calls of score on the same requests differ in {different(first, second)}. "
             "Switch dropout and sampling off while scoring, or key the draws by user and item."
         )
     return ""
@@ -99,7 +103,7 @@ def check_batches(session: Session) -> str:
     singly = [session.values(fitted, requests.take(np.array([row]))) for row in range(6)]
     pieces = [session.values(fitted, chunk) for chunk in requests.chunks(7)]
     difference = max(
-        _distance(whole[:6], np.concatenate(singly)), _distance(whole, np.concatenate(pieces))
+        distance(whole[:6], np.concatenate(singly)), distance(whole, np.concatenate(pieces))
     )
     if difference > TOLERANCE:
         raise CheckFailed(
@@ -114,7 +118,7 @@ def check_row_order(session: Session) -> str:
     """Scores follow the order of the requests."""
     fitted, requests = session.base(), session.requests
     order = np.random.default_rng(0).permutation(len(requests))
-    difference = _distance(
+    difference = distance(
         session.values(fitted)[order], session.values(fitted, requests.take(order))
     )
     if difference > TOLERANCE:
@@ -130,14 +134,10 @@ def check_candidate_order(session: Session) -> str:
     fitted, requests = session.base(), session.requests
     n, c = requests.candidates.shape
     order = np.random.default_rng(1).permuted(np.tile(np.arange(c), (n, 1)), axis=1)
-    shuffled = Requests(
-        requests.domain,
-        requests.users,
-        requests.history,
-        np.take_along_axis(requests.candidates, order, axis=1),
-    )
+    moved = np.take_along_axis(requests.candidates, order, axis=1)
+    shuffled = replace(requests, candidates=moved)
     plain = session.score(fitted, requests).values
-    difference = _distance(
+    difference = distance(
         np.take_along_axis(plain, order, axis=1), session.score(fitted, shuffled).values
     )
     if difference > TOLERANCE:
@@ -152,13 +152,13 @@ def check_set_sizes(session: Session) -> str:
     """Works with any number of candidates, and with the whole catalogue."""
     fitted, requests = session.base(), session.requests
     bound = session.capabilities.max_candidates
-    few = Requests(requests.domain, requests.users, requests.history, requests.candidates[:, :5])
+    few = replace(requests, candidates=requests.candidates[:, :5])
     require_form(session, session.score(fitted, few), few)
     n_items = session.small_task.n_items
     if bound is not None and bound < n_items:
         return f"at most {bound} candidates declared; 5 tried"
     every = np.broadcast_to(np.arange(n_items, dtype=np.int32), (len(requests), n_items))
-    full = Requests(requests.domain, requests.users, requests.history, every)
+    full = replace(requests, candidates=every)
     scores = session.score(fitted, full)
     require_form(session, scores, full)
     if scores.slots is not None:
@@ -166,7 +166,7 @@ def check_set_sizes(session: Session) -> str:
     if session.capabilities.compares_candidates:
         return "compares_candidates: scores of different sets are not compared"
     rows = np.take_along_axis(scores.values, requests.candidates.astype(np.int64), axis=1)
-    difference = _distance(rows, session.score(fitted, requests).values)
+    difference = distance(rows, session.score(fitted, requests).values)
     if difference > TOLERANCE and not session.capabilities.may_leave_unranked:
         raise CheckFailed(
             f"a candidate's score among the whole catalogue differs by up to {difference:.2g} from its "
@@ -184,7 +184,8 @@ def check_unseen_items(session: Session) -> str:
     unseen = wire.test[:n].astype(np.int32)
     history = Sequences(np.arange(n + 1, dtype=np.int64) * 2, np.repeat(unseen, 2))
     candidates = np.stack([np.arange(n, dtype=np.int32), unseen[::-1]], axis=1)
-    requests = Requests(wire.task.target, np.arange(n, dtype=np.int32), history, candidates)
+    times = np.arange(2 * n, dtype=np.float64)
+    requests = Requests(wire.task.target, np.arange(n, dtype=np.int32), history, candidates, times)
     require_form(session, session.score(fitted, requests), requests)
     return ""
 
@@ -192,15 +193,17 @@ def check_unseen_items(session: Session) -> str:
 def check_empty_history(session: Session) -> str:
     """A request with an empty history gets scores too (popularity, a prior, or zeros)."""
     requests = session.requests.take(np.arange(4))
+    first = int(requests.history.offsets[1])
     emptied = Sequences(
-        np.concatenate([[0, 0], requests.history.offsets[2:] - requests.history.offsets[1]]),
-        requests.history.items[requests.history.offsets[1] :],
+        np.concatenate([[0, 0], requests.history.offsets[2:] - first]),
+        requests.history.items[first:],
     )
-    changed = Requests(requests.domain, requests.users, emptied, requests.candidates)
+    times = None if requests.timestamps is None else requests.timestamps[first:]
+    changed = replace(requests, history=emptied, timestamps=times)
     fitted = session.base()
     scores = session.score(fitted, changed)
     require_form(session, scores, changed)
-    difference = _distance(scores.values[1:], session.score(fitted, requests).values[1:])
+    difference = distance(scores.values[1:], session.score(fitted, requests).values[1:])
     if difference > TOLERANCE:
         raise CheckFailed(
             f"one empty history changes the scores of other rows by up to {difference:.2g}; handle "
@@ -214,16 +217,18 @@ def same_scores(session: Session, one: Fitted, other: Fitted) -> str:
     first, second = session.values(one), session.values(other)
     if np.array_equal(first, second, equal_nan=True):
         return ""
-    return _different(first, second)
+    return different(first, second)
 
 
-def _distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
+def distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
+    """Largest difference, relative to the largest score where that is above 1."""
     if not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf")
     scale = max(1.0, float(np.nanmax(np.abs(a), initial=0.0)))
     return float(np.nanmax(np.abs(a.astype(np.float64) - b), initial=0.0)) / scale
 
 
-def _different(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> str:
+def different(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> str:
+    """How two score matrices differ, for messages."""
     rows = int((~((a == b) | (np.isnan(a) & np.isnan(b)))).any(axis=1).sum())
-    return f"{rows} of {len(a)} rows, by up to {_distance(a, b):.2g}"
+    return f"{rows} of {len(a)} rows, by up to {distance(a, b):.2g}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +17,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from bench.data.domain import Domain
+from bench.enclosure import (
+    Decoy,
+    Places,
+    Watch,
+    arrays_of,
+    counted_steps,
+    frozen,
+    held_out_places,
+    own_module,
+    shifted_draws,
+    watched,
+    write_decoy,
+)
 from bench.errors import BenchError, MissingExtraError
 from bench.methods import Capabilities, Method, Requests, Scores, TrainView
 from bench.protocol.task import Task, build_task
 from bench.testing.context import TestContext, make_context
 from bench.testing.isolation import (
     IMPORT_EFFECTS,
-    arrays_of,
-    frozen,
     global_state,
     restore_state,
     state_changes,
@@ -42,12 +55,17 @@ _LARGE_USERS = 300
 
 @dataclass(slots=True, eq=False)
 class Fitted:
-    """A fitted method and what it was fitted with."""
+    """A fitted method and what it was fitted with.
+
+    Attributes:
+        decoy: which of the session's decoys it was fitted beside, and is scored beside.
+    """
 
     method: Method
     context: TestContext
     view: TrainView
     task: Task
+    decoy: int = 0
 
 
 @dataclass(eq=False)
@@ -60,6 +78,8 @@ class Session:
         check: the check that is running.
         state_faults, input_faults, write_faults, print_faults: side effects seen so far, one line
             each.
+        steps: classes of optimisers that made a step in a fit.
+        secret: seed of candidate sets that no method can compute.
     """
 
     cls: type[Method]
@@ -70,6 +90,8 @@ class Session:
     input_faults: list[str] = field(default_factory=list)
     write_faults: list[str] = field(default_factory=list)
     print_faults: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    secret: int = field(default_factory=lambda: secrets.randbits(128))
     _fits: dict[str, Fitted | Exception] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _warm: set[str] = field(default_factory=set)
@@ -121,10 +143,16 @@ class Session:
     @cached_property
     def large_task(self) -> Task:
         """The task on which the method has to learn."""
+        target, sources = self.large_domains
+        return build_task(target, sources=sources)
+
+    @cached_property
+    def large_domains(self) -> tuple[Domain, tuple[Domain, ...]]:
+        """A planted target that is large enough to learn from, and the sources."""
         count = self._n_sources
         namespace = "planted" if count else None
         target = planted_domain(n_users=_LARGE_USERS, namespace=namespace)
-        return build_task(target, sources=planted_sources(count))
+        return target, planted_sources(count)
 
     @cached_property
     def tripwire(self) -> Tripwire:
@@ -142,7 +170,13 @@ class Session:
         return self.fit("base", lambda: self.small_task)
 
     def fit(
-        self, key: str, task: Callable[[], Task], *, seed: int = 0, shift_globals: bool = False
+        self,
+        key: str,
+        task: Callable[[], Task],
+        *,
+        seed: int = 0,
+        shift_globals: bool = False,
+        shift_draws: bool = False,
     ) -> Fitted:
         """Fit once under a key; later calls return the same object.
 
@@ -151,6 +185,7 @@ class Session:
             task: makes the task.
             seed: training seed.
             shift_globals: start from other states of the process-wide random generators.
+            shift_draws: give generators that the fit seeds itself other seeds.
 
         Raises:
             CheckFailed: fitting failed, and this check is the first to see it.
@@ -160,7 +195,7 @@ class Session:
             key = "base"  # what fails on the plain task is not tried on others
         if key not in self._fits:
             try:
-                self._fits[key] = self._fit(key, task(), seed, shift_globals)
+                self._fits[key] = self._fit(key, task(), seed, shift_globals, shift_draws)
             except Exception as error:
                 self._fits[key] = error
         result = self._fits[key]
@@ -173,8 +208,11 @@ class Session:
             raise CheckSkipped(f"something optional is not installed: {result}")
         raise CheckFailed(f"fit raised {describe(result)}") from result
 
-    def _fit(self, key: str, task: Task, seed: int, shift_globals: bool) -> Fitted:
+    def _fit(
+        self, key: str, task: Task, seed: int, shift_globals: bool, shift_draws: bool
+    ) -> Fitted:
         needs = self.capabilities
+        decoy = int(key == "changed")
         view = task.train_view(
             with_sources=needs.needs_sources,
             transductive=needs.transductive,
@@ -189,18 +227,26 @@ class Session:
             adapters=self.cls.adapter_store(self.folder / key / "adapters"),
             seed=seed,
         )
-        method = self.cls(self.config)
         state = global_state()
         if shift_globals:
             _shift_globals()
         try:
-            self.watched("fit", context, {"view": view}, lambda: method.fit(view, context))
+            with (
+                shifted_draws(self.cls) if shift_draws else nullcontext(),
+                counted_steps(self.cls) as steps,
+            ):
+                with self.enclosed("__init__", context, decoy):
+                    method = self.cls(self.config)
+                self.watched(
+                    "fit", context, {"view": view}, lambda: method.fit(view, context), decoy
+                )
         finally:
             restore_state(state)
-        return Fitted(method, context, view, task)
+        self.steps += [name for name in steps if name not in self.steps]
+        return Fitted(method, context, view, task, decoy)
 
-    def score(self, fitted: Fitted, requests: Requests) -> Scores:
-        """Score, watched for side effects.
+    def score(self, fitted: Fitted, requests: Requests, decoy: int | None = None) -> Scores:
+        """Score, watched for side effects, beside the decoy of the fit or another.
 
         Raises:
             CheckFailed: ``score`` raised an error.
@@ -211,20 +257,61 @@ class Session:
                 fitted.context,
                 {"requests": requests},
                 lambda: fitted.method.score(requests, fitted.context),
+                fitted.decoy if decoy is None else decoy,
             )
             return scores
         except Exception as error:
             raise CheckFailed(f"score raised {describe(error)}") from error
 
-    def values(self, fitted: Fitted, requests: Requests | None = None) -> NDArray[np.floating[Any]]:
+    @contextmanager
+    def enclosed(
+        self, phase: str, context: TestContext, decoy: int = 0, *free: Path
+    ) -> Iterator[None]:
+        """Code of the method runs in the block, as a plugin's does in a run (:mod:`bench.enclosure`)."""
+        places = Places(
+            (*self._places.data, *(one.domains for one in self.decoys)),
+            (*self._places.runs, *(one.store for one in self.decoys)),
+            (context.scratch, *free),
+        ).resolved()
+        watch = Watch(f"{self.cls.name}: {phase}()", own_module(self.cls), places)
+        with self.decoys[decoy].shown(), watched(watch):
+            yield
+
+    @cached_property
+    def _places(self) -> Places:
+        return held_out_places(self.cls, None, None)
+
+    @cached_property
+    def decoys(self) -> tuple[Decoy, Decoy]:
+        """Two stand-ins for cache, store and data root, which differ in every answer alone."""
+        target, sources = self.large_domains
+        first, second = (
+            write_decoy(
+                self.folder / f"decoy-{seed}",
+                [target, *sources],
+                seed=seed,
+                method=self.cls.name,
+            )
+            for seed in (0, 1)
+        )
+        return first, second
+
+    def values(
+        self, fitted: Fitted, requests: Requests | None = None, decoy: int | None = None
+    ) -> NDArray[np.floating[Any]]:
         """Scores as an array; for a generator of lists, the answer slots count as well."""
-        scores = self.score(fitted, self.requests if requests is None else requests)
+        scores = self.score(fitted, self.requests if requests is None else requests, decoy)
         if scores.slots is None:
             return scores.values
         return np.concatenate([scores.values, scores.slots.astype(np.float32)], axis=1)
 
     def watched(
-        self, what: str, context: TestContext, inputs: Mapping[str, Any], action: Callable[[], Any]
+        self,
+        what: str,
+        context: TestContext,
+        inputs: Mapping[str, Any],
+        action: Callable[[], Any],
+        decoy: int = 0,
     ) -> Any:
         """Run ``action`` and note what it does to inputs, files and the process."""
         arrays: dict[str, NDArray[Any]] = {}
@@ -236,10 +323,11 @@ class Session:
         try:
             with (
                 watch_prints() as prints,
-                watch_writes([context.scratch]) as writes,
+                watch_writes([context.scratch, *(one.root for one in self.decoys)]) as writes,
                 frozen(
                     arrays, lambda name: self._note(self.input_faults, f"{what} changed {name}")
                 ),
+                self.enclosed(what, context, decoy),
             ):
                 return action()
         finally:

@@ -9,9 +9,11 @@ held-out events.
 from __future__ import annotations
 
 import array
+import mmap
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,8 @@ _N_USERS = 40
 # among them. Complete sequences hold 12 %, and a list of held-out items 50 % or more.
 _MOST_TEST, _MOST_VALID = 0.06, 0.10
 _LONGEST_PAIR = 4
+# Files of prepared domains and of stored runs.
+_BESIDE_EVENTS = ("domain.json", "import.json", "per_user.parquet")
 # So few positions of positives can agree by chance.
 _FEWEST_POSITIONS = 8
 
@@ -127,12 +131,38 @@ def _fault(value: Any, wire: Tripwire) -> str:
             if n:
                 return f"{n} {kind} events in sequences"
         return ""
+    if isinstance(value, (np.memmap, mmap.mmap)):
+        return _fault_of_map(value)
     if isinstance(value, np.ndarray) and value.ndim == 2:
         fault = _fault_of_table(value, wire)
         if fault:
             return fault
     items = _numbers(value, wire)
     return "" if items is None or not len(items) else _fault_of_numbers(items, wire)
+
+
+def _fault_of_map(value: np.memmap[Any, Any] | mmap.mmap) -> str:
+    """A map of a file that lies beside held-out events, which its name leads to."""
+    file = _mapped_file(value)
+    folder = None if file is None else file.parent
+    if folder is not None and any((folder / name).exists() for name in _BESIDE_EVENTS):
+        return f"a memory map of {file}, beside which every held-out event is stored"
+    return ""
+
+
+def _mapped_file(value: np.memmap[Any, Any] | mmap.mmap) -> Path | None:
+    if isinstance(value, np.memmap):
+        return None if value.filename is None else Path(value.filename)
+    try:
+        start = np.frombuffer(value, dtype=np.uint8).__array_interface__["data"][0]
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # closed, or another system
+        return None
+    for line in lines:
+        first, _, rest = line.partition("-")
+        if int(first, 16) == start and "/" in rest:
+            return Path(rest[rest.index("/") :])
+    return None
 
 
 def _fault_of_numbers(items: NDArray[np.int64], wire: Tripwire) -> str:

@@ -1,4 +1,4 @@
-"""Controls that separate weaving from its confounders, and the rival of the same shape."""
+"""Controls that separate weaving from its confounders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.llm.merge import Merge
 from bench.llm.methods.branches import AdapterMethod, Branch
 from bench.methods import Family
 
-__all__ = ["AveragedConfig", "HybridOnly", "MoLoRec", "SeedAverage"]
+__all__ = ["AllDataAverage", "AveragedConfig", "HybridOnly", "SeedAverage"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -66,7 +66,7 @@ class SeedAverage(AdapterMethod):
         return Merge("weight-average", {"space": self.config.space})
 
 
-class MoLoRecConfig(AveragedConfig):
+class AllDataAverageConfig(AveragedConfig):
     """As every averaged pair.
 
     Attributes:
@@ -77,13 +77,14 @@ class MoLoRecConfig(AveragedConfig):
     general: Share | Literal["validation"] = 0.5
 
 
-class MoLoRec(AdapterMethod):
-    """A domain-general and a domain-specific adapter, averaged (MoLoRec, arXiv 2502.08271)."""
+class AllDataAverage(AdapterMethod):
+    """The target's adapter and one on all domains, the target among them, averaged with fixed shares."""
 
-    name = "molorec"
-    version = "1"
+    name = "all-data-average"
+    # Runs of version 1 were stored as molorec, see bench.runs.stored.RENAMED.
+    version = "2"
     family = Family.MERGING
-    Config = MoLoRecConfig
+    Config = AllDataAverageConfig
     uses_sources: ClassVar[bool] = True
 
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:

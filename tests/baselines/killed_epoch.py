@@ -25,7 +25,9 @@ class Epochs(QuietProgress):
         self.begun = 0
         self.killed_in = killed_in
 
-    def track(self, items: Iterable[Any], *, total: Any = None, description: str = "") -> Any:
+    def track(
+        self, items: Iterable[Any], *, total: Any = None, description: str = "", more: int = 0
+    ) -> Any:
         if not description.startswith("epoch "):
             return items
         self.begun += 1

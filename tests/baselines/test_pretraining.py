@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.baselines import pretraining
 from bench.baselines.pretraining import FirstStage, PretrainedStore, pretrained_store
 from bench.baselines.training import TrainingReport
-from bench.errors import MethodError
+from bench.errors import MethodError, ResultError
 from bench.io import read_json
 from bench.methods import AdapterUse
 from bench.testing import make_context
@@ -121,13 +121,29 @@ def test_epochs_of_a_process_that_was_killed_are_paid_for(tmp_path: Path) -> Non
     assert (record["seconds"], record["cpu_seconds"]) == (100, 80)
 
 
-def test_a_damaged_stage_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "pretraining.json"])
+def test_a_damaged_stage_is_refused_and_not_made_again(tmp_path: Path, name: str) -> None:
     make, store = Maker(), PretrainedStore(tmp_path)
     store.get(STAGE, make)
-    (weights,) = tmp_path.glob("m-*/model.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    (file,) = tmp_path.glob(f"m-*/{name}")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ResultError, match=f"{name} was changed.*bench cache rm m-"):
+        store.get(STAGE, make)
+    assert make.calls == 1
+
+
+def test_a_stage_of_an_earlier_version_is_judged_by_its_record_and_sealed(tmp_path: Path) -> None:
+    make, store = Maker(), PretrainedStore(tmp_path)
     store.get(STAGE, make)
-    assert make.calls == 2
+    (seal,) = tmp_path.glob("m-*/seal.json")
+    seal.unlink()
+    store.get(STAGE, make)
+    assert make.calls == 1 and seal.is_file()
+    seal.unlink()
+    weights = seal.with_name("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ResultError, match="was changed"):
+        store.get(STAGE, make)
 
 
 def test_a_context_without_the_store_says_how_to_make_it(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from bench.baselines.text import (
     unit_rows,
     vectors,
 )
-from bench.errors import BenchError, ConfigError, MissingExtraError
-from bench.io import cache_root
+from bench.errors import BenchError, ConfigError, MissingExtraError, ResultError
+from bench.io import cache_root, read_json, sha256_file, write_json
+from bench.sealed import locate, remove
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 
@@ -221,7 +222,7 @@ def test_other_weights_are_another_encoder(own: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no numbers", "no record", "bad record"])
-def test_a_damaged_entry_is_made_again(folders, damage: str) -> None:
+def test_a_damaged_entry_is_refused_until_it_is_removed(folders, damage: str) -> None:
     name = str(folders["bert"])
     expected = np.array(encode_texts(TEXTS, encoder=name))
     [folder] = stored()
@@ -238,9 +239,25 @@ def test_a_damaged_entry_is_made_again(folders, damage: str) -> None:
         record.unlink()
     else:
         record.write_text("[]")
+    with pytest.raises(ResultError, match=f"damaged.*bench cache rm {folder.name}"):
+        encode_texts(TEXTS, encoder=name)
+    remove(locate(folder.name))
     np.testing.assert_array_equal(encode_texts(TEXTS, encoder=name), expected)
     assert stored() == [folder]
-    np.testing.assert_array_equal(np.load(file), expected)
+
+
+def test_an_entry_of_an_earlier_version_is_judged_by_its_record(folders) -> None:
+    name = str(folders["bert"])
+    expected = np.array(encode_texts(TEXTS, encoder=name))
+    [folder] = stored()
+    file, record = folder / "vectors.npy", folder / "vectors.json"
+    (folder / "seal.json").unlink()
+    write_json(record, {**read_json(record), "vectors_sha256": sha256_file(file)})
+    np.testing.assert_array_equal(encode_texts(TEXTS, encoder=name), expected)
+    (folder / "seal.json").unlink()
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ResultError, match="was changed"):
+        encode_texts(TEXTS, encoder=name)
 
 
 def test_an_interrupted_pass_leaves_nothing(folders, monkeypatch) -> None:

@@ -130,3 +130,66 @@ def test_download_prints_progress_and_the_folder(cli, tmp_path, monkeypatch):
     assert "None at all." in result.stderr
     assert f"{len(payload)}/{len(payload)} bytes (100 %)" in result.stderr
     assert str(tmp_path / "raw/fake") in result.stdout
+
+
+def test_options_of_import_reach_the_readers(cli, tmp_path):
+    path = tmp_path / "mine.dat"
+    rows = [f"u{u}|i{i}|{i + 1}|0{i + 1}/02/2020" for u in range(3) for i in range(5)]
+    path.write_text("\n".join([*rows, "u0|i0|5|09/02/2020"]) + "\n")
+    words = (
+        "data",
+        "import",
+        "mine",
+        path,
+        "--separator",
+        "pipe",
+        "--no-header",
+        "--quotes",
+        "none",
+    )
+    roles = ("--column", "user=1", "--column", "item=2", "--column", "time=4")
+    more = ("--time-format", "%d/%m/%Y", "--where", "3 >= 2")
+    done = cli(*words, *roles, *more)
+    assert "3 users, 5 items, 13 events" in done.stdout
+    assert "left out by --where: 3" in done.stdout
+    refused = cli(*words, *roles, *more, "--replace", "--repeats", "keep", code=0)
+    assert "13 events" in refused.stdout
+    path.write_text("\n".join([*rows, "u0|i1|5|09/02/2020"]) + "\n")
+    refused = cli(*words, *roles, *more, "--replace", "--repeats", "keep", code=1).stderr
+    assert "--repeats first" in refused
+    lines = tmp_path / "lines.txt"
+    lines.write_text("7 1 2 3\n8 2 1 3\n")
+    assert "2 users, 3 items, 6 events" in cli("data", "import", "seq", lines, "--sequences").stdout
+
+
+def test_warnings_go_to_standard_error(cli, tmp_path):
+    path = tmp_path / "short.csv"
+    path.write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\nu,c,3\nv,a,1\n")
+    done = cli("data", "import", "short", path)
+    assert "warning: 1 of 2 users have 1 or 2 events" in done.stderr
+    assert "warning" not in done.stdout
+
+
+def test_imports_are_listed_and_removed(cli, tiny, tmp_path):
+    (row,) = (line for line in cli("data", "list").stdout.splitlines() if line.startswith("tiny "))
+    assert "60" in row and "45" in row and "imported from tiny.csv" in row
+    (entry,) = (e for e in json.loads(cli("data", "list", "--json").stdout) if e["name"] == tiny)
+    assert entry["kind"] == "import"
+    assert entry["counts"]["users"] == 60
+    assert str(tmp_path / "cache/domains/tiny") in cli("data", "rm", tiny).stdout
+    assert not (tmp_path / "cache/domains/tiny").exists()
+    assert "tiny" not in cli("data", "list").stdout
+    assert "no imported domain 'tiny'" in cli("data", "rm", tiny, code=2).stderr
+
+
+def test_skipped_lines_of_an_import_are_in_its_stats(cli, tmp_path):
+    for folder, text in (
+        ("a", "user_id,item_id,timestamp\nu,i,1\nu,j,2\nu,k,3\nu,l,never\n"),
+        ("b", "item_id,title\ni,I\nj,J\nk,K\n"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.csv").write_text(text)
+    files = (tmp_path / "a/data.csv", "--items", tmp_path / "b/data.csv")
+    done = cli("data", "import", "mine", *files, "--on-error", "skip").stdout
+    assert "lines skipped in a/data.csv: 1" in done
+    assert re.search(r"^preparation: lines skipped +1$", cli("data", "stats", "mine").stdout, re.M)

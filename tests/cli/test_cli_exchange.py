@@ -94,6 +94,80 @@ def test_limited_requests_and_titles(cli, tiny, tmp_path):
     assert rows[0]["candidate_titles"][0] == f"Title {int(rows[0]['candidates'][0][1:])}"
 
 
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_training_rows_and_validation_requests_are_exported(cli, tiny, tmp_path):
+    from conftest import write_csv
+
+    other = write_csv(tmp_path, "other", seed=9)
+    cli("data", "import", "other", other, "--items", tmp_path / "other-items.csv")
+    test, valid = tmp_path / "test.jsonl", tmp_path / "valid.jsonl"
+    said = cli(
+        "export-requests", "--target", tiny, "--out", test, "--with-training", "--sources", "other"
+    ).stdout
+    assert "A history ends with the user's validation item" in said
+    cli("export-requests", "--target", tiny, "--out", valid, "--split", "valid", "--titles")
+    events: dict[str, list[str]] = {}
+    with (tmp_path / "tiny.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            events.setdefault(row["user_id"], []).append(row["item_id"])
+    tests = {row["user_id"]: row for row in rows_of(test)}
+    assert {user: row["history"] for user, row in tests.items()} == {
+        user: items[:-1] for user, items in events.items()
+    }
+    for row in rows_of(valid):
+        assert row["history"] == events[row["user_id"]][:-2]
+        assert row["candidates"].count(tests[row["user_id"]]["history"][-1]) == 1
+        assert set(row) == {
+            "user_id", "history", "candidates", "history_titles", "candidate_titles",
+        }  # fmt: skip
+    training = rows_of(tmp_path / "test.training.jsonl")
+    mine = {row["user_id"]: row for row in training if row["domain"] == tiny}
+    assert {u: row["history"] for u, row in mine.items()} == {u: i[:-2] for u, i in events.items()}
+    assert all(len(row["timestamps"]) == len(row["history"]) for row in training)
+    assert {row["domain"] for row in training} == {tiny, "other"}
+    meta = json.loads((tmp_path / "test.training.jsonl.meta.json").read_text())
+    assert meta["domains"][tiny]["role"] == "target"
+    assert meta["domains"]["other"]["n_events"] == sum(
+        len(row["history"]) for row in training if row["domain"] == "other"
+    )
+    for path in (test, valid):
+        described = json.loads(path.with_name(path.name + ".meta.json").read_text())
+        assert "validation item" in described["note"]
+    # Scores are for test requests.
+    refused = cli(
+        "import-scores", other, "--name", "x", "--target", tiny, "--requests", valid, code=1
+    )
+    assert "split is valid, this task's is test" in refused.stderr
+    parquet = tmp_path / "test.parquet"
+    cli("export-requests", "--target", tiny, "--out", parquet, "--with-training", "--titles")
+    assert (tmp_path / "test.training.parquet").is_file()
+    assert (
+        "--with-training"
+        in cli(
+            "export-requests", "--target", tiny, "--out", test, "--sources", "other", code=2
+        ).stderr
+    )
+
+
+def test_training_events_of_the_leak_guard_are_not_exported(cli, tmp_path):
+    """Two domains of one id space: what is held out in one is not trained on in the other."""
+    ids = "user_id,item_id,timestamp\n"
+    for name, shift in (("one", 0), ("two", 1)):
+        lines = [f"u{u},i{5 * u + k + shift},{k}" for u in range(9) for k in range(6)]
+        (tmp_path / f"{name}.csv").write_text(ids + "\n".join(lines) + "\n")
+        words = ("--namespace", "shop", "--group", "shop")
+        cli("data", "import", name, tmp_path / f"{name}.csv", *words)
+    out = tmp_path / "r.jsonl"
+    cli("export-requests", "--target", "one", "--out", out, "--with-training")
+    training = rows_of(tmp_path / "r.training.jsonl")
+    # Held out in "one" are its steps 4 and 5, which are the steps 3 and 4 of "two".
+    assert {len(row["history"]) for row in training if row["domain"] == "two"} == {3}
+    assert {len(row["history"]) for row in training if row["domain"] == "one"} == {4}
+
+
 def test_runs_travel_between_stores(cli, tiny, tmp_path):
     run = as_json(cli("run", "--method", "markov", "--target", tiny, "--json"))
     file, other = tmp_path / "runs.tar.gz", tmp_path / "other"

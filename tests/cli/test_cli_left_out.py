@@ -36,6 +36,8 @@ def test_too_many_negatives_leave_users_out_and_say_so(cli, tmp_path):
     cli("data", "import", "shop", with_collector(tmp_path))
     words = ("run", "--method", "random", "--target", "shop", "--n-negatives")
     assert "fewer than 8 items left" in cli(*words, 8, "--quiet").stdout
+    hashed = cli("candidates", "hash", "--target", "shop", "--n-negatives", 8)
+    assert "note: shop: 1 further user has fewer than 8 items left" in hashed.stderr
     refused = cli(*words, 9, code=1).stderr
     assert "--n-negatives 8" in refused
     assert "full" not in refused

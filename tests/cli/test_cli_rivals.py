@@ -55,6 +55,25 @@ def test_rivals_come_from_the_place_that_is_named(cli, tiny, tmp_path, monkeypat
     assert "absent: no such folder" in refused.stderr
 
 
+def test_a_published_manifest_is_read_once_and_only_those_of_the_target(
+    cli, tiny, tmp_path, monkeypatch, published
+):
+    from bench.runs import stored
+
+    results = published / "leaderboards" / "results"
+    shutil.copytree(results / tiny, results / "elsewhere")
+    read_manifest, reads = stored.read_manifest, []
+
+    def counted(path):
+        reads.append(path)
+        return read_manifest(path)
+
+    monkeypatch.setattr(stored, "read_manifest", counted)
+    cli("run", "--method", "item-knn", "--target", tiny, "--quiet", "--rivals", published)
+    found = [path for path in reads if results in path.parents]
+    assert sorted(found) == sorted((results / tiny).iterdir())
+
+
 def test_without_a_checkout_the_output_says_where_published_results_are(
     cli, tiny, tmp_path, monkeypatch
 ):

@@ -16,7 +16,8 @@ from bench.data.imports import import_domain, remove_import, verify
 from bench.data.load import is_available, known_names, load_domain, missing_domains
 from bench.data.sources import stored_names
 from bench.data.stats import domain_stats, overlap
-from bench.errors import ConfigError, DataError, MissingExtraError
+from bench.errors import ConfigError, DataError, MissingExtraError, ResultError
+from bench.sealed import locate, remove
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
 ITEM = "item_id:token\ttitle:token_seq\n"
@@ -118,8 +119,28 @@ def test_a_file_written_a_moment_ago_is_hashed_each_time(root, monkeypatch):
     assert len(hashed) == 4
 
 
-@pytest.mark.parametrize("damage", ["json", "missing array", "short array", "half an array"])
-def test_a_damaged_cache_is_rebuilt(root, own_cache, damage):
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "json",
+        "missing array",
+        "short array",
+        "half an array",
+        "an event",
+        "a title",
+        "an id",
+        "the group",
+        "the seal",
+        "no seal to read",
+    ],
+)
+def test_a_damaged_cache_is_refused_until_it_is_removed(root, own_cache, damage):
     expected = load_domain("toy", data_root=root).content_hash
     (folder,) = (own_cache / "domains-cache").glob("toy-*[!k]")
     target = folder / "items.npy"
@@ -129,9 +150,58 @@ def test_a_damaged_cache_is_rebuilt(root, own_cache, damage):
         target.unlink()
     elif damage == "short array":
         np.save(target, np.zeros(1, np.int32))
-    else:
+    elif damage == "half an array":
         target.write_bytes(target.read_bytes()[:-2])
+    elif damage == "the group":
+        text = (folder / "domain.json").read_text()
+        (folder / "domain.json").write_text(text.replace('"group": null', '"group": "x"'))
+    elif damage == "the seal":
+        text = (folder / "seal.json").read_text()
+        (folder / "seal.json").write_text(text.replace("1", "2", 1))
+    elif damage == "no seal to read":
+        (folder / "seal.json").write_text("[]")
+    else:
+        names = {"an event": "items", "a title": "titles", "an id": "item_ids"}
+        _flip(folder / f"{names[damage]}.npy")
+    with pytest.raises(ResultError, match="damaged") as caught:
+        load_domain("toy", data_root=root)
+    assert f"bench cache rm {folder.name}" in str(caught.value)
+    remove(locate(folder.name))
     assert load_domain("toy", data_root=root).content_hash == expected
+
+
+def test_a_domain_that_an_earlier_version_prepared_is_prepared_again(root, own_cache):
+    expected = load_domain("toy", data_root=root).content_hash
+    (folder,) = (own_cache / "domains-cache").glob("toy-*[!k]")
+    (folder / "seal.json").unlink()
+    _flip(folder / "items.npy")
+    assert load_domain("toy", data_root=root).content_hash == expected
+    assert (folder / "seal.json").is_file()
+
+
+def test_files_that_differ_from_their_import_are_refused(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("user_id,item_id,timestamp\nx,y,1\nx,z,2\n")
+    import_domain("mine", table)
+    (file,) = cache.cache_root().glob("domains/mine/mine.inter")
+    file.write_text(file.read_text().replace("z", "w"))
+    with pytest.raises(DataError, match=r"changed since .* import\.json: .* --replace"):
+        load_domain("mine")
+    import_domain("mine", table, replace=True)
+    assert load_domain("mine").n_events == 2
+
+
+def test_an_edited_asset_is_refused(own_cache):
+    folder = own_cache / "assets" / "ml-100k"
+    folder.mkdir(parents=True)
+    for kind in ("inter", "item"):
+        (folder / f"ml-100k.{kind}").write_text("edited")
+    files = {f"ml-100k.{kind}": "0" * 64 for kind in ("inter", "item")}
+    cache.write_json(folder / assets.RECORD, {"files": files})
+    with pytest.raises(DataError, match="bench assets pull --force ml-100k"):
+        load_domain("ml100k-drama")
+    with pytest.raises(ResultError, match="bench assets pull --force ml-100k"):
+        assets.path("ml-100k")
 
 
 def load_in_child(root, queue):
@@ -248,7 +318,7 @@ def test_atomic_files_can_be_imported_too(root, tmp_path):
     again = load_domain("toy", data_root=root)
     assert made.items.titles.to_list() == again.items.titles.to_list()
     assert made.sequences.items.tolist() == again.sequences.items.tolist()
-    with pytest.raises(ConfigError, match=r"leave the mapping \(--column\) out"):
+    with pytest.raises(DataError, match=r"line 1: no column 'x' \(mapped to user\)"):
         import_domain("other", root / "toy" / "toy.inter", mapping={"user": "x"})
 
 
@@ -270,6 +340,8 @@ def test_other_amazon_categories_and_movielens_releases_can_be_imported(tmp_path
     assert import_domain("films", folder).items.titles.to_list() == ["Café (1999)"]
     with pytest.raises(ConfigError, match="brings its titles"):
         import_domain("films-2", folder, meta)
+    with pytest.raises(ConfigError, match=r"leave the mapping \(--column\) out"):
+        import_domain("films-2", folder, mapping={"user": "x"})
 
 
 def test_skipped_lines_of_an_import_stay_known(tmp_path):
@@ -305,7 +377,7 @@ def embedded():
 
 def test_embedded_domains_have_the_expected_counts(embedded, monkeypatch):
     monkeypatch.setattr(assets, "is_present", lambda name: name == "ml-100k")
-    monkeypatch.setattr(assets, "path", lambda name: embedded)
+    monkeypatch.setattr(assets, "location", lambda name: embedded)
     found = {}
     for name in ("ml100k-drama", "ml100k-comedy", "ml100k-action"):
         domain = load_domain(name)

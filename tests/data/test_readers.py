@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from bench.data.raw import LineErrors
 from bench.data.readers.amazon import read_amazon, read_meta
 from bench.data.readers.atomic import read_atomic
+from bench.data.readers.delimited import Dialect
 from bench.data.readers.lines import iter_lines, split_fields
 from bench.data.readers.movielens import read_movielens
-from bench.data.readers.tabular import ColumnMapping, read_tabular
+from bench.data.readers.tabular import ColumnMapping, TableOptions, read_tabular
 from bench.errors import ConfigError, DataError
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -29,7 +30,7 @@ def events(raw):
 @settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="ab,é日\n", max_size=60), st.integers(1, 20))
 def test_blocks_of_any_size_give_the_same_lines_with_their_numbers(text, block_bytes):
-    runs = list(iter_lines(io.BytesIO(text.encode()), "f", block_bytes=block_bytes))
+    runs = list(iter_lines(io.BytesIO(text.encode()), LineErrors("f"), block_bytes=block_bytes))
     found = [(run.first + row, line) for run in runs for row, line in enumerate(run.text.to_list())]
     expected = text.removesuffix("\n").split("\n") if text else []
     assert found == list(enumerate(expected, 1))
@@ -42,7 +43,7 @@ def test_split_fields_equals_str_split_and_counts_the_rest(rows):
     errors = LineErrors("f", "skip")
     parts = [
         split_fields(run, "|", 3, [("x", 0), ("z", 2)], errors)
-        for run in iter_lines(io.BytesIO(text.encode()), "f", block_bytes=5)
+        for run in iter_lines(io.BytesIO(text.encode()), errors, block_bytes=5)
     ]
     found = [row for part in parts for row in part.rows()]
     cells = [(number, row.split("|")) for number, row in enumerate(rows, 1) if row]
@@ -291,6 +292,8 @@ def test_latin_1_tables_need_their_encoding(tmp_path):
     path.write_bytes("user_id,item_id,timestamp\nJosé,i,1\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"line 2: byte 0xe9 is not utf-8.*--encoding"):
         read_tabular(path)
-    assert events(read_tabular(path, encoding="latin-1")) == [("José", "i", 1.0)]
+    assert events(read_tabular(path, options=TableOptions(Dialect(encoding="latin-1")))) == [
+        ("José", "i", 1.0)
+    ]
     with pytest.raises(ConfigError, match="unknown encoding"):
-        read_tabular(path, encoding="no-such")
+        read_tabular(path, options=TableOptions(Dialect(encoding="no-such")))

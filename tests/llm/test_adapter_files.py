@@ -39,6 +39,9 @@ def test_a_report_without_json_form_is_refused(store):
         store.obtain(recipe(), Maker(report=[1]))
 
 
+COST = {"seconds": 1.0, "cpu_seconds": 1.0, "tokens": 1, "attempts": 1}
+
+
 def _edit(folder: Path, **changes) -> None:
     metadata = json.loads((folder / METADATA).read_text())
     (folder / METADATA).write_text(json.dumps({**metadata, **changes}))
@@ -56,6 +59,20 @@ def _edit(folder: Path, **changes) -> None:
         (lambda f: _edit(f, adapter_id="0" * 16), "belongs to adapter '0000000000000000'"),
         (lambda f: _edit(f, cost={}), "cost or lineage is incomplete"),
         (lambda f: _edit(f, lineage=[{"adapter_id": "x"}]), "cost or lineage is incomplete"),
+        (
+            lambda f: _edit(f, cost=COST | {"tokens": 2**63 + 1}),
+            "cost.tokens is 9223372036854775809",
+        ),
+        (lambda f: _edit(f, cost=COST | {"tokens": 10**400}), "not valid JSON"),
+        (lambda f: _edit(f, cost=COST | {"tokens": -1}), "cost.tokens is -1; expected"),
+        (lambda f: _edit(f, cost=COST | {"seconds": "3"}), "cost.seconds is '3'; expected"),
+        (lambda f: _edit(f, lineage=["a"]), "lineage.0 is 'a'; expected"),
+        (lambda f: _edit(f, recipe={"backbone": ["a"]}), "recipe.backbone is ['a']; expected"),
+        (lambda f: _edit(f, recipe={"mixture": ["a"]}), "recipe.mixture.0 is 'a'; expected"),
+        (lambda f: _edit(f, recipe={"mixture": [{}]}), "mixture.0.domain is missing"),
+        (lambda f: _edit(f, init_hash=["a"]), "init_hash is ['a']; expected"),
+        (lambda f: _edit(f, label=["a"]), "field 'label' is list, expected str"),
+        (lambda f: _edit(f, files={CONFIG: 1, WEIGHTS: []}), "files.adapter_config.json is 1"),
         (lambda f: _edit(f, files={}), "does not list"),
         (lambda f: _edit(f, files=[]), "field 'files' is list, expected dict"),
     ],

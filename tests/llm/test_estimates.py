@@ -14,13 +14,10 @@ from tiny import tiny_backbone
 from bench.llm.backbones import Backbone, find_backbone, load_model, load_tokenizer
 from bench.llm.config import AdapterConfig, LLMConfig
 from bench.llm.estimates import (
-    PUBLISHED_SHAPES,
-    ModelShape,
     Work,
     scoring_memory_mb,
     scoring_work,
     seconds_of,
-    shape_from_config,
     title_tokens,
     training_memory_mb,
     training_work,
@@ -28,6 +25,7 @@ from bench.llm.estimates import (
 from bench.llm.lora import LoraSpec, target_modules
 from bench.llm.machine import REFERENCE_GPU, Machine, measure_machine
 from bench.llm.mixtures import AdapterRecipe, domain_examples
+from bench.llm.shapes import PUBLISHED_SHAPES, ModelShape, shape_from_config
 from bench.methods import DomainSize, Job, PlanSpec
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve

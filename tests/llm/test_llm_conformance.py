@@ -42,7 +42,8 @@ CASES = [
             ("weaverec-by-validation", "weaverec", {"weights": "validation"}),
             ("hybrid-only", "hybrid-only", {}),
             ("seed-average", "seed-average", {}),
-            ("molorec", "molorec", {}),
+            ("all-data-average", "all-data-average", {}),
+            ("molorec", "molorec", ADAPTED),
         )
     ),
 ]

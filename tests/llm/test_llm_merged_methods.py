@@ -183,7 +183,9 @@ def test_all_weight_on_the_target_scores_as_target_only(space, tiny_llama, tmp_p
         np.testing.assert_allclose(*values, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "option"), [("weaverec", "weights"), ("molorec", "general")])
+@pytest.mark.parametrize(
+    ("name", "option"), [("weaverec", "weights"), ("all-data-average", "general")]
+)
 def test_what_validation_chose_is_told_and_described_last(
     name, option, tiny_llama, tmp_path, root, monkeypatch
 ):
@@ -340,13 +342,3 @@ def test_controls_train_what_they_say(tiny_llama, tmp_path, root):
     two = [a for a in fresh.list() if a.adapter_id in ids]
     assert len({a.metadata["recipe"]["order_seed"] for a in two}) == 2
     assert len({a.metadata["init_hash"] for a in two}) == 1
-
-
-def test_molorec_averages_the_general_and_the_specific_adapter(tiny_llama, tmp_path, root):
-    task = task_of("north", ("east",))
-    store = AdapterStore(root)
-    run(make("all-data", tiny_llama), task, tmp_path / "a", store)
-    run(make("target-only", tiny_llama), task, tmp_path / "t", store)
-    again = AdapterStore(root)
-    run(make("molorec", tiny_llama), task, tmp_path / "m", again)
-    assert trained(again) == 0

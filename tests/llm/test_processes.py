@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.llm import processes
 from bench.llm.lora import read_adapter
 from bench.process import launched
 
@@ -73,7 +74,7 @@ def command(tiny_llama: Path, data_root: Path):
     return [*options, "--dtype", "float32"]
 
 
-def start(folder: Path, *arguments: str, processes: Sequence[str] = TWO) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, launcher: Sequence[str] = TWO) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "BENCH_CACHE": str(folder / "cache"),
@@ -82,7 +83,7 @@ def start(folder: Path, *arguments: str, processes: Sequence[str] = TWO) -> subp
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
-        [sys.executable, *processes, *arguments],
+        [sys.executable, *launcher, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -111,9 +112,9 @@ def factors(folder: Path) -> dict[str, np.ndarray]:
 def test_two_processes_end_with_the_figures_of_one(command, tmp_path: Path):
     one, two = tmp_path / "one", tmp_path / "two"
     runs = []
-    for folder, processes in ((one, ()), (two, TWO)):
+    for folder, launcher in ((one, ()), (two, TWO)):
         folder.mkdir()
-        process = start(folder, "-m", "bench", *command, "--json", processes=processes)
+        process = start(folder, "-m", "bench", *command, "--json", launcher=launcher)
         out, err = finish(process)
         assert process.returncode == 0, err
         runs.append(json.loads(out))  # one object: the second process prints nothing
@@ -179,10 +180,55 @@ def test_a_process_that_dies_ends_the_others(command, tmp_path: Path):
     assert err.count("error: ") <= 1
     assert not list((tmp_path / "runs").glob("hats/*"))
     # Nothing is held any more: the same command, alone, runs to its end.
-    again = start(tmp_path, "-m", "bench", *command, "--quiet", "--wait", "0", processes=())
+    again = start(tmp_path, "-m", "bench", *command, "--quiet", "--wait", "0", launcher=())
     out, err = finish(again)
     assert again.returncode == 0, err
     assert re.search(r"NDCG@5", out)
+
+
+class SilentStore:
+    """Words that never come, from a process 0 that gave a sign of life ``alive`` times."""
+
+    def __init__(self, alive: int) -> None:
+        self.alive = alive
+        self.said: dict[str, bytes] = {}
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.said for key in keys)
+
+    def add(self, _key: str, _amount: int) -> int:
+        self.alive -= 1
+        if self.alive == 0:
+            self.said["word-0"] = b"end"
+        return self.alive
+
+    def get(self, key: str) -> bytes:
+        return self.said[key]
+
+
+def test_nobody_waits_for_a_process_that_gives_no_sign_of_life(monkeypatch):
+    monkeypatch.setattr(processes, "_SILENCE", 0.05)
+    monkeypatch.setattr(processes, "_POLL", 0.02)
+
+    class Dead(SilentStore):
+        def add(self, key: str, amount: int) -> int:
+            return 0
+
+    with pytest.raises(SystemExit, match="process 1 of 2: no sign of life of process 0"):
+        processes._heard(Dead(0), "word-0", processes.Processes(1, 2))
+    # As long as there are signs it is waited for, however long it takes.
+    assert processes._heard(SilentStore(20), "word-0", processes.Processes(1, 2)) == "end"
+
+
+def test_alone_work_for_all_is_work_for_one():
+    def work(*, shared: int, own: int = 0) -> int:
+        return shared + own
+
+    assert processes.everywhere(work, {"own": 2}, shared=1) == 3
+    alone = processes.Processes()
+    with pytest.raises(ValueError, match="planted"), alone.jointly():
+        raise ValueError("planted")
+    assert alone.leads and alone.from_leader("x") == "x"
 
 
 def test_only_a_launcher_makes_several_processes_of_one():

@@ -123,13 +123,11 @@ def test_other_kinds_of_adapters_are_refused_by_name(folder, values, message):
         {"r": 2.5},
         {"r": "4"},
         {"r": True},
-        {"r": 10**400},
         {"r": 10**9},
         {"r": None},
         {"lora_alpha": 0},
         {"lora_alpha": None},
-        {"lora_alpha": 10**400},
-        {"lora_alpha": float("inf")},
+        {"lora_alpha": -1e300},
         {"base_model_name_or_path": ["some/base"]},
         {"revision": ["main"]},
         {"task_type": {"a": 1}},
@@ -152,7 +150,9 @@ def test_damaged_values_are_named_with_file_and_key(folder, values):
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", "{"])
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "3", "{", "[" * 5000, f'{{"r": {10**400}}}', '{"lora_alpha": Infinity}']
+)
 def test_configurations_that_are_no_objects_are_named(folder, text):
     (folder / CONFIG).write_text(text)
     with pytest.raises(DataError, match=CONFIG):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_serializer, model_validator
 
 from bench.errors import ConfigError
 from bench.methods import Family, Method, MethodConfig
@@ -248,3 +248,19 @@ def test_groups_of_keys_are_described_as_they_are_set():
         profiles: ClassVar = {"cpu": {"optimiser.warmup": 5}}
 
     assert profile_values(Dotted) == {"cpu": {"optimiser.warmup": 5}}
+
+
+def test_a_default_that_a_group_leaves_out_of_its_values_is_described():
+    class Group(BaseModel):
+        old: int = 1
+        new: float = 2.0
+
+        @model_serializer(mode="wrap")
+        def _known_values(self, serialise):
+            return {key: value for key, value in serialise(self).items() if key != "new"}
+
+    class Grouped(MethodConfig):
+        group: Group = Group()
+
+    fields = {field.name: field.default for field in config_fields(Grouped)}
+    assert fields == {"group.old": 1, "group.new": 2.0}

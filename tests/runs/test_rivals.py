@@ -50,13 +50,13 @@ def test_random_is_a_rival_only_where_there_is_no_other(store, make_spec):
 def reads(monkeypatch) -> list[Path]:
     """The run folders that rivals were read from, in order."""
     found: list[Path] = []
-    read_run = module.read_run
+    present = module.present
 
     def counted(path: Path):
         found.append(path)
-        return read_run(path)
+        return present(path)
 
-    monkeypatch.setattr(module, "read_run", counted)
+    monkeypatch.setattr(module, "present", counted)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,11 @@ from bench.io import (
     lock,
     read_json,
     require_free_space,
-    sha256_file,
     write_json,
 )
 from bench.methods.base import Progress, QuietProgress
 from bench.pretrained.quiet import quiet_transformers
+from bench.sealed import intact, seal
 
 __all__ = ["encode_texts", "encode_with", "unit_rows"]
 
@@ -72,12 +72,13 @@ def encode_texts(
     Returns:
         float32, shape ``(n, d)``, read-only; memory-mapped from
         ``cache_root()/text-vectors/ENCODER-KEY/vectors.npy``, where KEY is a hash of encoder
-        content, pooling, ``max_tokens``, ``dtype`` and texts. Damaged files are made again.
+        content, pooling, ``max_tokens``, ``dtype`` and texts.
 
     Raises:
         ConfigError: an unknown encoder, pooling or dtype, or ``max_tokens`` out of range.
         MissingExtraError: packages or the asset are absent; the message names the command.
         BenchError: a download failed, or the disk is full.
+        ResultError: the stored vectors are damaged.
     """
     shown = progress or QuietProgress()
     found = resolve_encoder(encoder, progress=shown.status)
@@ -119,10 +120,8 @@ def encode_texts(
                     progress=shown,
                 )
                 np.save(file, made, allow_pickle=False)
-                write_json(
-                    partial / "vectors.json",
-                    {**key, "name": encoder, "vectors_sha256": sha256_file(file)},
-                )
+                write_json(partial / "vectors.json", {**key, "name": encoder})
+                seal(partial)
             vectors = _stored(folder)
     if vectors is None:
         raise ResultError(
@@ -151,21 +150,21 @@ def _texts_hash(texts: Sequence[str]) -> str:
 
 
 def _stored(folder: Path) -> NDArray[np.float32] | None:
-    """The vectors in ``folder``, or None where they are absent or not what was written."""
-    file = folder / "vectors.npy"
-    try:
-        meta = read_json(folder / "vectors.json")
-        if sha256_file(file) != meta["vectors_sha256"]:
-            return None
-        # mmap cannot map zero bytes; an empty array is simply read.
-        vectors: NDArray[np.float32] = np.load(
-            file, mmap_mode="r" if meta["n_texts"] else None, allow_pickle=False
-        )
-    except (ResultError, OSError, ValueError, KeyError, TypeError):
+    """The vectors in ``folder``, or None where there are none; raises where they are damaged."""
+    if not intact(folder, recorded=lambda: _recorded(folder)):
         return None
+    file = folder / "vectors.npy"
+    # mmap cannot map zero bytes; an empty array is simply read.
+    mode: Literal["r"] | None = "r" if read_json(folder / "vectors.json")["n_texts"] else None
+    vectors: NDArray[np.float32] = np.load(file, mmap_mode=mode, allow_pickle=False)
     vectors = vectors.view(np.ndarray)
     vectors.flags.writeable = False
     return vectors
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """What earlier versions recorded."""
+    return {"vectors.npy": read_json(folder / "vectors.json")["vectors_sha256"]}
 
 
 def _check_length(encoder: Encoder, max_tokens: int, model: Any, tokenizer: Any) -> None:

@@ -13,27 +13,23 @@ from pathlib import Path
 import polars as pl
 
 from bench.data.raw import (
-    EVENT_SCHEMA,
     LineErrors,
     OnError,
     RawData,
     check_on_error,
     require_events,
+    skipped_lines,
 )
-from bench.data.readers.lines import (
-    Lines,
-    iter_lines,
-    numeric_time,
-    open_source,
-    read_header,
-    split_fields,
-)
+from bench.data.readers.delimited import Columns, Dialect, read_delimited
+from bench.data.readers.lines import open_source
+from bench.data.readers.rows import events_of, items_of
 from bench.errors import DataError
 
-__all__ = ["find_atomic", "read_atomic", "read_item_file"]
+__all__ = ["ATOMIC", "ATOMIC_TYPES", "ITEM_COLUMNS", "find_atomic", "read_atomic", "read_item_file"]
 
-_TYPES = ("token", "token_seq", "float", "float_seq")
-_ITEM_COLUMNS = {
+ATOMIC = Dialect(separator="\t", quotes="none", header=True)
+ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
+ITEM_COLUMNS = {
     "title": ("title", "movie_title", "name"),
     "brand": ("brand",),
     "category": ("category", "categories", "class", "genre", "genres"),
@@ -63,20 +59,16 @@ def read_atomic(inter: Path, item: Path | None = None, *, on_error: OnError = "r
         DataError: a malformed header or line; the message names file and line.
     """
     check_on_error(on_error)
-    skipped: dict[str, int] = {}
-    errors = LineErrors(str(inter), on_error)
+    errors = [LineErrors(str(inter), on_error)]
     wanted = {"user": ("user_id",), "item": ("item_id",), "time": ("timestamp",)}
-    parts = [numeric_time(part, errors) for part in _read(inter, wanted, errors, ("time",))]
-    events = pl.concat(parts) if parts else pl.DataFrame(schema=EVENT_SCHEMA)
-    require_events(events, str(inter))
-    skipped[inter.name] = errors.count
+    events = events_of(_read(inter, wanted, errors[0], ("time",)), errors[0])
+    require_events(events, str(inter), errors[0].count)
+    files = (inter,) if item is None else (inter, item)
     items = None
     if item is not None:
-        errors = LineErrors(str(item), on_error)
-        items = read_item_file(item, errors)
-        skipped[item.name] = errors.count
-    files = (inter,) if item is None else (inter, item)
-    return RawData(events, items, files, skipped, complete_items=items is not None)
+        errors.append(LineErrors(str(item), on_error))
+        items = read_item_file(item, errors[1])
+    return RawData(events, items, files, skipped_lines(*errors), complete_items=item is not None)
 
 
 def read_item_file(item: Path, errors: LineErrors) -> pl.DataFrame:
@@ -85,23 +77,11 @@ def read_item_file(item: Path, errors: LineErrors) -> pl.DataFrame:
     Raises:
         DataError: a malformed header or line, or an item with two rows.
     """
-    wanted = {"item": ("item_id",), **_ITEM_COLUMNS}
-    parts = list(_read(item, wanted, errors, (), optional=tuple(_ITEM_COLUMNS)))
-    if not parts:
+    wanted = {"item": ("item_id",), **ITEM_COLUMNS}
+    frame = _read(item, wanted, errors, (), optional=tuple(ITEM_COLUMNS))
+    if frame.is_empty():
         raise DataError(f"{item}: no items found; expected one line per item after the header.")
-    frame = pl.concat(parts)
-    empty = frame.filter(pl.col("item").str.strip_chars() == "")
-    if empty.height:
-        errors.report(empty["line_number"][0], "", "a non-empty item id", empty.height)
-        frame = frame.filter(pl.col("item").str.strip_chars() != "")
-    again = frame.filter(~pl.col("item").is_first_distinct())
-    if again.height:
-        number, identifier = again.select("line_number", "item").row(0)
-        errors.report(number, identifier, "one row per item (this id has one above)", again.height)
-        frame = frame.filter(pl.col("item").is_first_distinct())
-    if "title" not in frame.columns:
-        frame = frame.with_columns(pl.lit("").alias("title"))
-    return frame.drop("line_number")
+    return items_of(frame, errors)
 
 
 def _read(
@@ -111,43 +91,35 @@ def _read(
     floats: Sequence[str],
     *,
     optional: Sequence[str] = (),
-) -> list[pl.DataFrame]:
-    parts: list[pl.DataFrame] = []
-    picks: list[tuple[str, int]] = []
-    n_fields = 0
+) -> pl.DataFrame:
+    def choose(header: list[str], _: list[list[str]], __: Dialect) -> Columns:
+        return Columns(_picks(header, path, wanted, floats, optional), len(header), header=True)
+
     with open_source(path) as stream:
-        for lines in iter_lines(stream, str(path)):
-            skip = 0
-            if lines.first == 1:
-                picks, n_fields = _header(lines, path, wanted, floats, optional)
-                skip = 1
-            parts.append(split_fields(lines, "\t", n_fields, picks, errors, skip_rows=skip))
-    if n_fields == 0:
-        raise DataError(
-            f"{path}: the file is empty; expected a header line such as "
-            "'user_id:token<TAB>item_id:token<TAB>timestamp:float'."
-        )
-    return [part for part in parts if part.height]
+        header = "a header line such as 'user_id:token<TAB>item_id:token<TAB>timestamp:float'"
+        return read_delimited(stream, ATOMIC, choose, errors, header=header)
 
 
-def _header(
-    lines: Lines,
+def _picks(
+    header: list[str],
     path: Path,
     wanted: Mapping[str, tuple[str, ...]],
     floats: Sequence[str],
     optional: Sequence[str],
-) -> tuple[list[tuple[str, int]], int]:
+) -> list[tuple[str, int]]:
     columns: dict[str, tuple[int, str]] = {}
-    header = read_header(lines, str(path), "\t")
+    twice: set[str] = set()
     for position, typed in enumerate(header):
         name, colon, kind = typed.strip().rpartition(":")
-        if not colon or kind not in _TYPES or "," in name:
+        if not colon or kind not in ATOMIC_TYPES or "," in name:
             raise DataError(
                 f"{path}, line 1: column {typed!r} has no known type; expected NAME:TYPE with TYPE "
-                f"one of {', '.join(_TYPES)}, separated by tabs. A file without such a header is "
-                "read by `bench data import`."
+                f"one of {', '.join(ATOMIC_TYPES)}, separated by tabs. A file without such a header "
+                f"is read by: bench data import NAME {path}"
             )
-        columns[name] = (position, kind)
+        if name in columns:
+            twice.add(name)
+        columns.setdefault(name, (position, kind))
     picks = []
     for target, names in wanted.items():
         found = next((name for name in names if name in columns), None)
@@ -156,8 +128,13 @@ def _header(
                 continue
             raise DataError(
                 f"{path}, line 1: no column {names[0]!r} among {', '.join(columns)}; expected "
-                f"{names[0]}:{'float' if target in floats else 'token'}. Rename the column, or use "
-                "`bench data import` with a column mapping."
+                f"{names[0]}:{'float' if target in floats else 'token'}. Rename the column, or use a "
+                f"column mapping: bench data import NAME {path} --column "
+                f"{target}={'row' if target == 'time' else 'COLUMN'}"
+            )
+        if found in twice:
+            raise DataError(
+                f"{path}, line 1: column {found!r} occurs twice; expected distinct names. Rename one."
             )
         position, kind = columns[found]
         if (kind == "float") != (target in floats):
@@ -166,4 +143,4 @@ def _header(
                 f"{'float' if target in floats else 'token or token_seq'}. Correct the header."
             )
         picks.append((target, position))
-    return picks, len(header)
+    return picks

@@ -14,26 +14,25 @@ Ratings are read as events whatever their value.
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
 from bench.data.raw import (
-    EVENT_SCHEMA,
     LineErrors,
     OnError,
     RawData,
     check_on_error,
     require_events,
+    skipped_lines,
 )
 from bench.data.readers.archive import Place, open_place
-from bench.data.readers.lines import iter_lines, numeric_time, split_fields
+from bench.data.readers.delimited import Columns, Dialect, read_delimited
+from bench.data.readers.rows import events_of, items_of
 from bench.errors import DataError
 
-__all__ = ["find_movielens", "read_movielens", "source_files"]
+__all__ = ["find_movielens", "is_movielens", "read_movielens", "source_files"]
 
 _RATINGS = ("u.data", "ratings.dat", "ratings.csv")
 _NAMES = frozenset((*_RATINGS, "u.item", "movies.dat", "users.dat", "movies.csv"))
@@ -100,6 +99,17 @@ def find_movielens(folder: Path, name: str) -> Path | None:
     return archive if archive.is_file() else None
 
 
+def is_movielens(path: Path) -> bool:
+    """Whether a folder or zip file holds MovieLens ratings.
+
+    Raises:
+        DataError: a zip file that cannot be read.
+    """
+    if not path.is_dir() and path.suffix != ".zip":
+        return False
+    return any(name in open_place(path, _NAMES).members for name in _RATINGS)
+
+
 def source_files(place: Path) -> tuple[Path, ...]:
     """All files under ``place`` that decide what :func:`read_movielens` returns."""
     if place.is_file():
@@ -107,11 +117,14 @@ def source_files(place: Path) -> tuple[Path, ...]:
     return tuple(place / name for name in sorted(_NAMES) if (place / name).is_file())
 
 
-def read_movielens(path: Path, *, on_error: OnError = "raise") -> RawData:
+def read_movielens(
+    path: Path, *, encoding: str | None = None, on_error: OnError = "raise"
+) -> RawData:
     """Read any MovieLens data set.
 
     Args:
         path: the zip file, or the folder with its files.
+        encoding: text encoding; None: that of the release (see above).
         on_error: what happens at a malformed line.
 
     Raises:
@@ -120,105 +133,60 @@ def read_movielens(path: Path, *, on_error: OnError = "raise") -> RawData:
     check_on_error(on_error)
     place = open_place(path, _NAMES)
     layout = _layout(place)
-    errors = LineErrors(place.label(layout.ratings), on_error)
-    events = _ratings(place, layout, errors)
-    require_events(events, errors.file)
-    skipped = {layout.ratings: errors.count}
-    errors = LineErrors(place.label(layout.movies), on_error)
-    rows = (
-        _movies_csv(place, errors)
-        if layout.separator == ","
-        else _movies_plain(place, layout, errors)
-    )
-    skipped[layout.movies] = errors.count
-    schema = dict.fromkeys(("item", "title", "category"), pl.String)
-    items = pl.DataFrame(rows, schema=schema, orient="row")
+    if encoding is not None:
+        layout = replace(layout, encoding=encoding)
+    ratings = LineErrors(place.label(layout.ratings), on_error)
+    names = ("userId", "movieId", "rating", "timestamp")
+    picks = [("user", 0), ("item", 1), ("time", 3)]
+    events = events_of(_read(place, layout, layout.ratings, names, picks, ratings), ratings)
+    require_events(events, ratings.file, ratings.count)
+    movies = LineErrors(place.label(layout.movies), on_error)
+    items = _movies(place, layout, movies)
+    skipped = skipped_lines(ratings, movies)
     return RawData(events, items, source_files(path), skipped, complete_items=True)
 
 
-def _ratings(place: Place, layout: _Layout, errors: LineErrors) -> pl.DataFrame:
-    picks = [("user", 0), ("item", 1), ("time", 3)]
-    parts = []
-    with place.open(layout.ratings) as stream:
-        for lines in iter_lines(stream, errors.file, encoding=layout.encoding):
-            skip = 0
-            if layout.separator == "," and lines.first == 1:
-                header = str(lines.text[0]).split(",")
-                expected = ["userId", "movieId", "rating", "timestamp"]
-                _expect_header(header, expected, errors.file)
-                skip = 1
-            frame = split_fields(lines, layout.separator, 4, picks, errors, skip_rows=skip)
-            parts.append(numeric_time(frame, errors))
-    return pl.concat(parts) if parts else pl.DataFrame(schema=EVENT_SCHEMA)
-
-
-def _expect_header(found: list[str], expected: list[str], file: str) -> None:
-    if found != expected:
-        raise DataError(
-            f"{file}, line 1: found the header {','.join(found)!r}; expected {','.join(expected)!r}. "
-            "Check that this is the official file; other tables go through `bench data import`."
-        )
-
-
-def _movies_plain(place: Place, layout: _Layout, errors: LineErrors) -> list[tuple[str, str, str]]:
-    """Movies of 100K (``|``, one 0/1 column per genre) or of 1M and 10M (``::``)."""
-    is_100k = layout.movies == "u.item"
-    separator, n_fields = ("|", 5 + len(_GENRES_100K)) if is_100k else ("::", 3)
-    rows: dict[str, tuple[str, str, str]] = {}
-    with place.open(layout.movies) as stream:
-        for lines in iter_lines(stream, errors.file, encoding=layout.encoding):
-            for number, line in enumerate(lines.text.to_list(), lines.first):
-                if not line.strip():
-                    continue
-                fields = line.split(separator)
-                if len(fields) != n_fields or not fields[0].strip():
-                    expected = f"{n_fields} fields separated by {separator!r}, not {len(fields)}"
-                    errors.report(number, line, expected)
-                    continue
-                if is_100k:
-                    flags = zip(_GENRES_100K, fields[5:], strict=True)
-                    genres = [genre for genre, flag in flags if flag == "1"]
-                else:
-                    genres = fields[2].split("|")
-                _add_movie(rows, number, fields[0], fields[1], genres, errors)
-    return list(rows.values())
-
-
-def _movies_csv(place: Place, errors: LineErrors) -> list[tuple[str, str, str]]:
-    rows: dict[str, tuple[str, str, str]] = {}
-    with place.open("movies.csv") as stream:
-        text = "\n".join(
-            line for run in iter_lines(stream, errors.file) for line in run.text.to_list()
-        )
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        _expect_header(next(reader, []), ["movieId", "title", "genres"], errors.file)
-        for fields in reader:
-            if not fields:
-                continue
-            if len(fields) != 3 or not fields[0].strip():
-                expected = f"3 fields separated by commas, not {len(fields)}"
-                errors.report(reader.line_num, ",".join(fields), expected)
-                continue
-            genres = [] if fields[2] == "(no genres listed)" else fields[2].split("|")
-            _add_movie(rows, reader.line_num, fields[0], fields[1], genres, errors)
-    except csv.Error as error:
-        raise DataError(
-            f"{errors.file}, line {reader.line_num}: {error}; expected comma-separated values with "
-            "balanced quotation marks. Download the data set again."
-        ) from error
-    return list(rows.values())
-
-
-def _add_movie(
-    rows: dict[str, tuple[str, str, str]],
-    number: int,
-    identifier: str,
-    title: str,
-    genres: list[str],
+def _read(
+    place: Place,
+    layout: _Layout,
+    member: str,
+    names: tuple[str, ...],
+    picks: list[tuple[str, int]],
     errors: LineErrors,
-) -> None:
-    if identifier in rows:
-        errors.report(number, identifier, "one row per movie (this id has one above)")
-        return
-    rows[identifier] = (identifier, title, " ".join(genres))
+) -> pl.DataFrame:
+    is_csv = layout.separator == ","
+
+    def choose(first: list[str], _: list[list[str]], __: Dialect) -> Columns:
+        if is_csv and tuple(first) != names:
+            raise DataError(
+                f"{errors.file}, line 1: found the header {','.join(first)!r}; expected "
+                f"{','.join(names)!r}. Check that this is the official file; other tables are named "
+                "themselves, not by their folder: bench data import NAME FILE"
+            )
+        return Columns(picks, len(names), header=is_csv)
+
+    separator = "|" if member == "u.item" else layout.separator
+    dialect = Dialect(separator, "csv" if is_csv else "none", is_csv, layout.encoding)
+    with place.open(member) as stream:
+        return read_delimited(stream, dialect, choose, errors)
+
+
+def _movies(place: Place, layout: _Layout, errors: LineErrors) -> pl.DataFrame:
+    """Movies with their genres: one 0/1 column per genre in 100K, else a list split at ``|``."""
+    names: tuple[str, ...] = ("movieId", "title", "genres")
+    picks = [("item", 0), ("title", 1), ("genres", 2)]
+    if layout.movies == "u.item":
+        names = ("movieId", "title", "date", "video date", "address", *_GENRES_100K)
+        picks = [("item", 0), ("title", 1), *((g, at) for at, g in enumerate(_GENRES_100K, 5))]
+    frame = _read(place, layout, layout.movies, names, picks, errors)
+    if layout.movies == "u.item":
+        flagged = (pl.when(pl.col(g) == "1").then(pl.lit(g)) for g in _GENRES_100K)
+        category = pl.concat_str(*flagged, separator=" ", ignore_nulls=True)
+    else:
+        category = (
+            pl.col("genres")
+            .replace("(no genres listed)", "")
+            .str.replace_all("|", " ", literal=True)
+        )
+    columns = ("line_number", "item", "title", category.alias("category"))
+    return items_of(frame.select(*columns), errors, what="movie")

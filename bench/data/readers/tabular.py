@@ -1,14 +1,13 @@
-"""CSV, TSV and Parquet files with a column mapping: the door for anybody's own data."""
+"""Tables and records with a column mapping: the door for anybody's own data.
+
+Delimited text of any dialect, lines of JSON or of Python dictionaries, and Parquet give the same
+columns; what happens to them afterwards is the same for all.
+"""
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -20,311 +19,280 @@ from bench.data.raw import (
     RawData,
     check_on_error,
     require_events,
+    skipped_lines,
 )
-from bench.data.readers.lines import (
-    iter_lines,
-    numeric_time,
-    open_source,
-    read_header,
-    split_fields,
+from bench.data.readers.atomic import ATOMIC
+from bench.data.readers.columns import (
+    ColumnMapping,
+    Found,
+    Request,
+    choose_columns,
+    find_columns,
 )
-from bench.errors import ConfigError, DataError
+from bench.data.readers.delimited import Columns, Dialect, read_delimited
+from bench.data.readers.lines import inner_name, iter_lines, open_source
+from bench.data.readers.mind import clicks
+from bench.data.readers.parquet import read_parquet
+from bench.data.readers.records import Fields, first_keys, read_records
+from bench.data.readers.rows import events_of, items_of
+from bench.data.readers.times import EXPECTED_TIME, check_time_format
+from bench.data.readers.where import Condition, keep_rows
+from bench.errors import DataError
 
-__all__ = ["ColumnMapping", "read_tabular"]
+__all__ = ["ColumnMapping", "TableOptions", "read_tabular"]
 
-_TIMES = "a finite number, or a date like 2023-09-15T19:14:33Z,"
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_RECORDS = (".json", ".jsonl", ".ndjson")
+_TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".item")
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnMapping:
-    """Which column of a table holds what.
+class TableOptions:
+    """How tables are read.
 
     Attributes:
-        user, item: id columns of the interaction table; any text or whole number.
-        time: time column: numbers, or dates and times of ISO 8601 (without zone: UTC), in Parquet
-            also of its own types; None: the order of rows.
-        item_id: id column of the item table; None: the same name as ``item``.
-        title: title column of the item table.
-        brand, category: optional text columns of the item table.
+        dialect: of delimited text. Header and separator concern the interactions; an item table
+            has the separator too if its first line holds it.
+        where: conditions that a row of the interactions must meet.
+        sequences: whether each line is a user followed by all his items, oldest first.
+        command: the import command without ``--column``, for messages.
     """
 
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str | None = "timestamp"
-    item_id: str | None = None
-    title: str = "title"
-    brand: str | None = None
-    category: str | None = None
-
-    @classmethod
-    def from_pairs(cls, pairs: Mapping[str, str]) -> ColumnMapping:
-        """Build a mapping from ``{"user": "reviewer", ...}``; ``time=row`` means the order of rows.
-
-        Raises:
-            ConfigError: an unknown field or an empty column name.
-        """
-        known = [field.name for field in fields(cls)]
-        for name, column in pairs.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(
-                    f"column mapping: unknown field {name!r}.{hint} Known: {', '.join(known)}."
-                )
-            if not column:
-                raise ConfigError(
-                    f"column mapping: {name} names no column; expected {name}=COLUMN."
-                )
-        values: dict[str, str | None] = dict(pairs)
-        if values.get("time") == "row":
-            values["time"] = None
-        return cls(**values)  # type: ignore[arg-type]
+    dialect: Dialect = field(default_factory=Dialect)
+    where: Sequence[Condition] = ()
+    sequences: bool = False
+    command: str = "bench data import NAME FILE"
 
 
 def read_tabular(
-    inter: Path,
+    inter: Path | Sequence[Path],
     items: Path | None = None,
     *,
     mapping: ColumnMapping | None = None,
-    encoding: str = "utf-8",
+    options: TableOptions | None = None,
     on_error: OnError = "raise",
 ) -> RawData:
-    """Read an interaction table and, optionally, an item table.
+    """Read interaction tables and, optionally, an item table.
 
     Args:
-        inter: ``.csv``, ``.tsv``, ``.txt`` (tabs), each also ``.gz``, or ``.parquet``.
+        inter: ``.csv``, ``.tsv``, ``.txt``, ``.dat``, ``.inter``, ``.json``, ``.jsonl`` (each also
+            ``.gz``, or alone in a ``.zip``), ``.parquet``, or a folder of parts of one of these; of
+            several files the events follow one another.
         items: the same formats; None: no titles.
         mapping: which column holds what.
-        encoding: text encoding of CSV and TSV.
+        options: dialect and conditions.
         on_error: what happens at a malformed line.
 
     Raises:
         DataError: a missing column, a malformed line, or an unsupported file ending.
-        ConfigError: an unknown encoding.
+        ConfigError: an unknown encoding or a time format without directives.
     """
     check_on_error(on_error)
-    try:
-        "".encode(encoding)
-    except LookupError as error:
-        raise ConfigError(f"unknown encoding {encoding!r}; try utf-8 or latin-1.") from error
-    mapping = mapping or ColumnMapping()
-    wanted = {"user": mapping.user, "item": mapping.item}
-    if mapping.time is not None:
-        wanted["time"] = mapping.time
-    errors = LineErrors(str(inter), on_error)
-    table = _read(inter, wanted, errors, encoding)
-    if mapping.time is None:
-        table = table.with_columns(pl.col("line_number").cast(pl.Float64).alias("time"))
-    elif table["time"].dtype == pl.String:
-        table = table.with_columns(_numbers_of_dates(table["time"]).alias("time"))
-    events = numeric_time(_plain_ids(table, ("user", "item"), errors), errors, expected=_TIMES)
-    require_events(events, str(inter))
-    events = events.cast(dict(EVENT_SCHEMA))  # type: ignore[arg-type]
-    skipped = {inter.name: errors.count}
-    if items is None:
-        return RawData(events, None, (inter,), skipped)
-    errors = LineErrors(str(items), on_error)
-    wanted = {"item": mapping.item_id or mapping.item, "title": mapping.title}
-    optional = {"brand": mapping.brand, "category": mapping.category}
-    wanted |= {name: column for name, column in optional.items() if column is not None}
-    rows = _plain_ids(_read(items, wanted, errors, encoding), ("item",), errors)
-    rows = _filled_once(rows, errors)
-    skipped[items.name] = errors.count
-    return RawData(events, rows, (inter, items), skipped, complete_items=True)
+    mapping, options = mapping or ColumnMapping(), options or TableOptions()
+    check_time_format(options.dialect.time_format)
+    paths = [
+        part for path in ([inter] if isinstance(inter, Path) else inter) for part in _parts(path)
+    ]
+    errors = [LineErrors(str(path), on_error) for path in paths]
+    parts = [pl.DataFrame(schema=EVENT_SCHEMA)]
+    notes: dict[str, None] = {}
+    left_out = rows = 0
+    found = Found({})
+    request = Request.events(mapping, [c.column for c in options.where], options.command)
+    for path, told in zip(paths, errors, strict=True):
+        table, found = _read(path, request, options, told)
+        notes[found.note] = None
+        named = [(f"where {at}", condition) for at, condition in enumerate(options.where)]
+        table, out = keep_rows(table, named, told)
+        left_out += out
+        if "time" not in table.columns:
+            order = pl.int_range(rows + 1, rows + 1 + pl.len(), dtype=pl.Int64)
+            table = table.with_columns(order.cast(pl.Float64).alias("time"))
+            rows += table.height
+        table, floats = _whole_ids(table)
+        notes |= dict.fromkeys((*floats, _rounded_times(table["time"])))
+        time_format = found.time_format or options.dialect.time_format
+        parts.append(events_of(table, told, time_format=time_format, expected=EXPECTED_TIME))
+    events = pl.concat(parts)
+    lost = sum(told.count for told in errors)
+    if left_out and events.is_empty():
+        raise DataError(f"{errors[0].file}: no row meets --where; {left_out} rows were left out.")
+    require_events(events, errors[0].file, lost)
+    raw = RawData(events, None, tuple(paths), left_out=left_out)
+    if items is not None:
+        raw = _with_items(raw, items, found, mapping, options, errors, notes)
+    return replace(raw, skipped=skipped_lines(*errors), notes=tuple(filter(None, notes)))
 
 
-def _numbers_of_dates(times: pl.Series) -> pl.Series:
-    """Seconds since 1970 (as text) where a column holds dates of ISO 8601; else as it is.
-
-    The first value decides which of the two a column holds; values of the other kind end as text that
-    is no number, and are reported as malformed.
-    """
-    first = times.drop_nulls().head(1)
-    if not len(first) or math.isnan(_seconds(first[0])):
-        return times
-    known = {text: _seconds(text) for text in times.drop_nulls().unique()}
-    numbers = {
-        text: f"{text} (beside dates)" if math.isnan(value) else repr(value)
-        for text, value in known.items()
-    }
-    return times.replace_strict(numbers, default=None, return_dtype=pl.String)
-
-
-def _seconds(text: str) -> float:
-    """Seconds since 1970 of a date of ISO 8601, NaN for any other text and for plain numbers."""
-    text = text.strip()
-    try:
-        # A bare number may be a date of ISO 8601 too (20230915), but is a number here.
-        when = None if text.replace(".", "", 1).isdigit() else datetime.fromisoformat(text)
-    except ValueError:
-        when = None
-    if when is None:
-        return math.nan
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-
-
-def _filled_once(rows: pl.DataFrame, errors: LineErrors) -> pl.DataFrame:
-    empty = pl.col("item").fill_null("").str.strip_chars() == ""
-    bad = rows.filter(empty)
-    if bad.height:
-        errors.report(bad["line_number"][0], "", "a non-empty item id", bad.height)
-        rows = rows.filter(~empty)
-    again = rows.filter(~pl.col("item").is_first_distinct())
-    if again.height:
-        number, identifier = again.select("line_number", "item").row(0)
-        errors.report(number, identifier, "one row per item (this id has one above)", again.height)
-        rows = rows.filter(pl.col("item").is_first_distinct())
-    return rows.drop("line_number").with_columns(pl.all().cast(pl.String).fill_null(""))
+def _with_items(
+    raw: RawData,
+    items: Path,
+    found: Found,
+    mapping: ColumnMapping,
+    options: TableOptions,
+    errors: list[LineErrors],
+    notes: dict[str, None],
+) -> RawData:
+    paths = _parts(items)
+    told = [LineErrors(str(path), errors[0].on_error) for path in paths]
+    dialect = replace(options.dialect, header=None, time_format=None)
+    options = replace(options, dialect=dialect, where=(), sequences=False)
+    atomic = _format(paths[0]) == ".item"
+    item, known = found.columns.get("item") or mapping.item, raw.events["item"].unique().to_list()
+    request = Request.items(mapping, item, known, options.command, optional=atomic)
+    tables = []
+    for path, file in zip(paths, told, strict=True):
+        table, seen = _read(path, request, options, file)
+        table, floats = _whole_ids(table)
+        notes |= dict.fromkeys((seen.note, *floats))
+        if _format(path) in _RECORDS:  # dumps of a shop list some products again
+            table = table.filter(pl.col("item").is_first_distinct())
+        tables.append(items_of(table, file))
+    rows = pl.concat(tables, how="diagonal").unique("item", keep="first", maintain_order=True)
+    errors += told
+    complete = _format(paths[0]) not in _RECORDS  # metadata of a shop lack some products
+    return replace(raw, items=rows, files=(*raw.files, *paths), complete_items=complete)
 
 
-def _plain_ids(table: pl.DataFrame, columns: Sequence[str], errors: LineErrors) -> pl.DataFrame:
-    """Reject ids with control characters: no atomic file could hold them."""
-    for column in columns:
-        odd = pl.col(column).fill_null("").str.contains(r"[\x00-\x1f\x7f]")
-        bad = table.filter(odd)
-        if bad.height:
-            number, text = bad.select("line_number", column).row(0)
-            errors.report(
-                number, text, f"a {column} id without tabs, line ends or controls", bad.height
-            )
-            table = table.filter(~odd)
-    return table
+def _parts(path: Path) -> list[Path]:
+    """The file itself, or the parts below a folder in the order of their names."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path.")
+    if not path.is_dir():
+        return [path]
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not file.name.startswith((".", "_")) and file.stat().st_size
+    )
+    if not files:
+        raise DataError(f"{path}: a folder without files; expected parts of a table.")
+    return files
 
 
-def _read(path: Path, wanted: dict[str, str], errors: LineErrors, encoding: str) -> pl.DataFrame:
-    """Columns ``line_number`` and those of ``wanted`` (as text, except times of Parquet files)."""
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if path.suffix == ".parquet":
-        return _parquet(path, wanted)
-    if suffix.lower() not in _SEPARATORS:
+def _format(path: Path) -> str:
+    return Path(inner_name(path)).suffix.lower()
+
+
+def _read(
+    path: Path, request: Request, options: TableOptions, errors: LineErrors
+) -> tuple[pl.DataFrame, Found]:
+    """Columns ``line_number``, the roles found, and those of conditions (``where N``)."""
+    ending = _format(path)
+    if ending == ".parquet":
+        choose = _by_name(request, str(path))
+        return read_parquet(path, choose, request.extra)
+    if ending in _RECORDS:
+        return _records(path, request, options.dialect.encoding, errors)
+    if ending not in _TEXT and options.dialect.separator is None:
         raise DataError(
-            f"{path}: unsupported ending {path.suffix!r}; expected .csv, .tsv or .txt (each also "
-            ".gz), .parquet, RecBole's .inter, Amazon's .json or .json.gz, or a MovieLens folder or .zip. "
-            "Rename or convert the file."
+            f"{path}: unsupported ending {path.suffix!r}; expected .csv, .tsv, .txt, .json, .jsonl "
+            "(each also .gz or .zip), .parquet or a folder of parts, RecBole's .inter, or a MovieLens "
+            "folder or .zip. Rename or convert the file; for delimited text of another ending say "
+            "--separator."
         )
-    return _delimited(path, _SEPARATORS[suffix.lower()], wanted, errors, encoding)
+    if options.sequences:
+        return _sequences(path, options.dialect, errors), Found({})
+    return _delimited(path, ending, request, options, errors)
 
 
-def _positions(found: Sequence[str], wanted: Mapping[str, str], file: str) -> list[tuple[str, int]]:
-    picks = []
-    for name, column in wanted.items():
-        if column not in found:
-            near = difflib.get_close_matches(column, found, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise DataError(
-                f"{file}: no column {column!r} (mapped to {name}); the columns are "
-                f"{', '.join(map(repr, found))}.{hint} Set the mapping: --column {name}=COLUMN."
-            )
-        if list(found).count(column) > 1:
-            raise DataError(
-                f"{file}: column {column!r} occurs twice; expected distinct names. Rename one."
-            )
-        picks.append((name, list(found).index(column)))
-    return picks
+def _by_name(request: Request, place: str) -> Callable[[list[str]], Found]:
+    return lambda names: find_columns(names, request, place)
+
+
+def _records(
+    path: Path, request: Request, encoding: str, errors: LineErrors
+) -> tuple[pl.DataFrame, Found]:
+    names = first_keys(path, encoding=encoding)
+    if not names:
+        # Nothing can be looked up: let the reader say what is wrong with the first line.
+        read_records(path, Fields({}), replace(errors), encoding=encoding)
+        raise DataError(f"{path}: no records found; expected one JSON object per line.")
+    found = find_columns(names, request, str(path))
+    keys = {role: key for role, key in found.columns.items() if key is not None}
+    keys |= {f"where {at}": key for at, key in enumerate(request.extra)}
+    items = list(request.known) if request.is_items else None
+    return read_records(path, Fields(keys), errors, encoding=encoding, items=items), found
 
 
 def _delimited(
-    path: Path, separator: str, wanted: dict[str, str], errors: LineErrors, encoding: str
-) -> pl.DataFrame:
-    """Split plain lines columnwise; a file with a quotation mark goes through the csv module."""
-    parts: list[pl.DataFrame] = []
-    picks: list[tuple[str, int]] = []
-    header: list[str] = []
-    quoted = False
+    path: Path, ending: str, request: Request, options: TableOptions, errors: LineErrors
+) -> tuple[pl.DataFrame, Found]:
+    dialect = options.dialect
+    if ending in (".inter", ".item"):
+        dialect = replace(ATOMIC, encoding=dialect.encoding, time_format=dialect.time_format)
+    elif request.is_items and dialect.separator is not None:
+        with open_source(path) as stream:
+            if dialect.separator not in stream.readline().decode(dialect.encoding, "replace"):
+                dialect = replace(dialect, separator=None)
+    result: list[Found] = []
+
+    def choose(first: list[str], rows: list[list[str]], found: Dialect) -> Columns:
+        columns, seen = choose_columns(first, rows, found, request, f"{path}, line 1")
+        result.append(seen)
+        return columns
+
     with open_source(path) as stream:
-        for lines in iter_lines(stream, str(path), encoding=encoding):
-            if bool(lines.text.str.contains('"', literal=True).any()):
-                quoted = True
-                break
-            skip = 0
-            if lines.first == 1:
-                header = read_header(lines, str(path), separator)
-                picks = _positions(header, wanted, f"{path}, line 1")
-                skip = 1
-            frame = split_fields(lines, separator, len(header), picks, errors, skip_rows=skip)
-            parts.append(frame)
-    if quoted:
-        errors.count = 0
-        return _quoted(path, separator, wanted, errors, encoding)
-    if not header:
-        raise DataError(f"{path}: the file is empty; expected a header line and data lines.")
-    return pl.concat(parts)
+        table = read_delimited(stream, dialect, choose, errors)
+    if "impressions" in table.columns:
+        table = clicks(table, result[0].time_format)
+    return table, result[0]
 
 
-def _quoted(
-    path: Path, separator: str, wanted: dict[str, str], errors: LineErrors, encoding: str
-) -> pl.DataFrame:
-    rows: list[tuple[int | str, ...]] = []
-    with open_source(path) as binary:
-        # Decode through iter_lines first, so that wrong encodings are reported with their line.
-        for _ in iter_lines(binary, str(path), encoding=encoding):
-            pass
-    codec = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    with open_source(path) as binary:
-        text = io.TextIOWrapper(binary, encoding=codec, newline="")
-        reader = csv.reader(text, delimiter=separator, strict=True)
-        try:
-            header = next(reader, [])
-            picks = _positions(header, wanted, f"{path}, line 1")
-            for record in reader:
-                if not record:
-                    continue
-                if len(record) != len(header):
-                    expected = f"{len(header)} fields, not {len(record)}"
-                    errors.report(reader.line_num, separator.join(record), expected)
-                    continue
-                rows.append((reader.line_num, *(record[position] for _, position in picks)))
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {reader.line_num}: {error}; expected balanced quotation marks, "
-                "doubled inside quoted fields. Repair the line."
-            ) from error
-        finally:
-            text.detach()
-    schema = {"line_number": pl.Int64, **dict.fromkeys(wanted, pl.String)}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+def _sequences(path: Path, dialect: Dialect, errors: LineErrors) -> pl.DataFrame:
+    """Lines of a user and all his items, oldest first, as one row per event."""
+    by = dialect.separator or " "
+    parts = []
+    with open_source(path) as stream:
+        for lines in iter_lines(stream, errors, encoding=dialect.encoding):
+            text = (
+                lines.text.str.replace_all(r"[ \t]+", " ").str.strip_chars()
+                if by == " "
+                else lines.text
+            )
+            frame = (
+                text.str.split(by)
+                .to_frame("fields")
+                .with_columns(
+                    (pl.int_range(pl.len(), dtype=pl.Int64) + lines.first).alias("line_number"),
+                    pl.col("fields").list.first().alias("user"),
+                    pl.col("fields").list.slice(1).alias("item"),
+                )
+            )
+            frame = frame.filter(pl.col("user") != "")
+            short = pl.col("item").list.len() == 0
+            frame = errors.drop(frame, short, "user", "a user and at least one item")
+            parts.append(frame.select("line_number", "user", "item").explode("item"))
+    return (
+        pl.concat(parts)
+        if parts
+        else pl.DataFrame(schema={"line_number": pl.Int64, **EVENT_SCHEMA})
+    )
 
 
-def _parquet(path: Path, wanted: dict[str, str]) -> pl.DataFrame:
-    try:
-        names = list(pl.read_parquet_schema(path))
-        picks = _positions(names, wanted, str(path))
-        table = pl.read_parquet(path, columns=sorted(set(wanted.values())))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; check the path.") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{path}: not a readable Parquet file ({error}); expected Parquet. "
-            "Write it again, or convert it to CSV."
-        ) from error
-    columns = [
-        (_epoch(table, column, path) if name == "time" else _identifier(table, column, path)).alias(
-            name
-        )
-        for name, column in ((name, wanted[name]) for name, _ in picks)
-    ]
-    numbers = pl.int_range(1, table.height + 1, dtype=pl.Int64, eager=True).alias("line_number")
-    return pl.DataFrame([numbers, *columns])
+def _whole_ids(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Read ids that are floats of whole numbers ("7.0") as these; pandas writes them so."""
+    notes = []
+    for column in ("user", "item"):
+        if column not in table.columns:
+            continue
+        given = table.filter(pl.col(column).str.strip_chars() != "")[column]
+        if len(given) and bool(given.str.contains(r"^-?\d+\.0$").all()):
+            table = table.with_columns(pl.col(column).str.strip_suffix(".0"))
+            notes.append(
+                f"warning: the {column} ids are floats of whole numbers ({given[0]!r}, as pandas writes "
+                f"them if one is missing); read without '.0', so that they meet whole-number ids"
+            )
+    return table, notes
 
 
-def _identifier(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
-    values = table[column]
-    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
-        raise DataError(
-            f"{path}: column {column!r} has type {values.dtype}; expected text or whole numbers. "
-            "Cast it before writing the file."
-        )
-    return values.cast(pl.String)
-
-
-def _epoch(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
-    values = table[column]
-    if values.dtype.is_numeric():
-        return values.cast(pl.Float64)
-    if isinstance(values.dtype, pl.Datetime) or values.dtype == pl.Date:
-        return values.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6
-    raise DataError(
-        f"{path}: column {column!r} has type {values.dtype}; expected a number, a date or a "
-        "datetime. Cast it before writing the file."
+def _rounded_times(times: pl.Series) -> str:
+    """Warn of numbers that a spreadsheet rounded ("1.58869E+12")."""
+    if times.dtype != pl.String:
+        return ""
+    rounded = times.filter(times.str.contains(r"^\s*-?\d+(\.\d+)?[eE]\+?\d+\s*$"))
+    if rounded.is_empty():
+        return ""
+    return (
+        f"warning: {len(rounded)} times are in scientific notation ({rounded[0]!r}, as a spreadsheet "
+        f"writes them): their last digits are lost, {rounded.n_unique()} distinct times are left"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from bench.llm.engines.decoder import ForestDecoder, is_known
 from bench.llm.engines.head import token_log_probs
 from bench.llm.engines.lora_factors import Factors, attached, read_factors, stamp
 from bench.llm.engines.tree import Piece, Tree, build_forest, build_tree, split
+from bench.memory import release_accelerators
 
 __all__ = ["TransformersEngine"]
 
@@ -138,9 +138,7 @@ class TransformersEngine:
         """Free the model; the engine is not used afterwards."""
         self._model = self._decoder = None
         self._adapters.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_accelerators()
 
     def _decode(
         self,

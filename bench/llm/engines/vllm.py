@@ -11,7 +11,6 @@ delta to base requests of the same batch.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from bench.llm.engines.vllm_options import (
     check_settings,
     rank_capacity,
 )
+from bench.memory import release_accelerators
 
 if TYPE_CHECKING:
     from bench.llm.backbones import Backbone
@@ -252,7 +252,7 @@ class VllmEngine:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
-            gc.collect()
+            release_accelerators()
 
     def _without_end(self, answer: Any) -> tuple[list[int], str]:
         """An answer's tokens and text, without the token that ends a structured answer."""
@@ -318,6 +318,8 @@ class VllmEngine:
             "max_lora_rank": self._rank,
             "max_cpu_loras": self._options.max_cpu_loras,
         }
+        # vLLM takes its share of what is free, in processes of its own.
+        release_accelerators()
         try:
             return LLM(**self._arguments, **(lora if self._rank else {}))
         except (ValueError, RuntimeError) as error:

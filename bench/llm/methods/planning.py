@@ -11,20 +11,19 @@ from bench.io import read_json
 from bench.llm.backbones import Backbone, find_backbone
 from bench.llm.config import AdapterConfig, LLMConfig
 from bench.llm.estimates import (
-    PUBLISHED_SHAPES,
-    ModelShape,
     Work,
+    batch_tokens,
     merge_memory_mb,
     prior_work,
     scoring_memory_mb,
     scoring_work,
     seconds_of,
-    shape_from_config,
     training_memory_mb,
     training_work,
 )
-from bench.llm.machine import REFERENCE_GPU, measure_machine
+from bench.llm.machine import REFERENCE_GPU, accelerator_memory, measure_machine
 from bench.llm.merge import Merge
+from bench.llm.shapes import PUBLISHED_SHAPES, ModelShape, shape_from_config
 from bench.methods import Job, PlanSpec
 
 __all__ = ["JobWriter"]
@@ -121,16 +120,28 @@ class JobWriter:
         self, kind: str, label: str, n_users: int | None, n_candidates: int, *, n_priors: int = 0
     ) -> Job:
         """The scoring of ``n_users`` users of the target, and of ``n_priors`` times its vocabulary."""
-        size, work, memory = self._spec.sizes.get(self._spec.target), None, None
-        if size is not None and n_users is not None:
-            counts = {"n_users": n_users, "n_candidates": n_candidates}
-            work = scoring_work(size, self._config, **counts)
+        size, spec = self._spec.sizes.get(self._spec.target), self._spec
+
+        def work(tokens: int) -> Work | None:
+            if size is None or n_users is None:
+                return None
+            counts = {"n_users": n_users, "n_candidates": n_candidates, "tokens": tokens}
             # A prompt that lists its candidates has a prior of its own.
             times = 1 if self._config.prompt == "listwise" else n_priors
-            work += prior_work(size, self._config, **counts).times(times)
+            prior = prior_work(size, self._config, **counts).times(times)
+            return scoring_work(size, self._config, **counts) + prior
+
+        there = None if spec.device == "cpu" else accelerator_memory(spec.device)
+        there = there or (None if spec.device == "cpu" else REFERENCE_GPU.memory)
+        here, on_gpu = self._batch(there), self._batch(REFERENCE_GPU.memory)
+        memory = None
         if self.shape is not None:
-            memory = scoring_memory_mb(self.shape, self._config, dtype=self._spec.dtype)
-        return self._job(kind, label, "", work, memory)
+            memory = scoring_memory_mb(self.shape, self._config, dtype=spec.dtype, tokens=here)
+        return self._job(kind, label, "", work(here), memory, on_gpu=work(on_gpu))
+
+    def _batch(self, memory: int | None) -> int:
+        """Tokens of one forward pass on an accelerator of so many bytes, or None on a processor."""
+        return batch_tokens(self._config, self.shape, dtype=self._spec.dtype, memory=memory)
 
     def _job(
         self,
@@ -141,12 +152,14 @@ class JobWriter:
         memory: float | None,
         *,
         training: AdapterConfig | None = None,
+        on_gpu: Work | None = None,
     ) -> Job:
+        """A job of this work on the planned device, and of ``on_gpu`` (or the same) on the reference."""
         seconds = gpu_seconds = None
         if work is not None and self.shape is not None:
             spec = self._spec
             machine = measure_machine(spec.device, spec.dtype, spec.threads)
-            gpu_seconds = seconds_of(work, self.shape, REFERENCE_GPU, training=training)
+            gpu_seconds = seconds_of(on_gpu or work, self.shape, REFERENCE_GPU, training=training)
             if machine is not None:
                 seconds = seconds_of(work, self.shape, machine, training=training)
         return Job(

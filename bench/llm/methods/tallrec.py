@@ -1,4 +1,7 @@
-"""TALLRec (Bao et al., RecSys 2023): instruction tuning of one adapter on all domains."""
+"""TALLRec (Bao et al., RecSys 2023): one adapter tuned on yes/no questions, here of all domains.
+
+The second stage of the paper only, without disliked titles; ``docs/llm-methods.md`` lists what differs.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class TALLRecConfig(AdapterConfig):
     """As every adapter, with the published shape of the adapter and the published history length.
 
     Attributes:
-        variant: ``pointwise`` asks yes or no for every candidate, as published; ``listwise`` shows
+        variant: ``pointwise`` asks yes or no for every candidate, as the paper; ``listwise`` shows
             all candidates, which the figures of the reference study imply (Hou et al. 2025 do not
             say it); so does profile ``paper-as-run``.
     """

@@ -169,7 +169,7 @@ def _lint_folder(path: Path, options: LintOptions) -> LintReport:
 
 def _stored_row(run: StoredRun) -> tuple[ReportedRow, list[Finding]]:
     outcomes = run.outcomes()
-    label = f"{run.method} seed {run.seed} ({run.run_id[:8]})"
+    label = f"{run.shown_name} seed {run.seed} ({run.run_id[:8]})"
     stored = {name: float(entry["mean"]) for name, entry in run.metrics["metrics"].items()}
     computed = metric_means(outcomes, list(stored))
     findings = [

@@ -31,6 +31,7 @@ CURVE_METRIC = "ndcg@5"
 _FLAG_TEXT = {
     "transductive": "saw the unlabelled test requests while training",
     "ties": "the order of tied scores could move a displayed mean by more than 0.001",
+    "unchecked": "code from outside of the package that had not passed the conformance kit when it ran",
     "invalid": "less than 95 % of its generated answers name a candidate; the others are misses",
 }
 
@@ -238,6 +239,9 @@ def _origin(runs: Sequence[StoredRun]) -> dict[str, str]:
             found.setdefault(name, {})[str(value)] = None
 
     for run in runs:
+        if run.imported is not None:
+            for key, value in run.imported.items():
+                add(f"imported, as declared: {key.replace('_', ' ')}", value)
         add("task", run.task_hash)
         add("candidates", run.candidates_hash)
         add("users", run.users_hash)

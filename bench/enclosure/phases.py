@@ -1,0 +1,163 @@
+"""The phases of one run of a plugin: constructor, fit, load, save, score."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.data.domain import Domain
+from bench.data.sources import data_root_or_env, domains_root, stored_names
+from bench.enclosure.decoy import Decoy, write_decoy
+from bench.enclosure.inputs import arrays_of, frozen
+from bench.enclosure.patches import replaced_code
+from bench.enclosure.watch import Places, Watch, watched
+from bench.errors import MethodError
+from bench.io import cache_root, store_root
+from bench.methods import Method
+from bench.methods.registry import BUILT_INS
+
+__all__ = ["Enclosure", "enclose_import", "enclose_run", "held_out_places", "own_module"]
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """Where one plugin runs.
+
+    Attributes:
+        watch: what is refused meanwhile.
+        decoy: what the environment leads to meanwhile.
+    """
+
+    watch: Watch
+    decoy: Decoy
+
+    @contextmanager
+    def phase(self, name: str, *free: Path, **inputs: Any) -> Iterator[None]:
+        """Run code of the plugin in the block.
+
+        Args:
+            name: of the phase, for messages.
+            free: further folders that it may read.
+            inputs: what it is given and must not change.
+
+        Raises:
+            MethodError: it read what it must not, or changed its inputs.
+        """
+        arrays = {k: a for key, value in inputs.items() for k, a in arrays_of(value, key).items()}
+        changed: list[str] = []
+        places = self.watch.places
+        now = replace(places, free=(*places.free, *(Path(os.path.realpath(f)) for f in free)))
+        watch = replace(self.watch, label=f"{self.watch.label}: {name}()", places=now, seen=[])
+        with self.decoy.shown(), watched(watch), frozen(arrays, changed.append):
+            yield
+        replaced = replaced_code(self.watch.module) if name != "score" else []
+        if replaced:
+            raise MethodError(
+                f"{watch.label} runs with its own code in the harness ({', '.join(replaced[:5])}); expected "
+                "the package as it is. Subclass or wrap what you want to change."
+            )
+        if changed:
+            raise MethodError(
+                f"{watch.label} changed what it was given ({', '.join(changed)}); expected it to be left "
+                "as it was. Work on copies."
+            )
+
+
+@contextmanager
+def enclose_run(
+    label: str,
+    method_cls: type[Method],
+    domains: Iterable[Domain],
+    *,
+    data_root: Path | None,
+    store: Path,
+    free: tuple[Path, ...],
+    files: tuple[Path, ...] = (),
+) -> Iterator[Enclosure]:
+    """Prepare the places for a run of a plugin, and remove them at the end.
+
+    Args:
+        label: the method, for messages.
+        method_cls: its class.
+        domains: target and sources.
+        data_root: the data root given.
+        store: the store given.
+        free: folders that the method may read, inside of the store as well.
+        files: further files that hold held-out events.
+    """
+    places = held_out_places(method_cls, data_root, store)
+    with tempfile.TemporaryDirectory(prefix="weavebench-run-") as name:
+        decoy = write_decoy(Path(name), domains, seed=0, method=method_cls.name)
+        places = Places(
+            (*places.data, *files, decoy.domains), (*places.runs, decoy.store), free
+        ).resolved()
+        yield Enclosure(Watch(label, own_module(method_cls), places), decoy)
+
+
+@contextmanager
+def enclose_import(name: str, *, data_root: Path | None = None) -> Iterator[None]:
+    """Import a method's module in the block: the code that a plugin runs there is watched as well.
+
+    Args:
+        name: name of the method.
+        data_root: the data root given.
+
+    Raises:
+        MethodError: it reads prepared domains or stored runs.
+    """
+    if name in BUILT_INS:
+        yield
+        return
+    places = held_out_places(None, data_root, None).resolved()
+    with watched(Watch(f"{name}: the import", "", places)):
+        yield
+
+
+def own_module(method_cls: type[Method]) -> str:
+    """Top-level module of a plugin's code; "" for classes of this package."""
+    top = method_cls.__module__.partition(".")[0]
+    return "" if top == "bench" else top
+
+
+def held_out_places(
+    method_cls: type[Method] | None, data_root: Path | None, store: Path | None
+) -> Places:
+    """Where this machine keeps prepared domains and stored runs."""
+    cache = cache_root()
+    data = [domains_root(), cache / "domains-cache", cache / "assets" / "ml-100k"]
+    root = data_root_or_env(data_root)
+    code = _code(method_cls)
+    if root is not None:
+        # A root that code lies in as well holds more than domains.
+        names = [root / name for name in stored_names(root)]
+        data += names if _holds(root, code) else [root]
+    runs = []
+    for place in {store or store_root(), store_root()}:
+        if not _holds(place, code):
+            runs.append(place)
+        elif place.is_dir():
+            runs += [entry for entry in place.iterdir() if _is_runs(entry)]
+    return Places(tuple(data), tuple(runs))
+
+
+def _is_runs(folder: Path) -> bool:
+    return folder.name == ".work" or any(folder.glob("*/manifest.json"))
+
+
+def _code(method_cls: type[Method] | None) -> list[Path]:
+    """Folders that Python code is loaded from."""
+    module = None if method_cls is None else sys.modules.get(method_cls.__module__)
+    file = getattr(module, "__file__", None)
+    paths = [sys.prefix, sys.base_prefix, __file__, *([file] if file else [])]
+    return [Path(os.path.realpath(path)) for path in paths]
+
+
+def _holds(folder: Path, code: Iterable[Path]) -> bool:
+    real = Path(os.path.realpath(folder))
+    return any(path.is_relative_to(real) for path in code)

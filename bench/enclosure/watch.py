@@ -1,0 +1,214 @@
+"""A watch over what a plugin's code opens and looks through (audit events, PEP 578).
+
+Python reports every file that it opens, every folder that it lists, and every look at the stack or at
+the objects of the garbage collector. While a watch is on, those that lead to held-out events are refused
+with an error and remembered, so that swallowing the error helps nothing. Libraries that open files
+without telling Python (polars) are asked by wrapping their readers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+from bench.errors import MethodError
+
+__all__ = ["Places", "Watch", "watched"]
+
+# A file that is made or emptied by opening it tells nothing.
+_TELLS_NOTHING = os.O_EXCL | os.O_TRUNC
+_FOLDER_EVENTS = frozenset({"os.listdir", "os.scandir"})
+_STACK_EVENTS = frozenset(
+    {"sys._getframe", "sys._current_frames", "sys.settrace", "sys.setprofile"}
+    | {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
+)
+_REST = (
+    "What a method may know is in its view, its requests and its context: sequences, timestamps, items "
+    "and histories (docs/add-a-method.md)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders and files by what is in them; of nested ones the innermost counts.
+
+    Attributes:
+        data: prepared domains, their sources, candidate files.
+        runs: stored runs.
+        free: what the method may read, whatever lies around it.
+    """
+
+    data: tuple[Path, ...] = ()
+    runs: tuple[Path, ...] = ()
+    free: tuple[Path, ...] = ()
+
+    def kind(self, path: str) -> str:
+        """``data``, ``runs`` or ``free`` for a real path; "" for a place of no kind."""
+        best, kind = -1, ""
+        for name in ("data", "runs", "free"):
+            for place in getattr(self, name):
+                root = str(place)
+                inside = path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+                if inside and len(root) > best:
+                    best, kind = len(root), name
+        return kind
+
+    def resolved(self) -> Places:
+        """The same places without links."""
+        return Places(*(tuple(map(_real, getattr(self, n))) for n in ("data", "runs", "free")))
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+@dataclass(eq=False)
+class Watch:
+    """What is refused while a plugin's code runs, and what was refused.
+
+    Attributes:
+        label: the method, for messages.
+        module: top-level module of the plugin's code; "" where the stack may be looked at.
+        places: real paths.
+        seen: one sentence for everything that was refused.
+    """
+
+    label: str
+    module: str
+    places: Places
+    seen: list[str] = field(default_factory=list)
+
+    def refuse(self, what: str) -> None:
+        """Remember and raise.
+
+        Raises:
+            MethodError: always.
+        """
+        text = f"{self.label} {what}. {_REST}"
+        if text not in self.seen:
+            self.seen.append(text)
+        raise MethodError(text)
+
+    def look_at(self, path: Any) -> None:
+        """Refuse a path that leads to held-out events."""
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if not isinstance(path, (str, os.PathLike)):
+            return  # an open descriptor: its opening was seen
+        real = os.path.realpath(path)
+        kind = self.places.kind(real)
+        if kind == "data":
+            self.refuse(
+                f"reads {real}, which belongs to prepared domains: they hold the held-out events"
+            )
+        if kind == "runs":
+            self.refuse(
+                f"reads {real}, which belongs to stored runs: their ranks tell the held-out items"
+            )
+
+    def is_own(self, frame: FrameType | None) -> bool:
+        """Whether the code that asks, or had ``inspect`` ask, is the plugin's."""
+        while frame is not None and frame.f_globals.get("__name__") == "inspect":
+            frame = frame.f_back
+        if frame is None or not self.module:
+            return False
+        name = frame.f_globals.get("__name__")
+        return not isinstance(name, str) or name.partition(".")[0] in (self.module, "builtins")
+
+
+_active: list[Watch] = []
+_installed: list[bool] = []
+_busy = threading.local()
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _active or getattr(_busy, "yes", False):
+        return
+    is_look = event in _STACK_EVENTS or (event == "object.__getattr__" and args[1] == "tb_frame")
+    if not is_look and event != "open" and event not in _FOLDER_EVENTS:
+        return
+    watch = _active[-1]
+    _busy.yes = True  # looking at the stack here is an event as well
+    try:
+        if not is_look:
+            flags = args[2] if event == "open" else 0
+            if not (isinstance(flags, int) and flags & _TELLS_NOTHING):
+                watch.look_at(args[0] if args[0] is not None else ".")
+        elif watch.is_own(sys._getframe(1)):
+            name = event if event in _STACK_EVENTS else "the frames of a traceback"
+            watch.refuse(
+                f"looks through the running process ({name}), where the harness keeps the answers"
+            )
+    finally:
+        _busy.yes = False
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Keep the watch on for as long as the block runs.
+
+    The hook stays installed, as hooks cannot be removed, and does nothing outside of such a block.
+
+    Raises:
+        MethodError: something was refused, whether the block passed the error on or not.
+    """
+    if not _installed:
+        sys.addaudithook(_audit)
+        _installed.append(True)
+    n_seen = len(watch.seen)
+    with ExitStack() as stack:
+        polars = sys.modules.get("polars")
+        if polars is not None:
+            stack.enter_context(_asked_first(polars, watch.look_at))
+        _active.append(watch)
+        try:
+            yield
+        except Exception as error:
+            if len(watch.seen) > n_seen and not str(error) == watch.seen[n_seen]:
+                raise MethodError(watch.seen[n_seen]) from error
+            raise
+        finally:
+            _active.remove(watch)
+    if len(watch.seen) > n_seen:
+        raise MethodError(watch.seen[n_seen])
+
+
+@contextmanager
+def _asked_first(module: ModuleType, look_at: Callable[[Any], None]) -> Iterator[None]:
+    """Show the paths that a module's readers get to ``look_at`` first."""
+    names = [name for name in vars(module) if name.startswith(("read_", "scan_"))]
+    originals = {name: getattr(module, name) for name in names}
+    for name, original in originals.items():
+        setattr(module, name, _asking(original, look_at))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(module, name, original)
+
+
+def _asking(reader: Callable[..., Any], look_at: Callable[[Any], None]) -> Callable[..., Any]:
+    @wraps(reader)
+    def asking(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args[:1], *kwargs.values()):
+            for path in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(path, (str, os.PathLike)):
+                    look_at(_without_pattern(path))
+        return reader(*args, **kwargs)
+
+    return asking
+
+
+def _without_pattern(path: str | os.PathLike[str]) -> Path:
+    """The folder that a pattern such as ``runs/**/*.parquet`` looks through; other paths as they are."""
+    parts = Path(path).parts
+    plain = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    return Path(*parts[:plain])

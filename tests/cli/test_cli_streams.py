@@ -1,0 +1,77 @@
+"""Closed and full standard streams, and Ctrl-C several times at once, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.runs.store import RunStore
+
+SLOW_METHOD = """
+import time
+from bench.methods import Capabilities, Family, Method, MethodConfig, Scores
+
+class Slow(Method):
+    name, version, family, Config = "slow", "1", Family.REFERENCE, MethodConfig
+
+    @classmethod
+    def capabilities(cls, config):
+        return Capabilities(trainable=False)
+
+    def fit(self, view, context):
+        context.scratch.joinpath("began").touch()
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(0.3)
+
+    def score(self, requests, context):
+        raise AssertionError("it was interrupted")
+"""
+
+
+@pytest.mark.parametrize("closing", ["2>/dev/full", "2>&-", "2>&- >&- <&-"])
+def test_a_run_needs_no_standard_error(tiny, tmp_path, closing):
+    command = f'"{sys.executable}" -m bench run --method popularity --target {tiny} {closing}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert ("NDCG@5" in done.stdout) is (">&- <" not in closing)
+    (run,) = RunStore(tmp_path / "runs").list(method="popularity")
+    assert len(run.outcomes()) == run.n_users
+
+
+def test_a_message_that_cannot_be_shown_keeps_its_exit_code(tmp_path):
+    command = f'"{sys.executable}" -m bench runs show zz 2>/dev/full'
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 2
+
+
+def test_interrupts_at_once_end_with_one_sentence(tiny, tmp_path):
+    plugin = tmp_path / "slow_method.py"
+    plugin.write_text(SLOW_METHOD)
+    words = ["run", "--method", f"{plugin}:Slow", "--target", tiny]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    began = time.monotonic()
+    while not list(Path(tmp_path / "runs").glob(".work/*/scratch/began")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() - began < 120
+        time.sleep(0.05)
+    for _ in range(5):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.count("interrupted") == 1
