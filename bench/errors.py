@@ -11,6 +11,7 @@
     |-- MethodError            a method broke its contract or failed
     `-- ResultError            a stored run is damaged, in use or not comparable
         |-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
+        |-- InUseError         another process works on what is needed, for too long
         |-- RunGoneError       a run was removed or replaced while it was read
         `-- MissingAdapterError  no stored adapter, or several, likewise           (exit code 2)
 
@@ -20,12 +21,15 @@ A message has three parts: what was found and where, what was expected, what to 
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 __all__ = [
     "BenchError",
     "ConfigError",
     "DataError",
+    "InUseError",
     "MethodError",
     "MissingAdapterError",
     "MissingDataError",
@@ -36,8 +40,12 @@ __all__ = [
     "RunGoneError",
     "did_you_mean",
     "missing_package",
+    "system_error",
     "unknown_name",
 ]
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class BenchError(Exception):
@@ -80,6 +88,10 @@ class ResultError(BenchError):
     """A stored run is missing, damaged, locked or not comparable with another."""
 
 
+class InUseError(ResultError):
+    """Another process works on what is needed, for longer than this one was to wait."""
+
+
 class MissingRunError(ResultError):
     """No stored run has the name that was given, or several have; the message names near ones."""
 
@@ -94,6 +106,18 @@ class MissingAdapterError(ResultError):
     """No stored adapter has the name that was given, or several have; the message names near ones."""
 
     exit_code = 2
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The error of the system that an exception is, or that its text reports; None if there is none.
+
+    Libraries written in Rust (polars, safetensors) have exceptions of their own for a full disk, or an
+    OSError without a number, and name the system's error in their text only.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    found = None if isinstance(error, BenchError) else _OS_ERROR.search(str(error))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

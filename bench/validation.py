@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError, MethodError
+from bench.errors import BenchError, MethodError, system_error
 from bench.evaluation import Outcomes, metric_per_user, rank_outcomes
 from bench.methods import Capabilities, Context, Method, Scores, ValidationFigures
 from bench.protocol.types import Labels, Requests
@@ -64,6 +64,8 @@ def method_phase(label: str, phase: str) -> Iterator[None]:
     except (BenchError, OSError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if (system := system_error(error)) is not None:
+            raise system from error
         raise MethodError(
             f"{label}: {phase}() failed with {type(error).__name__}: {error}. "
             "The log has the traceback; `bench check` tests a method on small data."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from bench.errors import BenchError, missing_package
+from bench.errors import BenchError, missing_package, system_error
 
 __all__ = ["debugging", "explain"]
 
@@ -46,8 +46,8 @@ def explain(error: BaseException) -> tuple[str, int]:
             "interrupted; finished runs are stored, the same command goes on from here.",
             INTERRUPTED,
         )
-    if isinstance(error, OSError) and error.errno is not None:
-        return _system(error), 1
+    if (system := system_error(error)) is not None:
+        return _system(system), 1
     if isinstance(error, ImportError) and (missing := missing_package(error)):
         return str(missing), missing.exit_code
     if isinstance(error, MemoryError):

@@ -15,13 +15,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import __version__
-from bench.errors import MethodError, ResultError
-from bench.io import canonical_json, read_json, sha256_file, write_json
+from bench.errors import InUseError, MethodError, ResultError, system_error
+from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
 from bench.merging.peft_config import explain
 from bench.methods import AdapterUse
 from bench.sealed import difference
-from bench.waiting import InUseError
 
 __all__ = [
     "CONFIG",
@@ -40,12 +39,15 @@ __all__ = [
     "sync_files",
     "sync_folder",
     "utc_now",
+    "with_own_hash",
 ]
 
 FORMAT = 1
 """Version of the adapter folder; readers refuse newer ones."""
 
 CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "bench_adapter.json"
+
+_OWN_HASH = "metadata_sha256"
 
 _REQUIRED: Mapping[str, type] = {
     "adapter_id": str,
@@ -228,7 +230,7 @@ def read_adapter(folder: Path) -> StoredAdapter:
 
 
 def check_files(adapter: StoredAdapter) -> None:
-    """Compare the files of an adapter with the SHA-256 in its metadata, once per process.
+    """Compare an adapter with the SHA-256 in its metadata, files once per process.
 
     Raises:
         ResultError: a file is absent or was changed.
@@ -237,9 +239,22 @@ def check_files(adapter: StoredAdapter) -> None:
     for name in files:
         if Path(name).name != name:
             raise _damaged(adapter.folder, f"the file name {name!r} leads out of the folder")
+    if not _is_as_written(adapter.metadata):
+        raise _damaged(adapter.folder, f"{METADATA} was changed")
     problem = difference(adapter.folder, files)
     if problem:
         raise _damaged(adapter.folder, problem)
+
+
+def with_own_hash(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with the SHA-256 of themselves."""
+    return {**metadata, _OWN_HASH: hash_json(metadata)}
+
+
+def _is_as_written(metadata: Mapping[str, Any]) -> bool:
+    """Whether metadata fit their own SHA-256; earlier versions wrote none."""
+    rest = {key: value for key, value in metadata.items() if key != _OWN_HASH}
+    return _OWN_HASH not in metadata or metadata[_OWN_HASH] == hash_json(rest)
 
 
 def peft_files(folder: Path, owner: str) -> dict[str, str]:
@@ -393,4 +408,5 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same training may succeed later, so that its checkpoints are worth keeping."""
     # torch has an exception of its own for a full accelerator; importing it here would cost seconds.
     exhausted = type(error).__name__ == "OutOfMemoryError"
-    return exhausted or isinstance(error, KeyboardInterrupt | OSError | MemoryError | InUseError)
+    known = KeyboardInterrupt | OSError | MemoryError | InUseError
+    return exhausted or isinstance(error, known) or system_error(error) is not None

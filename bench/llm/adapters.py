@@ -40,6 +40,7 @@ from bench.llm.adapter_files import (
     sync_files,
     sync_folder,
     utc_now,
+    with_own_hash,
 )
 from bench.llm.recipes import ADAPTER_ID, AdapterSpec, InitSpec, MergedSpec, MixturePart, Recipe
 from bench.methods import AdapterUse, Context, Progress, QuietProgress
@@ -357,7 +358,7 @@ class AdapterStore:
             else:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        write_json(out / METADATA, metadata)
+        write_json(out / METADATA, with_own_hash(metadata))
         sync_files(out)
         out.rename(self._folder(spec.adapter_id))
         sync_folder(self.root)

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from bench.errors import BenchError, ConfigError, MethodError, ResultError
+from bench.errors import (
+    BenchError,
+    ConfigError,
+    InUseError,
+    MethodError,
+    ResultError,
+    system_error,
+)
 from bench.io import hash_json, lock, require_free_space
 from bench.methods import Progress
 from bench.partial import sweep
@@ -23,7 +30,7 @@ from bench.runs.store import RunStore, sweep_locks
 from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
-from bench.waiting import InUseError, patience
+from bench.waiting import patience
 
 __all__ = [
     "CHECKPOINT_SECONDS",
@@ -252,21 +259,25 @@ def _clear_errors(label: str) -> Iterator[None]:
         yield
     except BenchError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResultError(
-                f"{label}: the disk is full ({error.strerror}{_where(error)}). Nothing half-written "
-                "was kept in the store. Free some space, or choose another folder (BENCH_STORE, "
-                "BENCH_CACHE), and repeat the command; it goes on from the last checkpoint."
-            ) from error
-        raise ResultError(
-            f"{label}: cannot read or write: {error.strerror or error}{_where(error)}. "
-            "Repair the cause and repeat the command; it goes on from the last checkpoint."
-        ) from error
     except MemoryError as error:
         raise MethodError(
             f"{label}: out of memory. Use a smaller batch size, fewer users or another profile; "
             "the same command goes on from the last checkpoint."
+        ) from error
+    except Exception as error:
+        # transformers raises OSError without a number
+        system = system_error(error) or (error if isinstance(error, OSError) else None)
+        if system is None:
+            raise
+        if system.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResultError(
+                f"{label}: the disk is full ({system.strerror}{_where(system)}). Nothing half-written "
+                "was kept in the store. Free some space, or choose another folder (BENCH_STORE, "
+                "BENCH_CACHE), and repeat the command; it goes on from the last checkpoint."
+            ) from error
+        raise ResultError(
+            f"{label}: cannot read or write: {system.strerror or system}{_where(system)}. "
+            "Repair the cause and repeat the command; it goes on from the last checkpoint."
         ) from error
 
 

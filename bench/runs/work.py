@@ -59,6 +59,11 @@ class Work:
         return self.folder / "result"
 
     @property
+    def ranks(self) -> tuple[Path, ...]:
+        """What in the folder tells ranks, or the candidates that they are compared with."""
+        return (self._part("").parent, self.result, self.folder / _SECRET)
+
+    @property
     def log_path(self) -> Path:
         """Log of all attempts."""
         return self.folder / LOG
@@ -96,10 +101,11 @@ class Work:
         """A number that nobody can guess, the same for all attempts at a run."""
         path = self.folder / _SECRET
         try:
-            return int(read_json(path))
+            return int(read_json(path), 16)
         except (ResultError, TypeError, ValueError):
-            write_json(path, secrets.randbits(128))
-            return int(read_json(path))
+            # A text: integers of more than 64 bits are read from no file.
+            write_json(path, secrets.token_hex(16))
+            return int(read_json(path), 16)
 
     def _part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.npz"

@@ -9,6 +9,8 @@ import pytest
 from adapter_makers import SPORTS, Maker, recipe
 
 from bench.errors import MethodError, ResultError
+from bench.io import write_json
+from bench.llm import adapters
 from bench.llm.adapter_files import CONFIG, METADATA, WEIGHTS
 from bench.llm.adapters import AdapterStore
 
@@ -112,3 +114,44 @@ def test_damaged_adapters_do_not_hide_the_others(store):
     assert len(damaged) == 1
     with pytest.raises(ResultError):
         store.list()
+
+
+def test_a_changed_cost_is_damage(store):
+    adapter = store.obtain(recipe(), Maker())
+    _edit(adapter.folder, cost={**adapter.metadata["cost"], "seconds": 1e9})
+    with pytest.raises(ResultError, match=f"{METADATA} was changed"):
+        AdapterStore(store.root).find(adapter.adapter_id)
+
+
+def test_metadata_of_an_earlier_version_have_no_hash_of_their_own(store):
+    adapter = store.obtain(recipe(), Maker())
+    metadata = dict(adapter.metadata)
+    del metadata["metadata_sha256"]
+    write_json(adapter.folder / METADATA, metadata)
+    assert AdapterStore(store.root).find(adapter.adapter_id).metadata == metadata
+
+
+def test_an_adapter_that_is_removed_meanwhile_is_gone_and_not_damaged(store, monkeypatch):
+    adapter = store.obtain(recipe(), Maker())
+    read = adapters.read_adapter
+
+    def late(folder):
+        if folder.exists():
+            AdapterStore(store.root).remove(folder.name)
+        return read(folder)
+
+    monkeypatch.setattr(adapters, "read_adapter", late)
+    assert store.list() == []
+    monkeypatch.undo()
+    store.obtain(recipe(), Maker())
+    monkeypatch.setattr(adapters, "read_adapter", late)
+    assert store.find(adapter.adapter_id) is None
+    assert list(store.root.glob(".work/*")) == []
+
+
+def test_clean_removes_what_killed_processes_left_under_construction(store):
+    adapter = store.obtain(recipe(), Maker())
+    left = store.root / ".partial-bench-x"
+    left.mkdir()
+    assert list(store.clean()) == [left]
+    assert store.get(adapter.adapter_id).folder.is_dir() and not left.exists()

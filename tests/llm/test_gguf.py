@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tiny_gguf import write_gguf
 
 from bench import assets
-from bench.errors import ConfigError
+from bench.errors import ConfigError, ResultError
 from bench.llm.backbones import load_model, load_tokenizer, resolve_backbone
 from bench.llm.gguf import read_header
 from bench.pretrained.model_folder import check_folder
+from bench.sealed import locate, remove
 
 TEXTS = ["Toy Story (1995)", "Dove Men+Care 18 oz", "a  1995", "²½ x2", "<|im_end|>\n"]
 
@@ -80,6 +81,20 @@ def test_it_is_converted_once_and_known_by_its_content(tiny_file, cache, tmp_pat
     assert said == []
     assert (again.folder, again.content_hash) == (first.folder, first.content_hash)
     assert again.name == str(copy)
+
+
+def test_a_changed_conversion_is_refused_until_it_is_removed(
+    tiny_file, cache, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    folder = resolve_backbone(str(tiny_file[0])).folder
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ResultError, match=f"safetensors was changed.*bench cache rm {folder.name}"):
+        resolve_backbone(str(tiny_file[0]))
+    remove(locate(folder.name))
+    assert (resolve_backbone(str(tiny_file[0])).folder / "model.safetensors").read_bytes() == whole
 
 
 def test_a_conversion_that_fails_leaves_nothing_behind(tiny_llama, tmp_path, monkeypatch) -> None:
