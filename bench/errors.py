@@ -11,6 +11,7 @@
     |-- MethodError            a method broke its contract or failed
     `-- ResultError            a stored run is damaged, in use or not comparable
         |-- MissingRunError    no stored run, or several, of the name given        (exit code 2)
+        |-- InUseError         another process works on what is needed, for too long
         |-- RunGoneError       a run was removed or replaced while it was read
         `-- MissingAdapterError  no stored adapter, or several, likewise           (exit code 2)
 
@@ -28,6 +29,7 @@ __all__ = [
     "BenchError",
     "ConfigError",
     "DataError",
+    "InUseError",
     "MethodError",
     "MissingAdapterError",
     "MissingDataError",
@@ -84,6 +86,10 @@ class MethodError(BenchError):
 
 class ResultError(BenchError):
     """A stored run is missing, damaged, locked or not comparable with another."""
+
+
+class InUseError(ResultError):
+    """Another process works on what is needed, for longer than this one was to wait."""
 
 
 class MissingRunError(ResultError):

@@ -16,18 +16,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.errors import ResultError
+from bench.errors import InUseError
 
-__all__ = ["DEFAULT_SECONDS", "InUseError", "acquire", "holder", "patience"]
+__all__ = ["DEFAULT_SECONDS", "acquire", "holder", "patience"]
 
 DEFAULT_SECONDS = 3600.0
 """How long a process waits for another one, unless told otherwise."""
 
 Tell = Callable[[str], None]
-
-
-class InUseError(ResultError):
-    """Another process works on what is needed, for longer than this one was to wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import ResultError
+from bench.errors import InUseError, ResultError
 from bench.io import lock
-from bench.waiting import InUseError, holder, patience
+from bench.waiting import holder, patience
 
 HOLD = """
 import sys

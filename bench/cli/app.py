@@ -54,7 +54,8 @@ class RootCommand(TyperGroup):
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Refuse empty words, mostly an unset variable of the shell, and bytes that are no text."""
-        for number, word in enumerate(args):
+        # A shell that completes asks with what is typed so far.
+        for number, word in enumerate(() if extra.get("resilient_parsing") else args):
             if word == "" or _NO_VALUE.match(word):
                 owner = word.rstrip("=") or (args[number - 1] if number else "the first word")
                 raise typer.BadParameter(f"the value of {owner} is empty; expected a text.")
@@ -101,7 +102,6 @@ app = typer.Typer(
     # Rich help panels cost a markdown parser at start-up and wrap badly in logs.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a run failed, 2 wrong use, 130 interrupted.",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.complete import domain_names
 from bench.cli.output import echo
 from bench.cli.run_options import parse_names, parse_users
 from bench.cli.runs import open_store
@@ -37,7 +38,11 @@ class Format(StrEnum):
 def leaderboard(
     target: Annotated[
         str | None,
-        typer.Option(metavar="D[,D2]", help="Target domain; several: one family of tests."),
+        typer.Option(
+            metavar="D[,D2]",
+            help="Target domain; several: one family of tests.",
+            autocompletion=domain_names,
+        ),
     ] = None,
     suite: Annotated[
         str | None, typer.Option(help="All targets of a suite as one table, instead of --target.")

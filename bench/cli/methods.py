@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.complete import method_names
 from bench.cli.output import echo, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ WIDTH = 100
 def methods(
     name: Annotated[
         str | None,
-        typer.Argument(help="A method, recbole:MODEL or file.py:Class; default: list them all."),
+        typer.Argument(
+            help="A method, recbole:MODEL or file.py:Class; default: list them all.",
+            autocompletion=method_names,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

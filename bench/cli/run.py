@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import run_options, run_plan, run_report
+from bench.cli.complete import domain_names, method_names
 from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import OnError, Ties, TrainOn
 from bench.cli.rivals import (
@@ -56,9 +57,14 @@ def run(
     context: typer.Context,
     method: Annotated[
         str,
-        typer.Option(help="Methods: names, recbole:MODEL or file.py:Class, separated by commas."),
+        typer.Option(
+            help="Methods: names, recbole:MODEL or file.py:Class, separated by commas.",
+            autocompletion=method_names,
+        ),
     ],
-    target: Annotated[str, typer.Option(help="Target domains, separated by commas.")],
+    target: Annotated[
+        str, typer.Option(help="Target domains, separated by commas.", autocompletion=domain_names)
+    ],
     sources: Annotated[
         str | None,
         typer.Option(help="all (the rest of the study group), none, or domains; default: all."),

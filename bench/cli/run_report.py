@@ -102,6 +102,12 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
             "were not checked; figures are marked."
         )
     notes = left_out_note(task.get("left_out"))
+    notes += [
+        f"{run.shown_name} had not passed the conformance kit, and tables mark it: "
+        f"bench check {run.manifest['method']['requested_as']}, then repeat the run with --force."
+        for run in runs
+        if run.manifest["method"].get("conformance", "passed") != "passed"
+    ]
     for note in notes + data_notes(task["guard"], user_overlap(runs), items_without_title(runs)):
         echo(f"  {note}")
     if len(runs) == 1:

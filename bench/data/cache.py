@@ -7,6 +7,7 @@ the folder. A folder that is not as it was written is refused, see :mod:`bench.s
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,9 +29,10 @@ from bench.io import (
     sha256_file,
     write_json,
 )
+from bench.partial import discard
 from bench.sealed import intact, seal
 
-__all__ = ["cached", "content_sha256", "load_folder", "save_folder"]
+__all__ = ["cached", "content_sha256", "forget", "load_folder", "save_folder"]
 
 _FORMAT = 1
 _RECENT_SECONDS = 2.0
@@ -85,6 +87,14 @@ def cached(name: str, key: Mapping[str, Any], build: Callable[[], Domain]) -> Do
         domain = build()
         save_folder(domain, folder)
     return load_folder(folder)
+
+
+def forget(name: str) -> None:
+    """Remove all that was prepared of a domain; processes that have it mapped keep it."""
+    for folder in sorted(_root().glob(f"{name}-*")):
+        if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{24}}", folder.name):
+            with lock(folder):
+                discard(folder)
 
 
 def _try_load(folder: Path) -> Domain | None:

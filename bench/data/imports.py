@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from bench import assets
+from bench.data.cache import forget
 from bench.data.catalogue import CATALOGUE, Counts
 from bench.data.domain import Domain
 from bench.data.load import load_domain, not_found
@@ -102,7 +103,7 @@ def import_domain(
     reading = Reading(
         separator, quotes, header, encoding, time_format, tuple(where), sequences, repeats, on_error
     )
-    files = [inter] if isinstance(inter, Path) else list(inter)
+    files = [Path(inter)] if isinstance(inter, str | Path) else [Path(file) for file in inter]
     raw = read_files(name, files, items, mapping, reading)
     made = prepare(  # nothing is stored that cannot be loaded
         raw,
@@ -191,7 +192,7 @@ def _store(raw: RawData, folder: Path, name: str) -> None:
 
 
 def remove_import(name: str) -> Path:
-    """Remove an imported domain from ``cache_root()/domains``; its source files are not touched.
+    """Remove an imported domain and what was prepared of it; its source files are not touched.
 
     Raises:
         ConfigError: no imported domain of that name.
@@ -199,6 +200,7 @@ def remove_import(name: str) -> Path:
     folder = _imported(name)
     with lock(folder):
         discard(folder)
+    forget(name)
     return folder
 
 

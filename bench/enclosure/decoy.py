@@ -25,8 +25,6 @@ __all__ = ["Decoy", "with_other_answers", "write_decoy"]
 _APART = ("domains", "domains-cache", "conformance")
 # The embedded domains are cut out of it.
 _DATA_ASSETS = frozenset({"ml-100k"})
-# Made beforehand, so that what a method stores there is kept.
-_SHARED = ("adapters", "assets", "backbones", "pretraining", "text-vectors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +101,13 @@ def with_other_answers(domain: Domain, rng: np.random.Generator) -> Domain:
 
 
 def _link_cache(real: Path, cache: Path) -> None:
-    for name in _SHARED:
-        (real / name).mkdir(parents=True, exist_ok=True)
     (cache / "domains").mkdir(parents=True)
     (cache / "assets").mkdir()
-    for entry in real.iterdir():
+    for entry in real.iterdir() if real.is_dir() else ():
         if entry.name not in (*_APART, "assets"):
             (cache / entry.name).symlink_to(entry.resolve())
-    for asset in (real / "assets").iterdir():
+    assets = real / "assets"
+    for asset in assets.iterdir() if assets.is_dir() else ():
         if asset.name not in _DATA_ASSETS:
             (cache / "assets" / asset.name).symlink_to(asset.resolve())
 

@@ -28,8 +28,12 @@ def replaced_code(module: str) -> list[str]:
 
 
 def _is_from(value: Any, module: str) -> bool:
-    for part in (value, getattr(value, "fget", None), getattr(value, "__func__", None)):
-        if isinstance(part, FunctionType):
-            own = part.__globals__.get("__name__")
-            return isinstance(own, str) and own.partition(".")[0] == module
-    return False
+    kind = type(value)
+    if kind is property:
+        value = value.fget
+    elif kind is classmethod or kind is staticmethod:
+        value = value.__func__
+    if type(value) is not FunctionType:
+        return False
+    own = value.__globals__.get("__name__")
+    return isinstance(own, str) and own.partition(".")[0] == module

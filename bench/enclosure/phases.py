@@ -25,6 +25,10 @@ from bench.methods.registry import BUILT_INS
 __all__ = ["Enclosure", "enclose_import", "enclose_run", "held_out_places", "own_module"]
 
 
+# Made beforehand and linked, so that what a method stores there is kept.
+_SHARED = ("adapters", "backbones", "pretraining", "text-vectors")
+
+
 @dataclass(frozen=True, slots=True)
 class Enclosure:
     """Where one plugin runs.
@@ -56,7 +60,7 @@ class Enclosure:
         watch = replace(self.watch, label=f"{self.watch.label}: {name}()", places=now, seen=[])
         with self.decoy.shown(), watched(watch), frozen(arrays, changed.append):
             yield
-        replaced = replaced_code(self.watch.module) if name != "score" else []
+        replaced = replaced_code(self.watch.module) if name in ("fit", "load") else []
         if replaced:
             raise MethodError(
                 f"{watch.label} runs with its own code in the harness ({', '.join(replaced[:5])}); expected "
@@ -78,7 +82,8 @@ def enclose_run(
     data_root: Path | None,
     store: Path,
     free: tuple[Path, ...],
-    files: tuple[Path, ...] = (),
+    data: tuple[Path, ...] = (),
+    runs: tuple[Path, ...] = (),
 ) -> Iterator[Enclosure]:
     """Prepare the places for a run of a plugin, and remove them at the end.
 
@@ -89,13 +94,16 @@ def enclose_run(
         data_root: the data root given.
         store: the store given.
         free: folders that the method may read, inside of the store as well.
-        files: further files that hold held-out events.
+        data: further files that hold held-out events.
+        runs: what tells ranks inside of the free folders.
     """
     places = held_out_places(method_cls, data_root, store)
+    for name in _SHARED:
+        (cache_root() / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="weavebench-run-") as name:
         decoy = write_decoy(Path(name), domains, seed=0, method=method_cls.name)
         places = Places(
-            (*places.data, *files, decoy.domains), (*places.runs, decoy.store), free
+            (*places.data, *data, decoy.domains), (*places.runs, *runs, decoy.store), free
         ).resolved()
         yield Enclosure(Watch(label, own_module(method_cls), places), decoy)
 
@@ -132,11 +140,10 @@ def held_out_places(
     cache = cache_root()
     data = [domains_root(), cache / "domains-cache", cache / "assets" / "ml-100k"]
     root = data_root_or_env(data_root)
-    code = _code(method_cls)
     if root is not None:
-        # A root that code lies in as well holds more than domains.
-        names = [root / name for name in stored_names(root)]
-        data += names if _holds(root, code) else [root]
+        # Whatever else lies there, for example a model, may be read.
+        data += [root / name for name in stored_names(root)]
+    code = _code(method_cls)
     runs = []
     for place in {store or store_root(), store_root()}:
         if not _holds(place, code):

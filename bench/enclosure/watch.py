@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -164,15 +164,13 @@ def watched(watch: Watch) -> Iterator[None]:
         sys.addaudithook(_audit)
         _installed.append(True)
     n_seen = len(watch.seen)
-    with ExitStack() as stack:
-        polars = sys.modules.get("polars")
-        if polars is not None:
-            stack.enter_context(_asked_first(polars, watch.look_at))
+    polars = sys.modules.get("polars")
+    with nullcontext() if polars is None else _asked_first(polars):
         _active.append(watch)
         try:
             yield
         except Exception as error:
-            if len(watch.seen) > n_seen and not str(error) == watch.seen[n_seen]:
+            if len(watch.seen) > n_seen and str(error) != watch.seen[n_seen]:
                 raise MethodError(watch.seen[n_seen]) from error
             raise
         finally:
@@ -181,27 +179,31 @@ def watched(watch: Watch) -> Iterator[None]:
         raise MethodError(watch.seen[n_seen])
 
 
+_readers: dict[str, tuple[Any, Any]] = {}
+
+
 @contextmanager
-def _asked_first(module: ModuleType, look_at: Callable[[Any], None]) -> Iterator[None]:
-    """Show the paths that a module's readers get to ``look_at`` first."""
-    names = [name for name in vars(module) if name.startswith(("read_", "scan_"))]
-    originals = {name: getattr(module, name) for name in names}
-    for name, original in originals.items():
-        setattr(module, name, _asking(original, look_at))
+def _asked_first(module: ModuleType) -> Iterator[None]:
+    """Show the paths that a module's readers get to the watch first."""
+    if not _readers:
+        names = [name for name in vars(module) if name.startswith(("read_", "scan_"))]
+        _readers.update({n: (getattr(module, n), _asking(getattr(module, n))) for n in names})
+    for name, (_, asking) in _readers.items():
+        setattr(module, name, asking)
     try:
         yield
     finally:
-        for name, original in originals.items():
+        for name, (original, _) in _readers.items():
             setattr(module, name, original)
 
 
-def _asking(reader: Callable[..., Any], look_at: Callable[[Any], None]) -> Callable[..., Any]:
+def _asking(reader: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(reader)
     def asking(*args: Any, **kwargs: Any) -> Any:
-        for value in (*args[:1], *kwargs.values()):
+        for value in (*args[:1], *kwargs.values()) if _active else ():
             for path in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(path, (str, os.PathLike)):
-                    look_at(_without_pattern(path))
+                    _active[-1].look_at(_without_pattern(path))
         return reader(*args, **kwargs)
 
     return asking

@@ -15,13 +15,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import __version__
-from bench.errors import MethodError, ResultError, system_error
+from bench.errors import InUseError, MethodError, ResultError, system_error
 from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
 from bench.merging.peft_config import explain
 from bench.methods import AdapterUse
 from bench.sealed import difference
-from bench.waiting import InUseError
 
 __all__ = [
     "CONFIG",

@@ -14,11 +14,11 @@ from tabulate import tabulate
 
 from bench.report.grid import Cell, Column, columns, sections
 from bench.report.table import Row, Table, TableSet
-from bench.terminal import json_safe
+from bench.terminal import json_safe, one_line
 
 __all__ = ["escape_markdown", "to_csv", "to_json", "to_markdown"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
@@ -124,9 +124,11 @@ def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[A
 def as_text(text: str) -> str:
     """A text for a CSV cell that no spreadsheet takes for a formula: behind ``'`` if it begins like one.
 
-    Formulas begin with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return. Numbers are no texts.
+    Formulas begin with ``=``, ``+``, ``-`` or ``@``. Numbers are no texts. Control characters become
+    escapes, for a carriage return would end the line and others drive a terminal.
     """
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    shown = one_line(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 def to_json(table: Table | TableSet) -> str:

@@ -153,8 +153,9 @@ class Attempt:
             self._prepared.loaded.task.domains,
             data_root=spec.data_root,
             store=self._work.folder.parents[1],
-            free=(self._work.scratch, self._work.model, *earlier),
-            files=() if spec.candidates is None else (spec.candidates,),
+            free=(self._work.folder, *earlier),
+            data=() if spec.candidates is None else (spec.candidates,),
+            runs=self._work.ranks,
         ) as enclosure:
             yield enclosure
 
@@ -217,6 +218,9 @@ class Attempt:
         if resolved.capabilities.trainable:
             # Scores of a fit that cannot be restored do not belong to the fit that follows.
             self._work.drop_parts()
+        counted: AbstractContextManager[list[str]] = nullcontext([])
+        if self._enclosure is not None and not resolved.capabilities.trainable:
+            counted = counted_steps(resolved.method_cls)
         view = self._prepared.loaded.task.train_view(
             with_sources=resolved.capabilities.needs_sources,
             transductive=resolved.capabilities.transductive,
@@ -225,11 +229,11 @@ class Attempt:
         with (
             context.progress.stage(f"fit {resolved.spec.label}"),
             journal.phase("fit"),
-            counted_steps(resolved.method_cls) as steps,
+            counted as steps,
             self._phase("fit", view=view),
         ):
             method.fit(view, context)
-        if steps and self._enclosure is not None and not resolved.capabilities.trainable:
+        if steps:
             raise MethodError(trained_silently(resolved.spec.label, steps))
         # Of a fit that only fetched adapters little is lost, but the scores that follow are worth keeping.
         worth_saving = (
@@ -334,9 +338,10 @@ class Attempt:
         resolved = self._prepared.resolved
         most = _COMPARED if resolved.method_cls.score_rows is None else _COMPARED_SLOWLY
         chosen = np.intersect1d(users, task.subset(most)) if len(users) > most else users
-        secret, _ = self._score(
-            method, context, task.secret_test(chosen, self._work.secret_seed()), journal
-        )
+        began, cpu_began = time.perf_counter(), time.process_time()
+        requests = task.secret_test(chosen, self._work.secret_seed())
+        secret, _ = self._score(method, context, requests, journal)
+        journal.leave_out(time.perf_counter() - began, time.process_time() - cpu_began)
         public = metric_per_user(outcomes, "ndcg@5")[np.isin(users, chosen)]
         fault = known_formula(public, metric_per_user(secret, "ndcg@5"))
         if fault:

@@ -140,6 +140,10 @@ class Journal:
             known = self.adapters.get(use.adapter_id, {})
             now = use.trained_now or known.get("trained_now", False)
             self.adapters[use.adapter_id] = {**asdict(use), "trained_now": now}
+        self.leave_out(seconds, cpu_seconds)
+
+    def leave_out(self, seconds: float, cpu_seconds: float) -> None:
+        """Take what is no cost of the method out of the run's own seconds."""
         self._shared += seconds
         self._shared_cpu += cpu_seconds
         for name in self._open:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import BenchError, MethodError, ResultError
+from bench.errors import BenchError, InUseError, MethodError, ResultError
 from bench.io import atomic_folder, hash_json, write_json, write_text
 from bench.methods.config import merge
 from bench.partial import discard
@@ -23,7 +23,6 @@ from bench.runs.spec import RunSpec
 from bench.runs.store import RunStore
 from bench.runs.stored import FORMAT, LOG, MANIFEST, StoredRun
 from bench.runs.tasks import TaskCache
-from bench.waiting import InUseError
 
 __all__ = ["MatrixInterrupted", "RunResult", "expand", "run_matrix"]
 

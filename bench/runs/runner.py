@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from bench.errors import BenchError, ConfigError, MethodError, ResultError, system_error
+from bench.errors import (
+    BenchError,
+    ConfigError,
+    InUseError,
+    MethodError,
+    ResultError,
+    system_error,
+)
 from bench.io import hash_json, lock, require_free_space
 from bench.methods import Progress
 from bench.partial import sweep
@@ -23,7 +30,7 @@ from bench.runs.store import RunStore, sweep_locks
 from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
-from bench.waiting import InUseError, patience
+from bench.waiting import patience
 
 __all__ = [
     "CHECKPOINT_SECONDS",

@@ -59,6 +59,11 @@ class Work:
         return self.folder / "result"
 
     @property
+    def ranks(self) -> tuple[Path, ...]:
+        """What in the folder tells ranks, or the candidates that they are compared with."""
+        return (self._part("").parent, self.result, self.folder / _SECRET)
+
+    @property
     def log_path(self) -> Path:
         """Log of all attempts."""
         return self.folder / LOG

@@ -11,7 +11,7 @@ import typer
 
 from bench.cli import app
 
-__all__ = ["GOOD", "commands", "hostile_files", "hostile_words", "words_of"]
+__all__ = ["ESCAPE", "GOOD", "commands", "hostile_files", "hostile_words", "words_of"]
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202edren\x9b31m"
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -110,7 +110,7 @@ def commands(
 
 def words_of(path: tuple[str, ...], command: Any, tried: str, value: str) -> list[str]:
     """A call of the verb with ``value`` for the parameter ``tried``, and good values for the rest."""
-    words = list(path)
+    words = [*path, *(["--plan"] if path == ("run",) else [])]
     for parameter in command.params:
         if parameter.name != tried and not parameter.required:
             continue

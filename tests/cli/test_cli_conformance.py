@@ -63,6 +63,11 @@ def test_a_failure_is_remembered_and_a_part_of_the_checks_is_not(cli, tiny, plug
     assert run(plugin, tmp_path / "again")["conformance"] == "failed"
 
 
+def test_the_command_line_says_what_to_do(cli, tiny, plugin):
+    shown = cli("run", "--method", plugin, "--target", "tiny").stdout
+    assert "my-method had not passed the conformance kit, and tables mark it: bench check" in shown
+
+
 def test_methods_of_the_package_carry_no_such_mark(cli, tiny, tmp_path):
     assert "conformance" not in run("markov", tmp_path)
     assert "‖" not in table(cli, tmp_path, "markdown")

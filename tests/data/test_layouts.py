@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from bench.data.imports import import_domain, import_record
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
 
 USERS, ITEMS = 4, 5
 
@@ -148,6 +148,8 @@ def test_lines_of_a_user_and_his_items(tmp_path):
     path = put(tmp_path, "s.txt", "7 3 1 2\n8 1\n9 2 3\n")
     with pytest.raises(DataError, match="--sequences"):
         import_domain("mine", path)
+    with pytest.raises(ConfigError, match="leave --column and --where out"):
+        import_domain("mine", path, sequences=True, mapping={"user": "1"})
     domain = import_domain("mine", path, sequences=True)
     assert [domain.sequences[row].tolist() for row in range(3)] == [[2, 0, 1], [0], [1, 2]]
 

@@ -9,8 +9,8 @@ import pytest
 
 from bench.data.readers.delimited import Dialect
 from bench.data.readers.tabular import TableOptions, read_tabular
-from bench.data.readers.times import is_time, time_numbers
-from bench.errors import ConfigError
+from bench.data.readers.times import is_time, parse_times
+from bench.errors import ConfigError, DataError
 
 DAY = 86_400.0
 
@@ -31,13 +31,13 @@ DAY = 86_400.0
     ],
 )
 def test_the_kind_of_most_values_counts(texts, numbers):
-    assert time_numbers(pl.Series(texts, dtype=pl.String)).to_list() == numbers
+    assert parse_times(pl.Series(texts, dtype=pl.String))[0].to_list() == numbers
 
 
 def test_a_format_names_the_form():
-    days = time_numbers(pl.Series(["02/01/1970", "03/01/1970", "", "1970-01-02"]), "%d/%m/%Y")
+    days = parse_times(pl.Series(["02/01/1970", "03/01/1970", "", "1970-01-02"]), "%d/%m/%Y")[0]
     assert days.to_list() == [DAY, 2 * DAY, None, None]
-    zoned = time_numbers(pl.Series(["Fri Jan 02 01:00:00 +0100 1970"]), "%a %b %d %H:%M:%S %z %Y")
+    zoned = parse_times(pl.Series(["Fri Jan 02 01:00:00 +0100 1970"]), "%a %b %d %H:%M:%S %z %Y")[0]
     assert zoned.to_list() == [DAY]
     assert is_time("3:05 PM 2/1/1970", "%I:%M %p %d/%m/%Y")
     assert not is_time("soon")
@@ -75,3 +75,11 @@ def test_times_that_a_spreadsheet_rounded_are_named(tmp_path):
     (note,) = read_tabular(path).notes
     assert note.startswith("warning: 3 times are in scientific notation ('1.58869E+12'")
     assert "2 distinct times are left" in note
+
+
+def test_files_of_one_import_have_times_of_one_kind(tmp_path):
+    numbers, dates = tmp_path / "n.csv", tmp_path / "d.csv"
+    numbers.write_text("user_id,item_id,timestamp\nu,i,1588690000000\n")
+    dates.write_text("user_id,item_id,timestamp\nu,j,2020-05-06\n")
+    with pytest.raises(DataError, match=r"d\.csv: the times are dates, but numbers in .*n\.csv"):
+        read_tabular([numbers, dates])

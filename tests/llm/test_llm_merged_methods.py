@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, InUseError
 from bench.evaluation import metric_per_user
 from bench.io import lock
 from bench.llm.adapters import AdapterStore
@@ -20,7 +20,7 @@ from bench.methods.registry import resolve
 from bench.protocol.task import Task, build_task
 from bench.testing import evaluate, make_context
 from bench.testing.planted import planted_domain
-from bench.waiting import InUseError, patience
+from bench.waiting import patience
 
 BUDGET = {
     "train_examples": 12,

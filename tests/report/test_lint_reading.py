@@ -353,3 +353,53 @@ def test_no_text_breaks_the_reader(text, suffix):
         assert "the file" in str(error)
     else:
         assert lint_rows(table).n_rows == len(table.rows) > 0
+
+
+def tabular(*rows: str) -> str:
+    body = " \\\\\n".join(("M & NDCG@5", *rows, "A & 0.5"))
+    return "\\begin{tabular}{lr}\n" + body + " \\\\\n\\end{tabular}\n"
+
+
+QUICK = {
+    "columns": (".tex", tabular(r"\multicolumn{99999999}{c}{x} & 1")),
+    "digits": (".tex", tabular(r"\multicolumn{" + "9" * 6000 + "}{c}{x} & 1")),
+    "rows": (".tex", tabular(r"\multirow{999999999}{*}{x} & 0.1")),
+    "rows upwards": (".tex", tabular(r"\multirow{-999999999}{*}{x} & 0.1")),
+    "nested commands": (".tex", tabular("\\a{" * 3000 + "x" + "}" * 3000 + " & 0.1")),
+    "nested spans": (".tex", tabular("\\multicolumn{2}{c}{" * 3000 + "x" + "}" * 3000 + " & 1")),
+    "blanks": (".tex", tabular("\\a" + " " * 30_000 + "x & 0.1")),
+    "stars": (".md", "|M|NDCG@5|\n|-|-|\n|" + "*a " * 20_000 + "|0.5|\n|A|0.5|\n"),
+    "superscripts": (".md", "|M|NDCG@5|\n|-|-|\n|" + "<sup>" * 20_000 + "|0.5|\n|A|0.5|\n"),
+    "heading": (".md", "#" + " " * 50_000 + "x" + " " * 50_000 + "y\n|M|NDCG@5|\n|-|-|\n|A|0.5|\n"),
+    "candidates": (".csv", "# " + "9" * 3000 + " candidates per user\nM,NDCG@5\nA,0.5\n"),
+}
+
+
+@pytest.mark.parametrize("case", QUICK)
+@pytest.mark.timeout(60)
+def test_hostile_tables_are_read_in_time(case):
+    suffix, text = QUICK[case]
+    values = found(lint_table := read_table(text, "t", suffix=suffix))
+    assert (0.5,) in values.values()
+    assert lint_rows(lint_table).n_rows >= 1
+
+
+REFUSED = {
+    "spans side by side": (
+        ".tex",
+        tabular(r"\multicolumn{199}{c}{x} & " * 50 + "1"),
+        "2,000 cells",
+    ),
+    "tables in tables": (".tex", r"\begin{tabular}{l}" * 3000 + tabular(), "2,000,000 characters"),
+    "a cell of a CSV": (".csv", "M,NDCG@5\n" + "a" * 200_000 + ",0.5\n", "field limit"),
+    "too long": (".md", "x" * 5_000_001, "at most 5,000,000"),
+    "deep JSON": (".json", "[" * 50_000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.timeout(60)
+def test_tables_that_are_no_tables_are_refused(case):
+    suffix, text, message = REFUSED[case]
+    with pytest.raises(DataError, match=message):
+        read_table(text, "t", suffix=suffix)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from report_runs import outcomes_with_ranks, random_outcomes
 
 from bench.report.leaderboard import build_table, to_csv, to_json, to_markdown
+from bench.report.writers import as_text
 
 
 @pytest.fixture
@@ -35,6 +37,29 @@ def markdown_rows(text):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [row for row in cells if row[0] != "Family" and not row[0].startswith(":-")]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_of_a_csv_is_a_formula_and_figures_stay_numbers(table, start):
+    hostile = f"{start}cmd|' /C calc'!A0"
+    (block, *rest) = table.blocks
+    rows = (replace(block.rows[0], label=hostile, provenance=hostile), *block.rows[1:])
+    changed = replace(table, blocks=(replace(block, rows=rows), *rest))
+    lines = list(csv.DictReader(io.StringIO(to_csv(changed), newline="")))
+    wanted = {"\t": "\\t", "\r": "\\x0d"}.get(start, f"'{start}") + hostile[1:]
+    assert lines[0]["label"] == lines[0]["provenance"] == wanted
+    plain = list(csv.DictReader(io.StringIO(to_csv(table), newline="")))
+    assert [line["label"] for line in lines[1:]] == [line["label"] for line in plain[1:]]
+    for line in lines:
+        assert float(line["ndcg@5"]) >= 0
+    assert as_text("knn") == "knn"
+
+
+def test_json_of_a_table_drives_no_terminal_and_keeps_its_value(table):
+    changed = replace(table, target="toy\u202eland\x9b31m")
+    text = to_json(changed)
+    assert json.loads(text)["target"] == "toy\u202eland\x9b31m"
+    assert "\u202e" not in text and "\x9b" not in text
 
 
 def test_markdown_has_every_row_with_its_marks(table):

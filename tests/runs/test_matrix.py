@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import ConfigError, DataError, MethodError
+from bench.errors import ConfigError, DataError, InUseError, MethodError
 from bench.methods import QuietProgress
 from bench.runs.matrix import MatrixInterrupted, expand, run_matrix
 from bench.runs.runner import execute, prepare
 from bench.runs.store import RunStore
-from bench.waiting import InUseError, patience
+from bench.waiting import patience
 
 SCRIPT = """
 import json, sys

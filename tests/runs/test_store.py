@@ -81,7 +81,54 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _edit_metrics(run, change):
+    """Change ``metrics.json`` as somebody does who also corrects its SHA-256."""
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    change(metrics)
+    write_json(run.path / "metrics.json", metrics)
+    digest = sha256_file(run.path / "metrics.json")
+    _edit_manifest(run, files={**run.manifest["files"], "metrics.json": digest})
+
+
+def _set_mean(run, value):
+    _edit_metrics(run, lambda m: m["metrics"]["ndcg@5"].update(mean=value))
+
+
 _READ_DAMAGE = {
+    "a mean of 5": (lambda r: _set_mean(r, 5.0), "metrics.ndcg@5.mean 5.0: expected less"),
+    "a mean below 0": (lambda r: _set_mean(r, -0.1), "metrics.ndcg@5.mean -0.1: expected greater"),
+    "a mean in words": (lambda r: _set_mean(r, "high"), "metrics.ndcg@5.mean' is str 'high'"),
+    "no interval": (
+        lambda r: _edit_metrics(r, lambda m: m["metrics"]["auc"].pop("ci95")),
+        "lacks the field 'metrics.auc.ci95'",
+    ),
+    "an interval of one end": (
+        lambda r: _edit_metrics(r, lambda m: m["metrics"]["auc"].update(ci95=[0.5])),
+        "metrics.auc.ci95",
+    ),
+    "an interval from above": (
+        lambda r: _edit_metrics(r, lambda m: m["metrics"]["auc"].update(ci95=[0.9, 0.1])),
+        "begins above its end",
+    ),
+    "a metric that is none": (
+        lambda r: _edit_metrics(r, lambda m: m["metrics"].update({"\x1b[2J": {}})),
+        "metrics",
+    ),
+    "no metrics": (lambda r: _edit_metrics(r, lambda m: m.clear()), "lacks the field 'metrics'"),
+    "method with an escape": (
+        lambda r: _edit_manifest(r, method__name="knn\x1b[2J"),
+        "method.name 'knn.*expected letters, digits",
+    ),
+    "target is a path": (lambda r: _edit_manifest(r, target="../../x"), "target '../../x'"),
+    "source with a bidi mark": (
+        lambda r: _edit_manifest(r, sources=["alpha\u202e"]),
+        "sources.0 'alpha.*expected 1 to 64",
+    ),
+    "an adapter without time": (
+        lambda r: _edit_manifest(r, adapters=[{"adapter_id": "a"}]),
+        "lacks the field 'adapters.0.kind'",
+    ),
+    "a duration in words": (lambda r: _edit_manifest(r, seconds={"fit": "long"}), "seconds.fit"),
     "manifest is empty": (lambda r: (r.path / "manifest.json").write_text(""), "JSON"),
     "manifest is cut": (lambda r: _truncate(r.path / "manifest.json"), "JSON"),
     "manifest is a list": (lambda r: (r.path / "manifest.json").write_text("[]"), "list"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from bench.data.readers.times import time_numbers
+from bench.data.readers.times import parse_times
 
 __all__ = ["clicks"]
 
@@ -23,7 +23,7 @@ def clicks(frame: pl.DataFrame, time_format: str | None) -> pl.DataFrame:
     Returns:
         Columns ``line_number``, ``user``, ``item``, ``time`` (float64 seconds; null: no time).
     """
-    frame = frame.with_columns(time_numbers(frame["time"], time_format).alias("seconds"))
+    frame = frame.with_columns(parse_times(frame["time"], time_format)[0].alias("seconds"))
     first = pl.col("seconds").min().over("user")
     seen = frame.with_columns(first.alias("start")).filter(pl.col("user").is_first_distinct())
     seen = seen.with_columns(pl.col("history").str.strip_chars().str.split(" ").alias("item"))

@@ -110,7 +110,8 @@ def first_keys(path: Path, *, encoding: str = "utf-8") -> list[str]:
     with open_source(path) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        blocks = iter_lines(stream, LineErrors(str(path), "skip"), encoding=encoding)
+        errors = LineErrors(str(path), "skip")
+        blocks = iter_lines(stream, errors, encoding=encoding, block_bytes=1 << 20)
         for line in islice((line for block in blocks for line in block.text), _SAMPLE):
             record = _parse(line or "", literals=True)
             if isinstance(record, dict):

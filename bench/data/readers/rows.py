@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from bench.data.raw import EVENT_SCHEMA, LineErrors
-from bench.data.readers.times import time_numbers
+from bench.data.readers.times import parse_times
 
 __all__ = ["events_of", "items_of"]
 
@@ -17,8 +17,8 @@ def _blank(column: str) -> pl.Expr:
 def events_of(
     frame: pl.DataFrame,
     errors: LineErrors,
+    times: pl.Series | None = None,
     *,
-    time_format: str | None = None,
     expected: str = "a finite number",
 ) -> pl.DataFrame:
     """Reject rows without usable ids or time.
@@ -26,12 +26,14 @@ def events_of(
     Args:
         frame: columns ``line_number``, ``user`` and ``item`` (str), ``time`` (any type).
         errors: told about empty ids, ids with control characters and times that are none.
-        time_format: as of :func:`~bench.data.readers.times.time_numbers`.
+        times: the times parsed, null where there is none; None: the column holds numbers.
         expected: what a time should have been, for messages.
 
     Returns:
         The columns of ``EVENT_SCHEMA`` in the order of rows, malformed ones left out.
     """
+    seconds = parse_times(frame["time"], numbers=True)[0] if times is None else times
+    frame = frame.with_columns(seconds.alias("seconds"))
     for column in ("user", "item"):
         frame = errors.drop(frame, _blank(column), column, f"a non-empty {column} id")
         # No atomic file could hold such an id.
@@ -39,7 +41,6 @@ def events_of(
         frame = errors.drop(
             frame, odd, column, f"a {column} id without tabs, line ends or controls"
         )
-    frame = frame.with_columns(time_numbers(frame["time"], time_format).alias("seconds"))
     frame = errors.drop(frame, pl.col("seconds").is_null(), "time", f"{expected} as time")
     return frame.select("user", "item", time="seconds").cast(dict(EVENT_SCHEMA))  # type: ignore[arg-type]
 

@@ -35,9 +35,9 @@ from bench.data.readers.mind import clicks
 from bench.data.readers.parquet import read_parquet
 from bench.data.readers.records import Fields, first_keys, read_records
 from bench.data.readers.rows import events_of, items_of
-from bench.data.readers.times import EXPECTED_TIME, check_time_format
+from bench.data.readers.times import EXPECTED_TIME, check_time_format, parse_times
 from bench.data.readers.where import Condition, keep_rows
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
 
 __all__ = ["ColumnMapping", "TableOptions", "read_tabular"]
 
@@ -77,7 +77,8 @@ def read_tabular(
         inter: ``.csv``, ``.tsv``, ``.txt``, ``.dat``, ``.inter``, ``.json``, ``.jsonl`` (each also
             ``.gz``, or alone in a ``.zip``), ``.parquet``, or a folder of parts of one of these; of
             several files the events follow one another.
-        items: the same formats; None: no titles.
+        items: the same formats, or the interactions themselves if they hold the titles; None: no
+            titles.
         mapping: which column holds what.
         options: dialect and conditions.
         on_error: what happens at a malformed line.
@@ -89,6 +90,8 @@ def read_tabular(
     check_on_error(on_error)
     mapping, options = mapping or ColumnMapping(), options or TableOptions()
     check_time_format(options.dialect.time_format)
+    if options.sequences and (options.where or {"user", "item", "time"} & mapping.words().keys()):
+        raise ConfigError("lines of --sequences have no columns; leave --column and --where out.")
     paths = [
         part for path in ([inter] if isinstance(inter, Path) else inter) for part in _parts(path)
     ]
@@ -96,6 +99,7 @@ def read_tabular(
     parts = [pl.DataFrame(schema=EVENT_SCHEMA)]
     notes: dict[str, None] = {}
     left_out = rows = 0
+    kinds: dict[bool, str] = {}
     found = Found({})
     request = Request.events(mapping, [c.column for c in options.where], options.command)
     for path, told in zip(paths, errors, strict=True):
@@ -110,8 +114,14 @@ def read_tabular(
             rows += table.height
         table, floats = _whole_ids(table)
         notes |= dict.fromkeys((*floats, _rounded_times(table["time"])))
-        time_format = found.time_format or options.dialect.time_format
-        parts.append(events_of(table, told, time_format=time_format, expected=EXPECTED_TIME))
+        times, dated = parse_times(table["time"], found.time_format or options.dialect.time_format)
+        kinds[dated] = told.file
+        parts.append(events_of(table, told, times, expected=EXPECTED_TIME))
+    if len(kinds) > 1:
+        raise DataError(
+            f"{kinds[True]}: the times are dates, but numbers in {kinds[False]}; expected one kind, "
+            "since numbers have a unit of their own. Convert one, or import the files by themselves."
+        )
     events = pl.concat(parts)
     lost = sum(told.count for told in errors)
     if left_out and events.is_empty():
@@ -144,7 +154,8 @@ def _with_items(
         table, seen = _read(path, request, options, file)
         table, floats = _whole_ids(table)
         notes |= dict.fromkeys((seen.note, *floats))
-        if _format(path) in _RECORDS:  # dumps of a shop list some products again
+        # Dumps of a shop list some products again; a table of events may bring the titles itself.
+        if _format(path) in _RECORDS or path in raw.files:
             table = table.filter(pl.col("item").is_first_distinct())
         tables.append(items_of(table, file))
     rows = pl.concat(tables, how="diagonal").unique("item", keep="first", maintain_order=True)
@@ -178,6 +189,10 @@ def _read(
 ) -> tuple[pl.DataFrame, Found]:
     """Columns ``line_number``, the roles found, and those of conditions (``where N``)."""
     ending = _format(path)
+    if options.sequences and (ending == ".parquet" or ending in _RECORDS):
+        raise ConfigError(
+            f"{path}: --sequences is for text, a user and all his items in each line."
+        )
     if ending == ".parquet":
         choose = _by_name(request, str(path))
         return read_parquet(path, choose, request.extra)
@@ -190,7 +205,7 @@ def _read(
             "folder or .zip. Rename or convert the file; for delimited text of another ending say "
             "--separator."
         )
-    if options.sequences:
+    if options.sequences and not request.is_items:
         return _sequences(path, options.dialect, errors), Found({})
     return _delimited(path, ending, request, options, errors)
 
@@ -234,6 +249,8 @@ def _delimited(
     with open_source(path) as stream:
         table = read_delimited(stream, dialect, choose, errors)
     if "impressions" in table.columns:
+        if request.extra:
+            raise ConfigError(f"{path}: impressions are not rows of events; leave --where out.")
         table = clicks(table, result[0].time_format)
     return table, result[0]
 

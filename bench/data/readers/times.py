@@ -9,7 +9,7 @@ import polars as pl
 
 from bench.errors import ConfigError
 
-__all__ = ["EXPECTED_TIME", "check_time_format", "is_time", "time_numbers"]
+__all__ = ["EXPECTED_TIME", "check_time_format", "is_time", "parse_times"]
 
 EXPECTED_TIME = "a finite number, or a date like 2023-09-15T19:14:33Z,"
 
@@ -34,8 +34,10 @@ def check_time_format(time_format: str | None) -> None:
         )
 
 
-def time_numbers(times: pl.Series, time_format: str | None = None) -> pl.Series:
-    """Float64 of every time; null where a value is none.
+def parse_times(
+    times: pl.Series, time_format: str | None = None, *, numbers: bool = False
+) -> tuple[pl.Series, bool]:
+    """Float64 of every time, null where a value is none; and whether they are dates.
 
     Text holds numbers or dates of ISO 8601 (without zone: UTC), which become seconds since 1970.
     A column is of one kind, that of most of its values (of the first where both are as many): a
@@ -44,31 +46,33 @@ def time_numbers(times: pl.Series, time_format: str | None = None) -> pl.Series:
     Args:
         times: text, numbers, or dates and times of Parquet.
         time_format: strftime directives of a text column; None: numbers or ISO 8601.
+        numbers: whether text can only hold numbers.
     """
     if times.dtype.is_numeric():
-        return _finite(times.cast(pl.Float64))
+        return _finite(times.cast(pl.Float64)), False
     if isinstance(times.dtype, pl.Datetime) or times.dtype == pl.Date:
-        return times.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6
+        return times.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6, True
     text = times.cast(pl.String).str.strip_chars()
     if time_format is not None:
         parsed = text.str.to_datetime(time_format, strict=False)
-        return parsed.dt.timestamp("us").cast(pl.Float64) / 1e6
-    numbers = _finite(text.cast(pl.Float64, strict=False))
-    others = text.filter(numbers.is_null() & text.is_not_null()).unique().to_list()
+        return parsed.dt.timestamp("us").cast(pl.Float64) / 1e6, True
+    plain = _finite(text.cast(pl.Float64, strict=False))
+    others = [] if numbers else text.filter(plain.is_null() & text.is_not_null()).unique().to_list()
     known = {value: seconds for value in others if (seconds := _iso_seconds(value)) is not None}
     if not known:
-        return numbers
+        return plain, False
     dates = text.replace_strict(known, default=None, return_dtype=pl.Float64)
-    n_numbers, n_dates = numbers.count(), dates.count()
-    if n_numbers == n_dates:
-        first = numbers.is_not_null().arg_max() or 0
-        return numbers if first < (dates.is_not_null().arg_max() or 0) else dates
-    return numbers if n_numbers > n_dates else dates
+    n_plain, n_dates = plain.count(), dates.count()
+    if n_plain == n_dates:
+        dated = (dates.is_not_null().arg_max() or 0) < (plain.is_not_null().arg_max() or 0)
+    else:
+        dated = n_dates > n_plain
+    return (dates, True) if dated else (plain, False)
 
 
 def is_time(text: str, time_format: str | None = None) -> bool:
-    """Whether one text is a time, by the rule of :func:`time_numbers`."""
-    return time_numbers(pl.Series([text], dtype=pl.String), time_format).count() == 1
+    """Whether one text is a time, by the rule of :func:`parse_times`."""
+    return parse_times(pl.Series([text], dtype=pl.String), time_format)[0].count() == 1
 
 
 def _finite(numbers: pl.Series) -> pl.Series:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.errors import MethodError
+from bench.errors import InUseError, MethodError
 from bench.llm.adapters import StoredAdapter, adapters_of
 from bench.llm.backbones import Backbone
 from bench.llm.config import AdapterConfig
@@ -17,7 +17,6 @@ from bench.llm.methods.base import LLMMethod
 from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import AdapterRecipe
 from bench.methods import Capabilities, Context, DomainView, Job, PlanSpec, TrainView
-from bench.waiting import InUseError
 
 __all__ = ["AdapterMethod", "Branch", "single_branches", "woven_branches"]
 

@@ -22,6 +22,7 @@ from bench.report.lint.leaderboard_json import read_json_rows
 __all__ = ["read_table"]
 
 _LONGEST_TEXT = 5_000_000
+_MOST_DIGITS = 9
 
 _CUT = re.compile(r"@\s*([1-9][0-9]{0,3})")
 _KIND_ONLY = re.compile(r"ndcg|hr|hits?|hit rate|hit ratio|recall|mrr", re.I)
@@ -103,7 +104,8 @@ def read_table(text: str, source: str, *, suffix: str = "", percent: bool = Fals
 
 
 def _declared_candidates(text: str) -> int | None:
-    found = {int(number.replace(",", "")) for number in _N_CANDIDATES.findall(text)}
+    numbers = (number.replace(",", "") for number in _N_CANDIDATES.findall(text))
+    found = {int(number) for number in numbers if len(number) <= _MOST_DIGITS}
     return found.pop() if len(found) == 1 and min(found) >= 1 else None
 
 

@@ -185,11 +185,14 @@ def test_encodings_concern_every_text_format(tmp_path):
 
 def test_removed_imports_are_gone_and_others_stay(tmp_path, own_cache):
     path = put(tmp_path, "e.csv", HEAD + "".join(ROWS))
-    for name in ("mine", "other"):
+    for name in ("mine", "mine-2", "other"):
         import_domain(name, path)
-    assert imported_names() == ("mine", "other")
+    assert imported_names() == ("mine", "mine-2", "other")
     remove_import("mine")
-    assert imported_names() == ("other",)
+    assert imported_names() == ("mine-2", "other")
+    prepared = sorted(f.name[:-25] for f in (own_cache / "domains-cache").glob("*-*") if f.is_dir())
+    assert prepared == ["mine-2", "other"]
+    remove_import("mine-2")
     assert [entry.name for entry in (own_cache / "domains").iterdir() if entry.is_dir()] == [
         "other"
     ]
@@ -205,3 +208,10 @@ def test_the_words_of_a_condition_that_nothing_meets(tmp_path):
         import_domain("mine", path, where=["star > 3"])
     import_domain("mine", path, where=["stars >= 3"])
     assert import_record("mine")["reading"]["where"] == ["stars >= 3"]
+
+
+def test_a_table_of_events_may_bring_the_titles_itself(tmp_path):
+    rows = "".join(f"u{u},i{i},Title {i},{i}\n" for u in range(2) for i in range(3))
+    path = put(tmp_path, "e.csv", "user_id,item_id,title,timestamp\n" + rows)
+    domain = import_domain("mine", path, path)
+    assert domain.items.titles.to_list() == ["Title 0", "Title 1", "Title 2"]
