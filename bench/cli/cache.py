@@ -19,8 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Names = Annotated[list[str], typer.Argument(help="Names from `bench cache list`.")]
-
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -73,10 +71,26 @@ def verify(
 
 
 @app.command("rm")
-def rm(names: Names) -> None:
+def rm(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names from `bench cache list`.")
+    ] = None,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="Delete what interrupted and killed processes left; what a process works on is kept.",
+        ),
+    ] = False,
+) -> None:
     """Delete entries, damaged ones too; what is needed again is made again."""
-    from bench.sealed import locate, remove
+    from bench.errors import ConfigError
+    from bench.sealed import clean, locate, remove
 
-    for folder in [locate(name) for name in dict.fromkeys(names)]:
+    if not names and not unfinished:
+        raise ConfigError("nothing to delete: name entries, or give --unfinished.")
+    removed = [locate(name) for name in dict.fromkeys(names or ())]
+    for folder in removed:
         remove(folder)
+    for folder in [*removed, *(clean() if unfinished else ())]:
         echo(f"removed {folder}")

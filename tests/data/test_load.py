@@ -17,6 +17,7 @@ from bench.data.load import is_available, known_names, load_domain, missing_doma
 from bench.data.sources import stored_names
 from bench.data.stats import domain_stats, overlap
 from bench.errors import ConfigError, DataError, MissingExtraError, ResultError
+from bench.partial import older
 from bench.sealed import locate, remove
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
@@ -189,6 +190,16 @@ def test_files_that_differ_from_their_import_are_refused(tmp_path):
         load_domain("mine")
     import_domain("mine", table, replace=True)
     assert load_domain("mine").n_events == 2
+
+
+def test_an_import_whose_replacement_never_came_is_still_the_domain(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("user_id,item_id,timestamp\nx,y,1\n")
+    expected = import_domain("mine", table).content_hash
+    folder = cache.cache_root() / "domains" / "mine"
+    folder.rename(older(folder))
+    assert load_domain("mine").content_hash == expected
+    assert "mine" in stored_names()
 
 
 def test_an_edited_asset_is_refused(own_cache):
