@@ -243,18 +243,20 @@ def export(
         bool,
         typer.Option(
             "--publish",
-            help="Into a folder: without log and model, and without paths of this machine.",
+            help="Into a folder: without log and model; refused if the run names a path of this machine.",
         ),
     ] = False,
     store: Store = None,
 ) -> None:
     """Copy runs to a file or folder for another machine, or in a form to publish."""
     from bench.runs.archive import export_runs
-    from bench.runs.results import export_result
+    from bench.runs.results import export_result, published_manifest
 
     opened = open_store(store)
     runs = list({run.run_id: run for run in map(opened.get, names)}.values())
     if publish:
+        for run in runs:
+            published_manifest(run)  # all of them can be published, or nothing is written
         for run in runs:
             echo(export_result(run, out).path)
     else:
