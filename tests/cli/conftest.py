@@ -36,6 +36,8 @@ def cli() -> Call:
     def call(*words: object, code: int = 0) -> Result:
         result = CliRunner().invoke(app, [str(word) for word in words], prog_name="bench")
         shown = f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
+        if "error: unexpected" in result.stderr:  # a fault of the package: show where
+            raise AssertionError(shown) from getattr(result.exception, "__context__", None)
         assert result.exit_code == code, shown
         assert "Traceback" not in result.stderr
         return result
