@@ -93,7 +93,7 @@ def test_costs_are_as_declared_and_never_those_of_reading_the_file(cli, tiny, im
     assert run["seconds"] == {"fit": None, "score": None, "total_with_adapters": None}
     assert run["peak_memory_mb"] is None
     costs = ("--fit-seconds", 90, "--score-seconds", 10, "--peak-memory-mb", 512)
-    words = (*costs, "--hardware", "one A100", "--family", "llm", "--version", "2", "--json")
+    words = (*costs, "--hardware", "one A100", "--family", "llm", "--replace", "--json")
     declared = as_json(import_(file, *words))
     assert declared["seconds"] == {"fit": 90, "score": 10, "total_with_adapters": 100}
     table = cli("leaderboard", "--target", tiny, "--cost", "--format", "json").stdout
