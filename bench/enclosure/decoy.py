@@ -49,7 +49,7 @@ class Decoy:
 
     @property
     def store(self) -> Path:
-        """Stands for ``BENCH_STORE``."""
+        """Stands for ``BENCH_STORE`` and ``BENCH_PUBLISHED``."""
         return self.root / "runs"
 
     @contextmanager
@@ -58,6 +58,7 @@ class Decoy:
         wanted = {
             "BENCH_CACHE": str(self.cache),
             "BENCH_STORE": str(self.store),
+            "BENCH_PUBLISHED": str(self.store),
             "BENCH_DATA_ROOT": str(self.domains),
         }
         before = {name: os.environ.get(name) for name in wanted}

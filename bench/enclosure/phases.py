@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import bench
 from bench.data.domain import Domain
 from bench.data.sources import data_root_or_env, domains_root, stored_names
 from bench.enclosure.decoy import Decoy, write_decoy
@@ -136,7 +137,7 @@ def own_module(method_cls: type[Method]) -> str:
 def held_out_places(
     method_cls: type[Method] | None, data_root: Path | None, store: Path | None
 ) -> Places:
-    """Where this machine keeps prepared domains and stored runs."""
+    """Where this machine keeps prepared domains, stored runs and published results."""
     cache = cache_root()
     data = [domains_root(), cache / "domains-cache", cache / "assets" / "ml-100k"]
     root = data_root_or_env(data_root)
@@ -144,7 +145,9 @@ def held_out_places(
         # Whatever else lies there, for example a model, may be read.
         data += [root / name for name in stored_names(root)]
     code = _code(method_cls)
-    runs = []
+    # Published results tell ranks as well: those of the checkout, or what is named.
+    runs = [Path(bench.__file__).resolve().parents[1] / "leaderboards" / "results"]
+    runs += [Path(named) for named in (os.environ.get("BENCH_PUBLISHED"),) if named]
     for place in {store or store_root(), store_root()}:
         if not _holds(place, code):
             runs.append(place)

@@ -123,6 +123,14 @@ MEMBERS = {
         earlier = pl.read_parquet(pattern)
         return Scores(values)
 """,
+    "published": """
+    def cheat(self, values, requests, context):
+        import bench
+
+        results = Path(bench.__file__).parents[1] / "leaderboards" / "results"
+        pl.scan_parquet(f"{results}/*/*/per_user.parquet")
+        return Scores(values)
+""",
     "collector": """
     def cheat(self, values, requests, context):
         for task in gc.get_objects():
@@ -248,6 +256,7 @@ KIT = {
     ),
     "child": ("answers-not-known", r"other held-out items.*scores change.*a road of their own"),
     "store": ("answers-not-known", r"reads .*belongs to stored runs: their ranks"),
+    "published": ("answers-not-known", r"reads .*leaderboards/results.*stored runs: their ranks"),
     "collector": ("answers-not-known", rf"{LOOKS} \(gc.get_objects\)"),
     "frames": ("answers-not-known", rf"{LOOKS} \(sys._getframe\)"),
     "traceback": ("answers-not-known", rf"{LOOKS} \(the frames of a traceback\)"),
@@ -269,6 +278,7 @@ RUN = {
     "polars": r"score\(\) reads .*tiny\.inter",
     "early-polars": r"score\(\) reads .*tiny\.inter",  # its module is imported under watch
     "store": r"score\(\) reads .*stored runs: their ranks",
+    "published": r"score\(\) reads .*leaderboards/results.*their ranks",
     "collector": rf"{LOOKS} \(gc.get_objects\)",
     "frames": rf"{LOOKS} \(sys._getframe\)",
     "traceback": rf"{LOOKS} \(the frames of a traceback\)",
