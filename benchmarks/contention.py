@@ -32,6 +32,9 @@ RUNS = {
     ],
 }
 
+WARM = {"sasrec": ["random"], "target-only": ["llm-zero-shot", "--set", "prior_share=0"]}
+"""What prepares the domain and converts the model, once, in the cache that all share."""
+
 
 def command(method: str, seed: int, threads: int | None) -> list[str]:
     words = [sys.executable, "-m", "bench", "run", "--method", method, "--target", "ml100k-drama"]
@@ -94,11 +97,9 @@ def main() -> None:
         if method == "target-only" and not assets.is_present("smollm2-135m"):
             print("target-only: left out; bench assets pull smollm2-135m")
             continue
-        # Prepares the domain and converts the model, once, in the cache that all share.
         with tempfile.TemporaryDirectory() as store:
-            warm = ["random"] if method != "target-only" else ["llm-zero-shot"]
-            words = [sys.executable, "-m", "bench", "run", "--method", *warm]
-            words += ["--target", "ml100k-drama", "--limit-users", "2", "--store", store, "--json"]
+            words = [sys.executable, "-m", "bench", "run", "--target", "ml100k-drama"]
+            words += ["--method", *WARM[method], "--limit-users", "2", "--store", store, "--json"]
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         after = seconds(method, (0, 1), arguments.threads, at_once=False)
         beside = seconds(method, (2, 3), arguments.threads, at_once=True)
