@@ -57,7 +57,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent)
     while True:
-        handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+        with _about(path):
+            handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
         if _hold(handle, name):
             break
     try:
@@ -67,6 +68,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
             # mkstemp makes files private; results are meant to be shared under the user's umask.
             Path(name).chmod(0o666 & ~_umask())
+            if sys.platform == "win32":  # which renames no open file
+                stream.close()
             Path(name).replace(path)
     except BaseException:
         _remove(Path(name))
@@ -78,7 +81,8 @@ def partial_folder(parent: Path) -> Iterator[Path]:
     """Yield a new folder in ``parent`` that is removed at the end, unless it was renamed."""
     _sweep_once(parent)
     while True:
-        path = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+        with _about(parent):
+            path = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
         handle = None
         with suppress(OSError):  # a system that opens no folders, or a sweep that was faster
             handle = os.open(path, os.O_RDONLY)
@@ -231,6 +235,16 @@ def _exchange(one: Path, other: Path) -> bool:
     names = os.fsencode(one), os.fsencode(other)
     flags = _RENAME_EXCHANGE
     return swap is not None and swap(_AT_FDCWD, names[0], _AT_FDCWD, names[1], flags) == 0
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Name ``path`` in errors of the system, not the name that it has under construction."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _umask() -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bench.errors import ConfigError, ResultError, did_you_mean
 from bench.io import cache_root, lock, read_json, sha256_file, write_json
-from bench.partial import discard
+from bench.partial import discard, sweep
 
-__all__ = ["KINDS", "SEAL", "difference", "entries", "intact", "locate", "remove", "seal"]
+__all__ = ["KINDS", "SEAL", "clean", "difference", "entries", "intact", "locate", "remove", "seal"]
 
 SEAL = "seal.json"
 
@@ -139,3 +139,20 @@ def remove(folder: Path) -> None:
     """
     with lock(folder, timeout=5.0), suppress(FileNotFoundError):
         discard(folder)
+
+
+def clean() -> list[Path]:
+    """Delete what killed processes left under construction in the cache; return what it was.
+
+    Checkpoints of interrupted first stages go, too, unless a process works on them. Adapters have a
+    verb of their own.
+    """
+    removed = []
+    roots = sorted(path for path in cache_root().glob("*/") if path.is_dir())
+    for root in (cache_root(), *roots):
+        removed += sweep(root, (".partial-*",))  # names without a lock: of earlier versions
+        for work in sorted(root.glob("?*.work")):
+            with suppress(ResultError, FileNotFoundError), lock(work.with_suffix(""), timeout=0):
+                discard(work)
+                removed.append(work)
+    return removed

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -165,3 +166,15 @@ def test_who_is_swept_before_the_lock_is_held_begins_again(tmp_path, monkeypatch
     put(tmp_path / "it", "new")
     assert len(calls) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("write", [lambda p: write_bytes(p, b"x"), lambda p: put(p, "x")])
+def test_a_refusal_names_what_was_to_be_written(tmp_path, monkeypatch, write):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied", f"{tmp_path}/{PARTIAL}x")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write(tmp_path / "it")
+    assert Path(caught.value.filename) in (tmp_path / "it", tmp_path)

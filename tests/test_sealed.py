@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 
 from bench import sealed
 from bench.errors import ConfigError, ResultError
-from bench.io import sha256_file
-from bench.sealed import difference, entries, intact, locate, remove, seal
+from bench.io import lock, sha256_file
+from bench.sealed import clean, difference, entries, intact, locate, remove, seal
 
 
 @pytest.fixture
@@ -90,3 +91,19 @@ def test_entries_are_found_and_removed_by_name(folder):
     remove(locate("it-1"))
     assert not folder.exists()
     assert [path.name for path in folder.parent.iterdir()] == []
+
+
+def test_what_was_left_under_construction_is_removed_unless_in_use(folder, tmp_path):
+    stages = tmp_path / "pretraining"
+    left = [
+        folder.parent / ".partial-bench-a",
+        tmp_path / "assets" / ".partial-bench-b",
+        stages / "m-1.work",
+    ]
+    earlier, busy = folder.parent / ".partial-c", stages / "m-2.work"
+    for path in (*left, earlier, busy):
+        path.mkdir(parents=True)
+    os.utime(earlier, (1, 1))
+    with lock(stages / "m-2"):
+        assert sorted(clean()) == sorted([*left, earlier])
+    assert busy.is_dir() and intact(folder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.output import human_bytes, print_json, print_table
+from bench.cli.output import echo, human_bytes, print_json, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Names = Annotated[list[str], typer.Argument(help="Names from `bench cache list`.")]
 
 
 def _size(folder: Path) -> int:
@@ -46,7 +44,7 @@ def list_(
             ("what", "name", "size"), [(kind, name, human_bytes(size)) for kind, name, size in rows]
         )
     else:
-        typer.echo(f"Nothing in {cache_root()} yet.")
+        echo(f"Nothing in {cache_root()} yet.")
 
 
 @app.command("verify")
@@ -66,17 +64,33 @@ def verify(
             state = "intact" if intact(folder) else "of an earlier version, without checksums"
         except ResultError as error:
             damaged, state = True, "damaged"
-            typer.echo(f"  {error}", err=True)
-        typer.echo(f"{folder.name}: {state}")
+            echo(f"  {error}", err=True)
+        echo(f"{folder.name}: {state}")
     if damaged:
         raise typer.Exit(1)
 
 
 @app.command("rm")
-def rm(names: Names) -> None:
+def rm(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names from `bench cache list`.")
+    ] = None,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="Delete what interrupted and killed processes left; what a process works on is kept.",
+        ),
+    ] = False,
+) -> None:
     """Delete entries, damaged ones too; what is needed again is made again."""
-    from bench.sealed import locate, remove
+    from bench.errors import ConfigError
+    from bench.sealed import clean, locate, remove
 
-    for folder in [locate(name) for name in dict.fromkeys(names)]:
+    if not names and not unfinished:
+        raise ConfigError("nothing to delete: name entries, or give --unfinished.")
+    removed = [locate(name) for name in dict.fromkeys(names or ())]
+    for folder in removed:
         remove(folder)
-        typer.echo(f"removed {folder}")
+    for folder in [*removed, *(clean() if unfinished else ())]:
+        echo(f"removed {folder}")

@@ -25,7 +25,7 @@ from bench.data.readers.atomic import find_atomic, read_atomic
 from bench.errors import ConfigError, DataError, ResultError
 from bench.io import cache_root, read_json
 from bench.names import DOMAIN_NAME
-from bench.partial import settled
+from bench.partial import replaced_name, settled
 
 __all__ = [
     "DOWNLOAD_FILE",
@@ -109,12 +109,9 @@ def stored_names(data_root: Path | None = None) -> tuple[str, ...]:
         if root is None or not root.is_dir():
             continue
         for folder in root.iterdir():
-            if (
-                folder.is_dir()
-                and DOMAIN_NAME.fullmatch(folder.name)
-                and _probe(folder.name, folder)
-            ):
-                found.add(folder.name)
+            name = replaced_name(folder.name) or folder.name
+            if folder.is_dir() and DOMAIN_NAME.fullmatch(name) and _probe(name, folder):
+                found.add(name)
     return tuple(sorted(found))
 
 

@@ -17,6 +17,7 @@ from bench.data.load import is_available, known_names, load_domain, missing_doma
 from bench.data.sources import stored_names
 from bench.data.stats import domain_stats, overlap
 from bench.errors import ConfigError, DataError, MissingExtraError, ResultError
+from bench.partial import older
 from bench.sealed import locate, remove
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
@@ -189,6 +190,16 @@ def test_files_that_differ_from_their_import_are_refused(tmp_path):
         load_domain("mine")
     import_domain("mine", table, replace=True)
     assert load_domain("mine").n_events == 2
+
+
+def test_an_import_whose_replacement_never_came_is_still_the_domain(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("user_id,item_id,timestamp\nx,y,1\n")
+    expected = import_domain("mine", table).content_hash
+    folder = cache.cache_root() / "domains" / "mine"
+    folder.rename(older(folder))
+    assert load_domain("mine").content_hash == expected
+    assert "mine" in stored_names()
 
 
 def test_an_edited_asset_is_refused(own_cache):
@@ -375,13 +386,14 @@ def embedded():
     pytest.skip("needs MovieLens 100K: bench assets pull ml-100k")
 
 
-def test_embedded_domains_have_the_expected_counts(embedded, monkeypatch):
+def test_embedded_domains_have_the_expected_counts(embedded, committed_hashes, monkeypatch):
     monkeypatch.setattr(assets, "is_present", lambda name: name == "ml-100k")
     monkeypatch.setattr(assets, "location", lambda name: embedded)
     found = {}
     for name in ("ml100k-drama", "ml100k-comedy", "ml100k-action"):
         domain = load_domain(name)
         found[name] = (domain.n_users, domain.n_items)
+        assert {domain.content_hash} == committed_hashes[name]
         assert domain.n_events == CATALOGUE[name].expected.events
         assert domain.items.n_placeholders == 0
         assert min(domain.sequences.lengths) >= 5
