@@ -7,11 +7,11 @@ make a resample cost about as much as there are distinct values, however many us
 - Independent Poisson counts with rates proportional to the shares are multinomial, given their sum.
 - More users, drawn one by one, make a multinomial count of m users one of n users.
 
-Where few values occur and one is frequent, all others get Poisson counts, and it gets what is missing to n: accepted with
-the chance that a Poisson count of its own would be just that (relative to the most likely count), this is
-the conditional distribution. It happens in about sqrt(share of the value) of the attempts. Else all get
-Poisson counts of a rate that is three standard deviations short, and the missing users are drawn one by
-one.
+If one value is frequent enough, all others get Poisson counts, and it gets what is missing to n: accepted
+with the chance that a Poisson count of its own would be just that (relative to the most likely count),
+this is the conditional distribution. It happens in about sqrt(share of the value) of the attempts. Else
+all get Poisson counts of a rate that is three standard deviations short, and the missing users are drawn
+one by one.
 
 Poisson counts are read from tables of cumulative probabilities. Everything is made of integer words,
 single products and sums in a stated order, so NumPy's version and the processor change no bit.
@@ -29,10 +29,6 @@ from bench.mixing import hash64, words
 
 __all__ = ["resampled_sums", "stream"]
 
-# From this share of the users on, a value is frequent: a quarter of the attempts succeed.
-_FREQUENT = 1 / 16
-# With more values an attempt costs more than the users that are missing.
-_FEW = 64
 # Users that are drawn one by one, per block.
 _BLOCK = 1 << 18
 # Cells of a guide to a table of probabilities.
@@ -58,8 +54,10 @@ def resampled_sums(
     Returns:
         float64, shape ``(n_resamples,)``.
     """
-    frequent = int(counts[0]) >= _FREQUENT * int(counts.sum())
-    sample = _completed if frequent and len(values) <= _FEW else _filled
+    n, d = int(counts.sum()), len(values)
+    # What each way costs, in Poisson counts; a user that is drawn alone costs about a third of one.
+    attempts = d * math.sqrt(n / int(counts[0]))
+    sample = _completed if attempts <= d + math.sqrt(n) else _filled
     return sample(values, counts, n_resamples, key)
 
 
