@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.output import echo, human_seconds, print_json, print_table
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.runs.store import RunStore
@@ -253,12 +254,16 @@ def export(
     from bench.runs.results import export_result
 
     opened = open_store(store)
-    runs = list({run.run_id: run for run in map(opened.get, names)}.values())
-    if publish:
-        for run in runs:
-            echo(export_result(run, out).path)
-    else:
-        echo(f"{len(runs)} runs: {export_runs(runs, out)}")
+
+    @steadily
+    def copied() -> list[str]:
+        runs = list({run.run_id: run for run in map(opened.get, names)}.values())
+        if publish:
+            return [str(export_result(run, out).path) for run in runs]
+        return [f"{len(runs)} runs: {export_runs(runs, out)}"]
+
+    for line in copied():
+        echo(line)
 
 
 @app.command("import")
