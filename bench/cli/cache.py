@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.output import human_bytes, print_json, print_table
+from bench.cli.output import echo, human_bytes, print_json, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def list_(
             ("what", "name", "size"), [(kind, name, human_bytes(size)) for kind, name, size in rows]
         )
     else:
-        typer.echo(f"Nothing in {cache_root()} yet.")
+        echo(f"Nothing in {cache_root()} yet.")
 
 
 @app.command("verify")
@@ -64,8 +64,8 @@ def verify(
             state = "intact" if intact(folder) else "of an earlier version, without checksums"
         except ResultError as error:
             damaged, state = True, "damaged"
-            typer.echo(f"  {error}", err=True)
-        typer.echo(f"{folder.name}: {state}")
+            echo(f"  {error}", err=True)
+        echo(f"{folder.name}: {state}")
     if damaged:
         raise typer.Exit(1)
 
@@ -93,4 +93,4 @@ def rm(
     for folder in removed:
         remove(folder)
     for folder in [*removed, *(clean() if unfinished else ())]:
-        typer.echo(f"removed {folder}")
+        echo(f"removed {folder}")

@@ -36,7 +36,9 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
     head = [one_line(title) for title in headers]
     body = [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
-    widths: list[int] | None = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    # Tabulate keeps two characters more than a heading.
+    padded = [f"{title}  " for title in head]
+    widths: list[int] | None = [max(map(len, column)) for column in zip(padded, *body, strict=True)]
     wide = terminal_width()
     if widths is not None and wide is not None and _total(widths) > wide:
         widths = _narrowed(widths, wide)
@@ -46,7 +48,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         body = [
             ["\n".join(textwrap.wrap(c, w)) for c, w in zip(r, widths, strict=True)] for r in body
         ]
-        head = ["\n".join(textwrap.wrap(c, w)) for c, w in zip(head, widths, strict=True)]
+        head = ["\n".join(textwrap.wrap(c, w - 2)) for c, w in zip(head, widths, strict=True)]
     echo(tabulate(body, headers=head, tablefmt="simple", disable_numparse=True))
 
 

@@ -244,23 +244,25 @@ def export(
         bool,
         typer.Option(
             "--publish",
-            help="Into a folder: without log and model, and without paths of this machine.",
+            help="Into a folder: without log and model; refused if the run names a path of this machine.",
         ),
     ] = False,
     store: Store = None,
 ) -> None:
     """Copy runs to a file or folder for another machine, or in a form to publish."""
     from bench.runs.archive import export_runs
-    from bench.runs.results import export_result
+    from bench.runs.results import export_result, published_manifest
 
     opened = open_store(store)
 
     @steadily
     def copied() -> list[str]:
         runs = list({run.run_id: run for run in map(opened.get, names)}.values())
-        if publish:
-            return [str(export_result(run, out).path) for run in runs]
-        return [f"{len(runs)} runs: {export_runs(runs, out)}"]
+        if not publish:
+            return [f"{len(runs)} runs: {export_runs(runs, out)}"]
+        for run in runs:
+            published_manifest(run)  # all of them can be published, or nothing is written
+        return [str(export_result(run, out).path) for run in runs]
 
     for line in copied():
         echo(line)

@@ -78,7 +78,7 @@ class Watch:
         label: the method, for messages.
         module: top-level module of the plugin's code; "" where the stack may be looked at.
         places: real paths.
-        seen: one sentence for everything that was refused.
+        seen: one sentence for everything that was refused since the watch was last put on.
     """
 
     label: str
@@ -163,20 +163,20 @@ def watched(watch: Watch) -> Iterator[None]:
     if not _installed:
         sys.addaudithook(_audit)
         _installed.append(True)
-    n_seen = len(watch.seen)
+    watch.seen.clear()
     polars = sys.modules.get("polars")
     with nullcontext() if polars is None else _asked_first(polars):
         _active.append(watch)
         try:
             yield
         except Exception as error:
-            if len(watch.seen) > n_seen and str(error) != watch.seen[n_seen]:
-                raise MethodError(watch.seen[n_seen]) from error
+            if watch.seen and str(error) != watch.seen[0]:
+                raise MethodError(watch.seen[0]) from error
             raise
         finally:
             _active.remove(watch)
-    if len(watch.seen) > n_seen:
-        raise MethodError(watch.seen[n_seen])
+    if watch.seen:
+        raise MethodError(watch.seen[0])
 
 
 _readers: dict[str, tuple[Any, Any]] = {}

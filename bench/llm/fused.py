@@ -282,15 +282,15 @@ def variable_length_kernel(device: torch.device, dtype: torch.dtype) -> Callable
     """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
     try:
         kernel: Any = importlib.import_module("torch.nn.attention.varlen").varlen_attn
         known = inspect.signature(kernel).parameters
     except (ImportError, AttributeError, TypeError, ValueError):
         return None
-    if not {"scale", "window_size", "enable_gqa"} <= set(known):
-        return None
-    found: Callable[..., Any] = kernel
-    return found if torch.cuda.get_device_capability(device) >= (8, 0) else None
+    found: Callable[..., Any] | None = kernel
+    return found if {"scale", "window_size", "enable_gqa"} <= set(known) else None
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

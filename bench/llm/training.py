@@ -190,9 +190,10 @@ def train_adapter(
     if kind.type == "cuda" and variable_length_kernel(kind, getattr(torch, dtype)) is None:
         # Told before gigabytes are loaded.
         log.info("no variable-length attention here: every sequence is a call of its own, slower")
-    device, progress = group.device(device), progress or QuietProgress()
+    progress = progress or QuietProgress()
     report = TrainingReport()
     with group.jointly():
+        device = group.device(device)
         model = _frozen(backbone, device, dtype, attention, quantisation)
         text_config = model.config.get_text_config()
         check_examples(

@@ -59,6 +59,8 @@ REPEATED = (
 """Keys that say which modules are adapted and how the model is loaded."""
 
 _SHOWN = 80
+_MAX_REPEATS = 4
+"""Repetitions in an expression: each multiplies the steps that matching a name may take by its length."""
 
 Rank = Annotated[int, Field(ge=1, le=2**20)]
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -102,6 +104,12 @@ class PeftLora(BaseModel):
     @classmethod
     def _are_expressions(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         for key in value or ():
+            plain = re.sub(r"\\.", "", key)
+            if len(re.findall(r"[*+{]", plain)) > _MAX_REPEATS or re.search(r"\)[*+{]", plain):
+                raise ValueError(
+                    f"keys with at most {_MAX_REPEATS} repetitions, none of a group; {_shown(key)} might "
+                    "be matched for hours"
+                )
             try:
                 re.compile(_ending(key))
             except re.error as error:

@@ -52,13 +52,17 @@ _PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries a score may depend on, where installed."""
-    versions = {"python": platform.python_version(), "weavebench": bench.__version__}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    own = {"python": platform.python_version(), "weavebench": bench.__version__}
+    found = {name: _version(name) for name in _PACKAGES}
+    return own | {name: version for name, version in found.items() if version is not None}
+
+
+@functools.cache  # parsing the metadata of a dozen packages takes longer than some runs
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def run_threads(spec: RunSpec, method_cls: type[Method]) -> int:

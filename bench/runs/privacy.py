@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 __all__ = ["private_settings", "private_text"]
@@ -16,6 +17,7 @@ _ABSOLUTE = re.compile(
 _RELATIVE = re.compile(r"(?<![\w.\\/])(?:\.{1,2}|~\w*)(?:/|\\\\?)[\w.]")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w{2,}")
 
+_BEGIN = re.compile(r"(?:\.{1,2}|~\w*|[A-Za-z]:)[\\/]")
 _FILE = re.compile(
     r"\.(?:py|json|jsonl|csv|tsv|txt|pt|pth|bin|ckpt|safetensors|gguf|onnx|npy|npz|h5|ya?ml|parquet|pkl"
     r"|zip|gz)(?::\w+)?$"
@@ -35,10 +37,15 @@ def private_text(text: str) -> Iterator[tuple[int, str, str]]:
             yield text.count("\n", 0, match.start()) + 1, what, match.group()
 
 
-def private_settings(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def private_settings(
+    manifest: Mapping[str, Any], *, here: bool = False
+) -> Iterator[tuple[str, str]]:
     """Field and value of every setting of a run that is a path with folders.
 
-    An identifier of a hub (``owner/name``) is none.
+    Args:
+        manifest: of the run.
+        here: whether ``owner/name``, the form of an identifier of a hub, is a path too if it leads to
+            something on this machine.
     """
     spec = manifest.get("spec") or {}
     for field, value in (
@@ -47,7 +54,9 @@ def private_settings(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ("config", manifest.get("config")),
         ("spec.overrides", spec.get("overrides")),
     ):
-        yield from ((name, text) for name, text in _texts(field, value) if _is_path(text))
+        for name, text in _texts(field, value):
+            if _is_path(text) or (here and _leads_somewhere(text)):
+                yield name, text
 
 
 def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -65,4 +74,12 @@ def _is_path(text: str) -> bool:
     separators = len(re.findall(r"[\\/]", text))
     if not separators or "\n" in text or re.match(r"https?://", text):
         return False
-    return separators > 1 or text[0] in "/\\.~" or bool(_FILE.search(text))
+    whole = separators > 1 and (text[0] in "/\\" or not re.search(r"\s", text))
+    return whole or bool(_BEGIN.match(text) or _FILE.search(text))
+
+
+def _leads_somewhere(text: str) -> bool:
+    try:
+        return bool(re.search(r"[\\/]", text)) and Path(text).exists()
+    except (OSError, ValueError):  # too long, or with a zero byte: no path
+        return False

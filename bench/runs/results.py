@@ -25,7 +25,7 @@ from bench.runs.stored import (
     write_manifest,
 )
 
-__all__ = ["export_result", "run_json"]
+__all__ = ["export_result", "published_manifest", "run_json"]
 
 
 def run_json(run: StoredRun) -> dict[str, Any]:
@@ -68,9 +68,10 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
     with run.reading():
         for name in names:
             check_file(run.path, name, run.manifest["files"])
-    manifest = _published_manifest(run)
-    manifest["files"] = {n: run.manifest["files"][n] for n in sorted(names)}
-    _require_publishable(run, manifest)
+    manifest = {
+        **published_manifest(run),
+        "files": {name: run.manifest["files"][name] for name in sorted(names)},
+    }
     if folder.exists():
         known = read_run(folder)
         if known.manifest["files"] == manifest["files"]:
@@ -87,11 +88,15 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
     return read_run(folder)
 
 
-def _published_manifest(run: StoredRun) -> dict[str, Any]:
+def published_manifest(run: StoredRun) -> dict[str, Any]:
     """The manifest with every path cut to its last part, where that leaves the run what it is.
 
     The configuration is left alone but for paths whose content the identity holds: cut anywhere else,
     it would be that of another run.
+
+    Raises:
+        ResultError: what is left names something private, or does not give the run id: what
+            ``bench results verify`` would refuse. The message names the field and the remedy.
     """
     content = run.manifest["method"].get("content") or {}
     manifest: dict[str, Any] = {
@@ -104,20 +109,16 @@ def _published_manifest(run: StoredRun) -> dict[str, Any]:
     asked = (run.manifest.get("spec") or {}).get("overrides")
     if asked:
         manifest["spec"]["overrides"] = portable_config(asked, content)
+    _require_publishable(run, manifest)
     return manifest
 
 
 def _require_publishable(run: StoredRun, manifest: Mapping[str, Any]) -> None:
-    """Refuse what `bench results verify` would: a private path, or an identity that does not hold.
-
-    Raises:
-        ResultError: naming the field and the remedy.
-    """
-    for field, value in private_settings(manifest):
+    for field, value in private_settings(manifest, here=True):
         raise ResultError(
             f"run {run.run_id} cannot be published: {field} is {value!r}, a path of this machine. "
             "Only a path whose content the method declares (`content_hashes`) can be replaced by its "
-            "name. Run it with a path-free value, or with a method that declares it."
+            "name. Run it with another value, or with a method that declares it."
         )
     texts = {
         MANIFEST: json.dumps(manifest, sort_keys=True, indent=2, ensure_ascii=False),

@@ -34,9 +34,15 @@ class Unfinished:
 
 
 def unfinished_runs(store: RunStore) -> list[Unfinished]:
-    """Every run with a work folder, in order of their ids."""
+    """Every run with work to go on from, in order of their ids; a failed one has nothing but its log."""
     found = []
     for folder in store.unfinished():
+        try:
+            left = {path.name for path in folder.iterdir()}
+        except FileNotFoundError:  # finished meanwhile
+            continue
+        if left <= {LOG}:
+            continue
         label, started = _named(folder / LOG)
         found.append(Unfinished(folder.name, label, started, _in_use(folder)))
     return found

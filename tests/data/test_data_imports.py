@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import polars as pl
 import pytest
@@ -215,3 +216,16 @@ def test_a_table_of_events_may_bring_the_titles_itself(tmp_path):
     path = put(tmp_path, "e.csv", "user_id,item_id,title,timestamp\n" + rows)
     domain = import_domain("mine", path, path)
     assert domain.items.titles.to_list() == ["Title 0", "Title 1", "Title 2"]
+
+
+def test_only_ratings_and_movies_together_are_movielens(tmp_path):
+    put(tmp_path, "ml/ratings.dat", "1::10::5::978300100\n1::11::4::978300101\n")
+    assert import_domain("alone", tmp_path / "ml").n_events == 2
+    put(tmp_path, "ml/movies.dat", "10::Ten::Drama\n11::Eleven::War\n")
+    assert import_domain("films", tmp_path / "ml").items.titles.to_list() == ["Ten", "Eleven"]
+    path = tmp_path / "books.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("ratings.csv", "user_id,book_id,rating\n")
+        packed.writestr("books.csv", "book_id,title\n")
+    with pytest.raises(DataError, match=r"holds 2 files \(ratings.csv, books.csv\).*Unpack it"):
+        import_domain("books", path)

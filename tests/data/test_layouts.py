@@ -118,6 +118,13 @@ def test_atomic_files_of_other_names_or_without_times_or_types(tmp_path, ending,
 HEADLESS = table("", lambda u, i: (f"u{u}", f"i{i}", i + 5))
 
 
+def test_conditions_on_files_without_a_header_name_numbers(tmp_path):
+    path = put(tmp_path, "r.csv", table("", lambda u, i: (asin(i), reviewer(u), i, 10**9)))
+    with pytest.raises(DataError, match="called by their numbers"):
+        import_domain("mine", path, where=["rating >= 2"])
+    assert import_domain("mine", path, where=["3 >= 2"]).n_events == USERS * (ITEMS - 2)
+
+
 @pytest.mark.parametrize(
     "mapping",
     [

@@ -386,13 +386,14 @@ def embedded():
     pytest.skip("needs MovieLens 100K: bench assets pull ml-100k")
 
 
-def test_embedded_domains_have_the_expected_counts(embedded, monkeypatch):
+def test_embedded_domains_have_the_expected_counts(embedded, committed_hashes, monkeypatch):
     monkeypatch.setattr(assets, "is_present", lambda name: name == "ml-100k")
     monkeypatch.setattr(assets, "location", lambda name: embedded)
     found = {}
     for name in ("ml100k-drama", "ml100k-comedy", "ml100k-action"):
         domain = load_domain(name)
         found[name] = (domain.n_users, domain.n_items)
+        assert {domain.content_hash} == committed_hashes[name]
         assert domain.n_events == CATALOGUE[name].expected.events
         assert domain.items.n_placeholders == 0
         assert min(domain.sequences.lengths) >= 5

@@ -122,3 +122,8 @@ def test_sports_loads_in_milliseconds_once_cached(load):
         warm.append(time.perf_counter() - started)
     assert cold < 10
     assert min(warm) < 0.05
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_content_is_that_of_the_committed_results(load, committed_hashes, name):
+    assert {load(name).content_hash} == committed_hashes[name]

@@ -50,6 +50,7 @@ def has(monkeypatch: pytest.MonkeyPatch):
         if kernel is not None:
             module.varlen_attn = kernel
         monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
 
     yield set_up
@@ -73,10 +74,15 @@ def test_the_kernel_is_taken_only_where_it_can_what_is_needed(kernel, capability
     assert variable_length_kernel(torch.device("cpu"), torch.bfloat16) is None
 
 
-def test_a_pytorch_without_the_module_falls_back(monkeypatch):
-    fused.variable_length_kernel.cache_clear()
+def test_a_pytorch_without_the_module_falls_back(has, monkeypatch):
+    has(of_today, (9, 0))
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
     assert variable_length_kernel(GPU, torch.float16) is None
+
+
+def test_without_a_gpu_nothing_is_asked_of_it():
+    fused.variable_length_kernel.cache_clear()
+    assert variable_length_kernel(GPU, torch.bfloat16) is None
     fused.variable_length_kernel.cache_clear()
 
 
@@ -163,10 +169,14 @@ def test_committed_runs_have_the_configuration_that_they_resolve_to_today():
     results = Path(__file__).resolve().parents[2] / "leaderboards" / "results"
     manifests = [json.loads(file.read_text()) for file in results.rglob("manifest.json")]
     scored = [m for m in manifests if "batch_tokens" in m["config"]]
-    assert len(scored) > 50
+    compared = 0
     for manifest in scored:
         resolved = resolve_spec(RunSpec.model_validate(manifest["spec"]), planning=True)
+        if resolved.method_cls.version != manifest["method"]["version"]:
+            continue  # a later version of the method has other settings, and other runs
+        compared += 1
         assert resolved.config_values == manifest["config"], manifest["run_id"]
+    assert compared > 40
 
 
 def test_generation_takes_a_reading_of_all_weights_for_every_token_of_a_batch():

@@ -139,6 +139,8 @@ def test_other_kinds_of_adapters_are_refused_by_name(folder, values, message):
         {"rank_pattern": ["q_proj"]},
         {"rank_pattern": {"q_proj": -1}},
         {"rank_pattern": {"q_proj(": 4}},
+        {"rank_pattern": {"(.+)+x": 4}},
+        {"alpha_pattern": {".*" * 30 + "x": 4}},
         {"alpha_pattern": {"q_proj": "8"}},
     ],
     ids=lambda values: f"{next(iter(values))}-{str(values)[:40]}" if values else "",

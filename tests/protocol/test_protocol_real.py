@@ -118,8 +118,11 @@ def test_too_many_negatives_for_films(domains: dict[str, Domain]) -> None:
     """Users of ml-1m saw up to 2,314 of 3,706 films, so 999 fit and 2,000 do not."""
     films = load_domain("ml-1m")
     assert build_task(films, options=ProtocolOptions(n_negatives=999)).n_users == films.n_users
+    left_out = build_task(films, options=ProtocolOptions(n_negatives=2000)).left_out
+    assert left_out is not None and 0 < left_out.n_users < 10
+    assert left_out.fewest == 3706 - 2314
     with pytest.raises(ProtocolError, match="of the nested sizes 29, 99, 999: 29, 99, 999"):
-        build_task(films, options=ProtocolOptions(n_negatives=2000))
+        build_task(films, options=ProtocolOptions(n_negatives=3700))
 
 
 @pytest.mark.slow

@@ -316,8 +316,5 @@ def test_a_renamed_method_keeps_its_stored_runs(tmp_path):
 
 def test_another_version_of_that_name_is_what_it_says(tmp_path):
     folder = write_result(tmp_path, "molorec")
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["method"]["version"] = "2"
-    path.write_text(json.dumps(manifest))
+    change(folder, lambda manifest: manifest["method"].update(version="2"))
     assert read_run(folder).method == "molorec"

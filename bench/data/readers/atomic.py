@@ -7,7 +7,7 @@ loader: fields are split at tabs only (titles may hold quotation marks), times a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -61,7 +61,9 @@ def read_atomic(inter: Path, item: Path | None = None, *, on_error: OnError = "r
     check_on_error(on_error)
     errors = [LineErrors(str(inter), on_error)]
     wanted = {"user": ("user_id",), "item": ("item_id",), "time": ("timestamp",)}
-    events = events_of(_read(inter, wanted, errors[0], ("time",)), errors[0])
+    events = _read(
+        inter, wanted, errors[0], ("time",), each=lambda frame: events_of(frame, errors[0])
+    )
     require_events(events, str(inter), errors[0].count)
     files = (inter,) if item is None else (inter, item)
     items = None
@@ -91,13 +93,14 @@ def _read(
     floats: Sequence[str],
     *,
     optional: Sequence[str] = (),
+    each: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
 ) -> pl.DataFrame:
     def choose(header: list[str], _: list[list[str]], __: Dialect) -> Columns:
         return Columns(_picks(header, path, wanted, floats, optional), len(header), header=True)
 
     with open_source(path) as stream:
         header = "a header line such as 'user_id:token<TAB>item_id:token<TAB>timestamp:float'"
-        return read_delimited(stream, ATOMIC, choose, errors, header=header)
+        return read_delimited(stream, ATOMIC, choose, errors, each=each, header=header)
 
 
 def _picks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
@@ -215,18 +216,12 @@ def _missing(names: Sequence[str], missing: list[tuple[str, str]], request: Requ
         if not role.startswith("-"):
             key = "item_id" if request.is_items and role == "item" else role
             choices[key] = near or ("row" if role == "time" else "COLUMN")
-    shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    shown = ", ".join(repr(name[:40]) for name in names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
     guess = f" Did you mean {' and '.join(map(repr, hints))}?" if hints else ""
-    words = " ".join(f"--column {_quoted(f'{role}={column}')}" for role, column in choices.items())
+    words = " ".join(f"--column {shlex.quote(f'{r}={column}')}" for r, column in choices.items())
     asked = all(role.startswith("-") for role, _ in missing)
     way = "Correct the condition." if asked else f"Name them: {request.command} {words}"
     return f"no column {' and no column '.join(lost)}; the columns are {shown}.{guess} {way}"
-
-
-def _quoted(word: str) -> str:
-    return (
-        word if word.replace("=", "").replace("_", "").replace("-", "").isalnum() else f"'{word}'"
-    )
 
 
 def _near(role: str, column: str, names: Sequence[str]) -> str | None:
@@ -280,19 +275,27 @@ def _without_header(
     names = [str(at) for at in range(1, len(first) + 1)]
     absent = [r for r, c in request.wanted.items() if c is not None and c not in names]
     layout = _known_values(first, rows, request)
-    if absent and set(absent) <= set(request.usual) and layout is not None:
+    conditions = all(column in names for column in request.extra)
+    if absent and set(absent) <= set(request.usual) and layout is not None and conditions:
         return _known_rows(layout, names, request)
-    if not absent and all(column in names for column in request.extra):
+    if not absent and conditions:
         picks = _picks(request.wanted, request.extra, names)
         return Columns(picks, len(first), header=False), Found(dict(request.wanted))
-    shown = ", ".join(f"{n}: {value[:20]!r}" for n, value in zip(names, first, strict=True))
+    cells = list(zip(names, first, strict=True))[:_SHOWN]
+    shown = ", ".join(f"{name}: {value[:20]!r}" for name, value in cells)
     roles = ("item_id", "title") if request.is_items else ("user", "item", "time")
     words = " ".join(f"--column {role}=N" for role in roles)
     raise DataError(
         f"{place}: looks like data, not like column names ({shown}); expected a header, or columns "
-        f"called by their numbers. Name them: {request.command} "
-        f"{'' if request.is_items else '--no-header '}{words}{_SEQUENCES * (len(names) > 3)}"
+        f"called by their numbers. Name them: {_headless(request)} {words}"
+        f"{_SEQUENCES * (len(names) > 3)}"
     )
+
+
+def _headless(request: Request) -> str:
+    """The command with --no-header, which item tables do not need."""
+    given = request.is_items or "--no-header" in request.command
+    return request.command if given else f"{request.command} --no-header"
 
 
 def _known_values(
@@ -336,5 +339,5 @@ def _refuse_data(
         raise DataError(
             f"{place}: {names[at[suspect[0]]]!r} is mapped to {suspect[0]} as a column name but is a "
             "value like those below it; expected a header. If the file has none, call its columns by "
-            f"number: {request.command} --no-header {words} (if it is a header: --header)"
+            f"number: {_headless(request)} {words} (if it is a header: --header)"
         )

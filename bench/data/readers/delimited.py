@@ -96,6 +96,7 @@ def read_delimited(
     choose: Choose,
     errors: LineErrors,
     *,
+    each: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
     header: str = "a header line and data lines",
 ) -> pl.DataFrame:
     """Read the columns that ``choose`` names.
@@ -105,10 +106,12 @@ def read_delimited(
         dialect: what is known about it; the ending in ``errors.file`` helps to find the rest.
         choose: decides which fields are taken.
         errors: told about malformed lines.
+        each: applied to the rows of every block, for files that are large as text.
         header: what an empty file should have held, for messages.
 
     Returns:
-        Columns ``line_number`` (int64) and the picked ones (str), malformed lines left out.
+        Columns ``line_number`` (int64) and the picked ones (str), malformed lines left out; or what
+        ``each`` makes of them.
 
     Raises:
         DataError: an empty file, a malformed header, or a malformed line.
@@ -125,11 +128,11 @@ def read_delimited(
             if rest is not None:
                 lines = Lines(rest.first, pl.concat([rest.text, lines.text]))
             frame, rest = _split(lines, dialect, columns, errors, skip, final=False)
-            parts.append(frame)
+            parts.append(each(frame))
         if columns is None:
             raise DataError(f"{errors.file}: the file is empty; expected {header}.")
         if rest is not None:
-            parts.append(_split(rest, dialect, columns, errors, 0, final=True)[0])
+            parts.append(each(_split(rest, dialect, columns, errors, 0, final=True)[0]))
     return pl.concat(parts)
 
 

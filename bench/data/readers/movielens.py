@@ -14,6 +14,7 @@ Ratings are read as events whatever their value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,8 +35,9 @@ from bench.errors import DataError
 
 __all__ = ["find_movielens", "is_movielens", "read_movielens", "source_files"]
 
-_RATINGS = ("u.data", "ratings.dat", "ratings.csv")
-_NAMES = frozenset((*_RATINGS, "u.item", "movies.dat", "users.dat", "movies.csv"))
+_PAIRS = (("u.data", "u.item"), ("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv"))
+_RATINGS = tuple(ratings for ratings, _ in _PAIRS)
+_NAMES = frozenset((*(name for pair in _PAIRS for name in pair), "users.dat"))
 _GENRES_100K = (
     "unknown",
     "Action",
@@ -100,14 +102,15 @@ def find_movielens(folder: Path, name: str) -> Path | None:
 
 
 def is_movielens(path: Path) -> bool:
-    """Whether a folder or zip file holds MovieLens ratings.
+    """Whether a folder or zip file holds ratings and movies of MovieLens.
 
     Raises:
         DataError: a zip file that cannot be read.
     """
     if not path.is_dir() and path.suffix != ".zip":
         return False
-    return any(name in open_place(path, _NAMES).members for name in _RATINGS)
+    members = open_place(path, _NAMES).members
+    return any({ratings, movies} <= members.keys() for ratings, movies in _PAIRS)
 
 
 def source_files(place: Path) -> tuple[Path, ...]:
@@ -138,7 +141,15 @@ def read_movielens(
     ratings = LineErrors(place.label(layout.ratings), on_error)
     names = ("userId", "movieId", "rating", "timestamp")
     picks = [("user", 0), ("item", 1), ("time", 3)]
-    events = events_of(_read(place, layout, layout.ratings, names, picks, ratings), ratings)
+    events = _read(
+        place,
+        layout,
+        layout.ratings,
+        names,
+        picks,
+        ratings,
+        lambda frame: events_of(frame, ratings),
+    )
     require_events(events, ratings.file, ratings.count)
     movies = LineErrors(place.label(layout.movies), on_error)
     items = _movies(place, layout, movies)
@@ -153,6 +164,7 @@ def _read(
     names: tuple[str, ...],
     picks: list[tuple[str, int]],
     errors: LineErrors,
+    each: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
 ) -> pl.DataFrame:
     is_csv = layout.separator == ","
 
@@ -168,7 +180,7 @@ def _read(
     separator = "|" if member == "u.item" else layout.separator
     dialect = Dialect(separator, "csv" if is_csv else "none", is_csv, layout.encoding)
     with place.open(member) as stream:
-        return read_delimited(stream, dialect, choose, errors)
+        return read_delimited(stream, dialect, choose, errors, each=each)
 
 
 def _movies(place: Place, layout: _Layout, errors: LineErrors) -> pl.DataFrame:
