@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.output import echo, human_seconds, print_json, print_table
+from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
     from bench.runs.store import RunStore
@@ -253,14 +254,18 @@ def export(
     from bench.runs.results import export_result, published_manifest
 
     opened = open_store(store)
-    runs = list({run.run_id: run for run in map(opened.get, names)}.values())
-    if publish:
+
+    @steadily
+    def copied() -> list[str]:
+        runs = list({run.run_id: run for run in map(opened.get, names)}.values())
+        if not publish:
+            return [f"{len(runs)} runs: {export_runs(runs, out)}"]
         for run in runs:
             published_manifest(run)  # all of them can be published, or nothing is written
-        for run in runs:
-            echo(export_result(run, out).path)
-    else:
-        echo(f"{len(runs)} runs: {export_runs(runs, out)}")
+        return [str(export_result(run, out).path) for run in runs]
+
+    for line in copied():
+        echo(line)
 
 
 @app.command("import")

@@ -20,7 +20,7 @@ T = TypeVar("T")
 def steadily(function: Callable[P, T]) -> Callable[P, T]:
     """Let a reader begin again, a few times, when a run that it had listed is gone.
 
-    It must have put nothing on standard output, and changed nothing, by then.
+    It must have put nothing on standard output by then, and changed nothing that a repetition would not.
     """
 
     @wraps(function)
