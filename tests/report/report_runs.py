@@ -97,6 +97,7 @@ class RunWriter:
                 "plugin_sha256": plugin,
                 "transductive": more.pop("transductive", False),
                 "trainable": more.pop("trainable", True),
+                "row_note": more.pop("row_note", ""),
             },
             "target": target,
             "sources": list(sources),

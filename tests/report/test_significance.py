@@ -321,7 +321,7 @@ def test_suites_of_the_package_name_known_targets_and_quoted_figures():
         ("title: x\nmethods: [a]\nscales: {huge: {targets: [b]}}", "unknown scales"),
         ("title: x\nmethods: [a]\nreference: z\nscales: {cpu: {targets: [b]}}", "not among"),
         ("- a", "expected a mapping"),
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
     ],
 )
 def test_a_wrong_suite_file_is_explained(tmp_path, content, words):
