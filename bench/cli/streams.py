@@ -62,7 +62,7 @@ def open_streams() -> None:
         sys.stdout = _text(1)
     if sys.stderr is None:
         sys.stderr = _text(2)
-    elif isinstance(sys.stderr, io.TextIOWrapper):
+    elif isinstance(sys.stderr, io.TextIOWrapper) and not isinstance(sys.stderr, _Forgiving):
         sys.stderr = _Forgiving(
             sys.stderr.buffer,
             encoding=sys.stderr.encoding,

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from bench.errors import (
     BenchError,
@@ -180,7 +181,9 @@ def _executed(
         return found, False
     n_sets = 1 + len(wanted_sets(prepared.spec))
     require_free_space(store.root, _BYTES_AT_LEAST + _BYTES_PER_USER * n_sets * len(prepared.users))
-    with _locked(work, prepared, wait=wait):
+    spec, method = prepared.spec, prepared.resolved.method_cls.name
+    place = store.run_folder(spec.target, method, spec.seed, prepared.run_id).parent
+    with _locked(work, prepared, place, wait=wait):
         # Another process may have finished the run while this one waited for the lock.
         found = None if force else _stored(store, prepared)
         if found is not None and not _lacks(found, prepared):
@@ -203,17 +206,18 @@ def _executed(
 
 
 @contextmanager
-def _locked(work: Work, prepared: PreparedRun, *, wait: bool) -> Iterator[None]:
+def _locked(work: Work, prepared: PreparedRun, place: Path, *, wait: bool) -> Iterator[None]:
     """Hold the run's lock; released by the system when the process dies.
 
     After a run that completed, locks that guard nothing any more are removed, and what killed
-    processes left under construction.
+    processes left under construction there and in ``place``, where the run's folder is.
     """
     what = f"run {prepared.run_id} ({prepared.spec.label})"
     with lock(work.folder, timeout=None if wait else 0, what=what):
         yield
     sweep_locks(work.folder.parent)
-    sweep(work.folder.parent)
+    for folder in (work.folder.parent, place):
+        sweep(folder)
 
 
 def _lacks(run: StoredRun, prepared: PreparedRun) -> bool:

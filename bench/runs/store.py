@@ -185,18 +185,19 @@ class RunStore:
                 removed.append(folder)
         for current, names, _ in os.walk(self.root):
             removed += sweep(Path(current), _UNLOCKED)
-            for folder in (Path(current) / name for name in names):
-                if older(folder).exists():
-                    removed += self._replaced(folder)
+            for name in filter(None, map(replaced_name, names)):
+                removed += self._settle(Path(current) / name)
             names[:] = [name for name in names if not name.startswith(".partial-")]
         return removed
 
-    def _replaced(self, folder: Path) -> Sequence[Path]:
-        """Delete the older result that a killed process left beside its replacement."""
+    def _settle(self, folder: Path) -> Sequence[Path]:
+        """Put an older result back whose replacement never came, or delete it if that is there."""
         with suppress(ResultError, FileNotFoundError), self._lock(folder, timeout=0):
-            if folder.exists():
-                discard(older(folder))
-                return [older(folder)]
+            if not folder.exists():
+                older(folder).rename(folder)
+                return []
+            discard(older(folder))
+            return [older(folder)]
         return []
 
     def _lock(self, folder: Path, timeout: float) -> AbstractContextManager[None]:

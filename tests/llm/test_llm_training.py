@@ -208,9 +208,9 @@ train_adapter(resolve_backbone({backbone!r}), random_examples(7, 40), LoraSpec(r
     TrainingSpec(learning_rate=1e-3, batch_sequences=3), init=folder / "init", order_seed=0,
     out=folder / "out-two", checkpoints=folder / "checkpoints-two", device="cpu", dtype="float32",
     progress=QuietProgress(), log=logging.getLogger("two"))
-from accelerate import PartialState
-state = PartialState()
-(folder / f"process-{{state.process_index}}-of-{{state.num_processes}}").touch()
+from bench.llm.processes import processes
+group = processes()
+(folder / f"process-{{group.rank}}-of-{{group.size}}").touch()
 """
 
 

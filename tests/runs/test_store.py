@@ -326,6 +326,10 @@ def test_run_whose_replacement_never_came_is_read_replaced_and_removed_by_its_na
     assert run.path == waiting and len(run.outcomes()) == copied.n_users
     assert store.find("alpha", copied.method, copied.seed, copied.run_id).path == waiting
     assert store.get(copied.path.name).run_id == copied.run_id
+    assert store.clean() == [] and store.get(copied.run_id).path == copied.path
+    shutil.copytree(copied.path, waiting)
+    assert store.clean() == [waiting] and store.get(copied.run_id).path == copied.path
+    copied.path.rename(waiting)
     assert store.remove(copied.run_id) == copied.path
     assert store.list() == [] and not waiting.exists()
 
