@@ -90,7 +90,7 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
         told.append(f"about {_hours(on_gpu)} GPU hours")
     if told:
         echo(f"\nTo do: {', or '.join(told)}.")
-    if any(row["seconds"] is not None and row["tokens"] is None for row in rows):
+    if any(planned.scaled for plan in plans for planned in plan.jobs):
         echo(
             "Times of methods that cannot tell are those of stored runs, scaled by events and users."
         )

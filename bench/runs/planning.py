@@ -43,10 +43,12 @@ class PlannedJob:
         state: ``stored`` (done before), ``shared`` (an earlier run of the same command does it),
             ``to do``, or ``not known``: to do unless it is stored, which cannot be told without the
             model.
+        scaled: whether its seconds are those of stored runs, because the method cannot tell.
     """
 
     job: Job
     state: JobState
+    scaled: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,11 +160,10 @@ def plan_runs(
         found = store.find(chosen.target, cls.name, chosen.seed, prepared.run_id)
         stored = found is not None and not force
         with prints_aside():
-            jobs = cls(prepared.resolved.config).plan(plan_spec(prepared))
+            told = cls(prepared.resolved.config).plan(plan_spec(prepared))
             adapters = cls.adapter_store()
-        jobs = from_history(jobs, prepared, history)
         planned = []
-        for job in jobs:
+        for own, job in zip(told, from_history(told, prepared, history), strict=True):
             state: JobState = "stored" if stored else "to do"
             if not stored and job.key:
                 if job.known and adapters is not None and adapters.has(job.key):
@@ -172,7 +173,7 @@ def plan_runs(
                 elif not job.known:
                     state = "not known"
                 coming.add(job.key)
-            planned.append(PlannedJob(job, state))
+            planned.append(PlannedJob(job, state, scaled=job.seconds != own.seconds))
         plans.append(RunPlan(prepared, stored, tuple(planned)))
     return plans
 
