@@ -29,6 +29,8 @@ __all__ = [
 # Importing a library for the first time may legitimately extend these (PyTorch's compiler sets an
 # environment variable, for example); a second call may not.
 IMPORT_EFFECTS = frozenset({"warnings filters", "root logger", "sys.path", "environment"})
+# Excused only in a call that loads something: scikit-learn, for one, draws as it is loaded.
+LOADING_EFFECTS = frozenset({"random module"})
 # The folder that PyTorch's compiler makes in the temporary folder when it is imported.
 _COMPILER_CACHE = "torchinductor_"
 

@@ -37,6 +37,7 @@ from bench.protocol.task import Task, build_task
 from bench.testing.context import TestContext, make_context
 from bench.testing.isolation import (
     IMPORT_EFFECTS,
+    LOADING_EFFECTS,
     global_state,
     restore_state,
     state_changes,
@@ -320,7 +321,7 @@ class Session:
         arrays: dict[str, NDArray[Any]] = {}
         for name, value in inputs.items():
             arrays |= arrays_of(value, name)
-        before = global_state()
+        before, n_modules = global_state(), len(sys.modules)
         writes: list[str] = []
         prints: list[str] = []
         try:
@@ -339,9 +340,10 @@ class Session:
             for text in prints:
                 self._note(self.print_faults, f"{what} printed {text[:80]!r}")
             changes = state_changes(before, global_state())
+            # The first call imports libraries, which may add filters and handlers.
+            excused = IMPORT_EFFECTS | (LOADING_EFFECTS if len(sys.modules) > n_modules else set())
             for name, text in changes.items():
-                # The first call imports libraries, which may add filters and handlers.
-                if what in self._warm or name not in IMPORT_EFFECTS:
+                if what in self._warm or name not in excused:
                     self._note(self.state_faults, f"{what} changed {text}")
             if changes:
                 restore_state(before)

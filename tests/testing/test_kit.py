@@ -203,6 +203,15 @@ class Seeder(Honest):
         super().fit(view, context)
 
 
+class LateImport(Honest):
+    """Loads a library in its fit, which draws a number as it is loaded."""
+
+    def fit(self, view, context):
+        import draws_on_import  # noqa: F401
+
+        super().fit(view, context)
+
+
 class Wanderer(Honest):
     """Changes the working directory."""
 
@@ -443,6 +452,13 @@ def test_leaves_the_process_as_it_was():
     failures(Wanderer, ["global-state-unchanged"])
     assert (dict(os.environ), sys.argv, Path.cwd()) == (environment, argv, folder)
     assert random.getstate() == state
+
+
+def test_what_loading_a_library_draws_is_no_fault(tmp_path, monkeypatch):
+    (tmp_path / "draws_on_import.py").write_text("import random\n\nrandom.random()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not failures(LateImport, ["global-state-unchanged"])
+    assert sys.modules.pop("draws_on_import")
 
 
 def test_a_method_that_peeks_at_the_test_half_is_caught(monkeypatch):
