@@ -77,6 +77,16 @@ def test_interrupts_at_once_end_with_one_sentence(tiny, tmp_path):
     assert err.count("interrupted") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no full device")
+@pytest.mark.parametrize("words", ["--help", "--version", "run --help", "domains"])
+def test_full_standard_output_is_told_in_one_sentence(words):
+    command = f'"{sys.executable}" -m bench {words} >/dev/full'
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: the disk is full")
+    assert b"Traceback" not in done.stderr
+
+
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 
