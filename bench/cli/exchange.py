@@ -11,6 +11,7 @@ import typer
 from bench.cli import run_options
 from bench.cli.output import echo, print_json
 from bench.cli.protocol_options import (
+    MAX_SEED,
     CandidateSeed,
     DataRoot,
     Drawn,
@@ -152,7 +153,9 @@ def import_scores(
         typer.Option(help="The exported requests; then it is checked that they are of this task."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model that scored.")] = "1",
-    seed: Annotated[int, typer.Option(min=0, help="Training seed of the model that scored.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Training seed of the model that scored.")
+    ] = 0,
     family: Annotated[
         str, typer.Option(help="Block of tables: single-domain, cross-domain, llm, ...")
     ] = "single-domain",
@@ -236,6 +239,12 @@ def import_scores(
         print_json(run_json(run))
         return
     print_runs(target, [RunResult(spec, "done", run)])
+    if tied := run.metrics["ties"]["share_tied"]:
+        echo(
+            f"warning: for {100 * tied:.1f} % of the users another candidate has the very score of the held-out "
+            "item, which counts as the mean over both orders. If probabilities were rounded or reached 1, "
+            "write their logits, all digits."
+        )
     places = open_rivals(rivals, opened)
     print_comparisons(against_best([run], places))
     echo(places_text([run], places))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.runs.spec import RunSpec
 
 __all__ = [
+    "MAX_SEED",
     "CandidateSeed",
     "DataRoot",
     "Drawn",
@@ -59,7 +60,12 @@ class OnError(StrEnum):
 
 
 Target = Annotated[str, typer.Option(help="Target domain.")]
-CandidateSeed = Annotated[int, typer.Option(min=0, help="Seed of the test candidates.")]
+MAX_SEED = 10**18 - 1
+"""As of the lists of seeds of ``bench run``: what 64 bits hold, and stored manifests with them."""
+
+CandidateSeed = Annotated[
+    int, typer.Option(min=0, max=MAX_SEED, help="Seed of the test candidates.")
+]
 Drawn = Annotated[DrawnNegatives, typer.Option(help="How negatives are drawn.")]
 NNegatives = Annotated[int, typer.Option(min=1, help="Negatives per user.")]
 TrainOnOption = Annotated[TrainOn, typer.Option(help="Train on validation items as well or not.")]

@@ -89,13 +89,18 @@ def import_domain(
         stands in :func:`import_record`.
 
     Raises:
-        ConfigError: the name is taken or not allowed, or an option is wrong.
+        ConfigError: the name is taken or not allowed (``all`` and ``none`` are words of ``--sources``),
+            or an option is wrong.
         DataError: malformed files, or nothing left after the k-core filter.
     """
     check_name(name)
     folder = domains_root() / name
     if name in CATALOGUE:
         raise ConfigError(f"{name!r} is a catalogue name; import the data under another name.")
+    if name in ("all", "none"):
+        raise ConfigError(
+            f"{name!r} is a word of --sources, not a name; import the data under another name."
+        )
     if folder.exists() and not replace:
         raise ConfigError(
             f"domain {name!r} exists in {folder}; choose another name, or replace it with --replace."

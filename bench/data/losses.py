@@ -42,6 +42,13 @@ def _times(domain: Domain) -> list[str]:
         return [
             f"warning: {early} times lie before 1970 ({times.min():g}); their events come first"
         ]
+    seconds, thousandths = (times > 1e8) & (times < 1e10), (times > 1e11) & (times < 1e14)
+    if seconds.any() and thousandths.any():
+        return [
+            f"warning: {int(seconds.sum())} times look like seconds ({times[seconds][0]:.0f}) and "
+            f"{int(thousandths.sum())} like milliseconds ({times[thousandths][0]:.0f}); the latter come last. "
+            "Convert them if they have two units"
+        ]
     return []
 
 

@@ -79,8 +79,8 @@ def read_scores(
             raise ProtocolError(
                 f"{path}: user {domain.user_ids[int(part.users[row])]!r}: no score for candidate "
                 f"{domain.items.ids[int(part.candidates[row, column])]!r} "
-                f"({int((~found[row]).sum())} of {requests.n_candidates} are missing). Score the "
-                "exported candidates of this very task, or say that candidates may stay unranked."
+                f"({int((~found[row]).sum())} of {requests.n_candidates} are missing). Score all "
+                "exported candidates of this very task."
             )
         values[start : start + len(part)][found] = table.scores[slots[found]]
         used[slots[found]] = True
@@ -90,8 +90,8 @@ def read_scores(
         user, item = divmod(int(table.keys[row]), domain.n_items)
         raise ProtocolError(
             f"{path}: {int((~used).sum())} scores are for items that are no candidates, for example user "
-            f"{domain.user_ids[user]!r}, item {domain.items.ids[item]!r}. Score the exported candidates, "
-            "or say that extra rows are to be ignored."
+            f"{domain.user_ids[user]!r}, item {domain.items.ids[item]!r}. Score the exported candidates "
+            "only."
         )
     return values
 
@@ -129,7 +129,7 @@ class _ScoreTable:
             raise ProtocolError(
                 f"{path}: row {row + 1} of the data: score {column[row]!r} of user "
                 f"{frame['user_id'][row]!r} is not a finite 64-bit number; {int(bad.sum())} rows are "
-                "affected. Leave a candidate out only if it may stay unranked."
+                "affected. Give every exported candidate a number."
             )
         kept = np.flatnonzero(~blank)
         user_ids, items_ids = frame["user_id"].to_list(), frame["item_id"].to_list()
@@ -155,8 +155,7 @@ class _ScoreTable:
             extra = np.unique(self.users[bad])
             raise ProtocolError(
                 f"{self._path}: {len(extra)} users {what}, for example "
-                f"{self._domain.user_ids[int(extra[0])]!r}. Send scores of the exported users only, or "
-                "say that extra rows are to be ignored."
+                f"{self._domain.user_ids[int(extra[0])]!r}. Send scores of the exported users only."
             )
 
     def find(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -38,7 +38,7 @@ class ProtocolOptions(BaseModel):
 
     negatives: Literal["uniform", "popularity", "full", "imported"] = "uniform"
     n_negatives: int = Field(default=29, ge=1)
-    candidate_seed: int = Field(default=0, ge=0)
+    candidate_seed: int = Field(default=0, ge=0, lt=2**63)
     train_on: Literal["train", "train+valid"] = "train"
     keep_leak: bool = False
     candidates_file: str | None = None

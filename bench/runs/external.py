@@ -176,15 +176,21 @@ def _class_of(name: str, version: str, record: Imported) -> type[ExternalScores]
 def _check_requests(file: Path, task: Task, users_hash: str) -> None:
     """Compare the description beside exported requests with the task."""
     meta = read_json(meta_path(file))
+    meta = meta if isinstance(meta, dict) else {}
+    advice = "Give the protocol options and --limit-users of the export, and the same data"
+    sets = {"candidates_hash": task.candidates_hash, "users_hash": users_hash}
+    if sets.items() <= meta.items():
+        advice = (
+            "Users and candidates agree, but not the data beside them (titles, training rows) or "
+            "--train-on, --keep-leak or --ties. Give those of the export, or export again"
+        )
     for key, here in (
         ("split", "test"),
+        ("target", task.target),
         ("task_hash", task.task_hash),
-        ("candidates_hash", task.candidates_hash),
-        ("users_hash", users_hash),
+        *sets.items(),
     ):
-        if not isinstance(meta, dict) or meta.get(key) != here:
-            found = meta.get(key) if isinstance(meta, dict) else None
+        if meta.get(key) != here:
             raise ResultError(
-                f"{meta_path(file)}: {key} is {found}, this task's is {here}. Give the protocol options "
-                "and --limit-users of the export, and the same data."
+                f"{meta_path(file)}: {key} is {meta.get(key)}, this task's is {here}. {advice}."
             )

@@ -27,7 +27,7 @@ class RunSpec(BaseModel):
         sources: source domains; None = the rest of the target's study group. Methods that need no
             sources get none, whatever is given here.
         profile: named hyper-parameters of the method, for example ``cpu`` or ``paper``.
-        seed: training seed, >= 0; methods without random training always run with 0.
+        seed: training seed, >= 0 (64 bits, as all seeds); methods without random training always run with 0.
         init_seed: seed of adapter initialisation, >= 0, fixed per study.
         overrides: configuration values that differ from the profile.
         protocol: split, negatives, guard and test-candidate seed (all part of ``task_hash``).
@@ -51,8 +51,8 @@ class RunSpec(BaseModel):
     target: str = Field(min_length=1)
     sources: tuple[str, ...] | None = None
     profile: str = "cpu"
-    seed: int = Field(default=0, ge=0)
-    init_seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    init_seed: int = Field(default=0, ge=0, lt=2**63)
     overrides: Mapping[str, Any] = Field(default_factory=dict)
     protocol: ProtocolOptions = ProtocolOptions()
     candidates: Path | None = None

@@ -59,6 +59,33 @@ def test_tiny_probabilities_rank_as_their_logarithms(import_, scores):
     assert integers["metrics"]["auc"] == logs["metrics"]["auc"]
 
 
+def test_scores_that_tie_are_named(import_, scores):
+    assert "warning" not in import_(scores("a.csv")).stdout
+    saturated = scores("s.csv", form=lambda x: repr(1 / (1 + math.exp(-(x + 40)))))
+    said = import_(saturated, "--version", "2").stdout
+    assert "warning: for 100.0 % of the users another candidate has the very score" in said
+
+
+def test_requests_of_other_data_say_what_agrees(cli, tiny, tmp_path, import_, scores):
+    file, titles = scores("a.csv"), tmp_path / "titles.csv"
+    with (tmp_path / "tiny.csv").open() as stream:
+        items = sorted({row["item_id"] for row in csv.DictReader(stream)})
+    titles.write_text("item_id,title\n" + "".join(f"{item},New {item}\n" for item in items))
+    cli("data", "import", tiny, tmp_path / "tiny.csv", "--items", titles, "--replace")
+    refused = import_(file, "--requests", tmp_path / "requests.jsonl", code=1).stderr
+    assert "task_hash is" in refused and "Users and candidates agree" in refused
+    cli("data", "import", "other", tmp_path / "tiny.csv")
+    words = ("--name", "x", "--target", "other", "--requests", tmp_path / "requests.jsonl")
+    refused = cli("import-scores", file, *words, code=1).stderr
+    assert f"target is {tiny}, this task's is other. Give the protocol options" in refused
+
+
+@pytest.mark.parametrize("option", ["--seed", "--candidate-seed"])
+def test_a_seed_that_no_manifest_holds_is_refused(cli, import_, scores, option):
+    assert option in import_(scores("a.csv"), option, "1" * 30, code=2).stderr
+    assert json.loads(cli("runs", "list", "--json").stdout) == []
+
+
 def test_imported_rows_are_marked_wherever_they_stand(cli, tiny, tmp_path, import_, scores):
     shown = import_(scores("a.csv")).stdout
     assert "circle (imported), profile cpu, seed 0, fitted in -" in shown

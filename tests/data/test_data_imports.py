@@ -87,12 +87,30 @@ def test_ids_that_only_look_like_floats_stay(tmp_path):
             ["u,a,-62135596800000", "u,b,1504998400123", "u,c,1504998400124"],
             "1 times lie before 1970",
         ),
+        (
+            ["u,a,1504998400", "u,b,1504998400123", "u,c,1504998402"],
+            "2 times look like seconds (1504998400) and 1 like milliseconds",
+        ),
     ],
 )
 def test_losses_are_named(tmp_path, rows, said):
     import_domain("mine", put(tmp_path, "e.csv", HEAD + "\n".join(rows) + "\n"))
     (warning,) = warnings()
     assert said in warning
+
+
+def test_times_of_another_form_are_pointed_to_the_option(tmp_path):
+    path = put(tmp_path, "e.csv", HEAD + "u,a,31.12.2019\n")
+    with pytest.raises(DataError, match=r"line 2: found '31.12.2019'.*another form: --time-format"):
+        import_domain("mine", path)
+    with pytest.raises(DataError, match=r"expected the form '%d/%m/%Y' \(--time-format\) as time"):
+        import_domain("mine", path, time_format="%d/%m/%Y")
+
+
+@pytest.mark.parametrize("name", ["all", "none"])
+def test_the_words_of_the_option_sources_are_no_names(tmp_path, name):
+    with pytest.raises(ConfigError, match="word of --sources"):
+        import_domain(name, put(tmp_path, "e.csv", HEAD + "".join(ROWS)))
 
 
 def test_titles_that_are_page_scripts_or_endless_are_named(tmp_path):
@@ -142,7 +160,7 @@ def test_several_files_and_folders_of_parts_follow_one_another(tmp_path):
     assert import_domain("spark", tmp_path / "q").user_ids.to_list() == ["u", "v"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="folder without files"):
-        import_domain("none", tmp_path / "empty")
+        import_domain("void", tmp_path / "empty")
 
 
 def test_one_part_of_a_split_is_named(tmp_path):

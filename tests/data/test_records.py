@@ -106,7 +106,8 @@ def test_keys_are_mapped_and_conditions_compare_any_value(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['[{"user_id": 1}]'], r"line 1: found .*expected one JSON object"),
+        (['[{"user_id": 1}]'], r"line 1: found .*expected one JSON object.*one object per line \(jq -c"),
+        (["{", '"user_id": 1', "}"], r"line 1: found '{'.*one object per line \(jq -c"),
         (["", ""], "no records found"),
         ([{"user_id": "u", "item_id": "i", "timestamp": 1}, {"user_id": "u", "item_id": ["i"], "timestamp": 1}], r"line 2: found \['i'\] under the key 'item_id'"),
         ([{"user_id": "u", "item_id": "i", "timestamp": 1}, {"user_id": "u", "item_id": "i"}], r"line 2: found None under the key 'timestamp'; expected a time"),

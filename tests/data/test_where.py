@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import polars as pl
 import pytest
 
@@ -43,6 +45,9 @@ def test_anything_else_is_refused(text):
         ([3, 4, None], "r < 4", [0]),
         ([True, False, None], "r == true", [0]),
         (["2019-12-31", "2020-01-02", ""], "r >= 2020-01-01", [1]),
+        (["2020-01-01T05:00:00+09:00", "2020-01-01T00:00:00Z"], "r < 2020-01-01", [0]),
+        ([dt.date(2019, 12, 31), dt.date(2020, 1, 2), None], "r < 2020-01-01", [0]),
+        (["a", "m", "z", ""], "r >= 'm'", [1, 2]),
     ],
 )
 def test_rows_for_which_it_holds_are_kept(cells, text, kept):
@@ -51,6 +56,26 @@ def test_rows_for_which_it_holds_are_kept(cells, text, kept):
     assert rows.columns == ["line_number"]
     assert rows["line_number"].to_list() == kept
     assert left_out == len(cells) - len(kept)
+
+
+@pytest.mark.parametrize("value", ["3,5", "four", "1e999", "nan"])
+def test_only_numbers_dates_and_quoted_texts_are_ordered(value):
+    """As texts, 10 would be less than "3,5"."""
+    with pytest.raises(
+        ConfigError, match=f"'{value}' is neither a finite number .* quotation marks"
+    ):
+        parse_condition(f"r >= {value}")
+    assert parse_condition(f"r >= '{value}'").value == value
+
+
+def test_numbers_are_not_compared_with_a_date():
+    frame = pl.DataFrame({"line_number": [7, 8], "where 0": ["1600000000", "1500000000"]})
+    condition = [("where 0", parse_condition("r < 2020-01-01"))]
+    with pytest.raises(DataError, match=r"f, line 7: found '1600000000'; expected a date like"):
+        keep_rows(frame, condition, LineErrors("f"))
+    errors = LineErrors("f", "skip")
+    assert keep_rows(frame, condition, errors)[0].is_empty()
+    assert errors.count == 2
 
 
 def test_a_cell_that_is_no_number_is_a_bad_row():

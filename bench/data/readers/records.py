@@ -22,7 +22,9 @@ import polars as pl
 from bench.data.raw import LineErrors
 from bench.data.readers.lines import Lines, iter_lines, open_source
 
-__all__ = ["Fields", "first_keys", "read_records"]
+__all__ = ["PER_LINE", "Fields", "first_keys", "read_records"]
+
+PER_LINE = "Write an array, or objects of several lines, one object per line (jq -c '.[]?' FILE)"
 
 _PYTHON = re.compile(r"\s*\{\s*[uU]?'|\s*\{\s*[uU]\"")
 _MAX_LITERAL = 4_000_000
@@ -141,7 +143,9 @@ def _row(
 ) -> tuple[int | str, ...] | None:
     record = _parse(line, literals=fields.literals)
     if not isinstance(record, dict):
-        errors.report(number, line, fields.expected)
+        spread = line.lstrip().startswith("[") or line.strip() == "{"
+        advice = PER_LINE if spread else "Repair the line"
+        errors.report(number, line, fields.expected, advice=advice)
         return None
     row: list[int | str] = [number]
     for name, key in fields.keys.items():

@@ -33,9 +33,9 @@ from bench.data.readers.delimited import Columns, Dialect, read_delimited
 from bench.data.readers.lines import inner_name, iter_lines, open_source
 from bench.data.readers.mind import clicks
 from bench.data.readers.parquet import read_parquet
-from bench.data.readers.records import Fields, first_keys, read_records
+from bench.data.readers.records import PER_LINE, Fields, first_keys, read_records
 from bench.data.readers.rows import events_of, items_of
-from bench.data.readers.times import EXPECTED_TIME, check_time_format, parse_times
+from bench.data.readers.times import check_time_format, expected_time, parse_times
 from bench.data.readers.where import Condition, keep_rows
 from bench.errors import ConfigError, DataError
 
@@ -114,9 +114,10 @@ def read_tabular(
             rows += table.height
         table, floats = _whole_ids(table)
         notes |= dict.fromkeys((*floats, _rounded_times(table["time"])))
-        times, dated = parse_times(table["time"], found.time_format or options.dialect.time_format)
+        form = found.time_format or options.dialect.time_format
+        times, dated = parse_times(table["time"], form)
         kinds[dated] = told.file
-        parts.append(events_of(table, told, times, expected=EXPECTED_TIME))
+        parts.append(events_of(table, told, times, expected=expected_time(form)))
     if len(kinds) > 1:
         raise DataError(
             f"{kinds[True]}: the times are dates, but numbers in {kinds[False]}; expected one kind, "
@@ -221,7 +222,7 @@ def _records(
     if not names:
         # Nothing can be looked up: let the reader say what is wrong with the first line.
         read_records(path, Fields({}), replace(errors), encoding=encoding)
-        raise DataError(f"{path}: no records found; expected one JSON object per line.")
+        raise DataError(f"{path}: no records found; expected one JSON object per line. {PER_LINE}.")
     found = find_columns(names, request, str(path))
     keys = {role: key for role, key in found.columns.items() if key is not None}
     keys |= {f"where {at}": key for at, key in enumerate(request.extra)}

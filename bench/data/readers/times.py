@@ -9,9 +9,9 @@ import polars as pl
 
 from bench.errors import ConfigError
 
-__all__ = ["EXPECTED_TIME", "check_time_format", "is_time", "parse_times"]
+__all__ = ["check_time_format", "expected_time", "is_time", "parse_times"]
 
-EXPECTED_TIME = "a finite number, or a date like 2023-09-15T19:14:33Z,"
+_EXPECTED = "a finite number, or a date like 2023-09-15T19:14:33Z (another form: --time-format),"
 
 
 def check_time_format(time_format: str | None) -> None:
@@ -32,6 +32,11 @@ def check_time_format(time_format: str | None) -> None:
             f"time format {time_format!r}{problem}; expected directives as of strftime, for example "
             "'%d/%m/%Y %H:%M'."
         )
+
+
+def expected_time(time_format: str | None = None) -> str:
+    """What a time should have been, for messages."""
+    return _EXPECTED if time_format is None else f"the form {time_format!r} (--time-format)"
 
 
 def parse_times(
