@@ -59,7 +59,8 @@ def test_threads_are_limited_and_restored_without_importing_torch():
     code = (
         "import os, sys\n"
         "from bench.runs.environment import available_threads, limit_threads\n"
-        "os.environ.pop('OMP_NUM_THREADS', None)\n"
+        "for name in ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY'):\n"
+        "    os.environ.pop(name, None)\n"
         "with limit_threads(1) as apply:\n"
         "    apply()\n"
         "    assert 'torch' not in sys.modules\n"
