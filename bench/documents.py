@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from yaml.nodes import Node
+    from yaml.nodes import MappingNode, Node
 
 __all__ = ["MAX_LENGTH", "DocumentError", "parse_json", "parse_yaml"]
 
@@ -63,7 +63,7 @@ def parse_yaml(text: str | bytes) -> Any:
 
     Raises:
         DocumentError: not YAML, not UTF-8, longer than :data:`MAX_LENGTH`, a number that is not
-            finite or beyond 64 bits, nested too deeply, or references (``*name``) that contain
+            finite or beyond 64 bits, a key that stands twice, nested too deeply, or references (``*name``) that contain
             themselves or unfold to more than 100,000 values.
     """
     import yaml
@@ -140,6 +140,7 @@ def _unfold(node: Node, known: dict[int, int | None], depth: int) -> int:
     children: list[Node] = []
     if isinstance(node, MappingNode):
         children = [part for pair in node.value for part in pair]
+        _require_unique(node)
     elif isinstance(node, SequenceNode):
         children = node.value
     for child in children:
@@ -151,6 +152,18 @@ def _unfold(node: Node, known: dict[int, int | None], depth: int) -> int:
             )
     known[key] = size
     return size
+
+
+def _require_unique(node: MappingNode) -> None:
+    """Refuse a key that stands twice: the reader would take the last value without a word."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if not isinstance(key.value, str):  # a list or mapping: refused later
+            continue
+        name = (key.tag, key.value)
+        if name in seen:
+            raise DocumentError(f"the key {key.value!r} stands twice", key.start_mark.line + 1)
+        seen.add(name)
 
 
 def _check_numbers(value: Any) -> None:

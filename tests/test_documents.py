@@ -89,6 +89,12 @@ def test_ordinary_documents_are_what_the_standard_readers_give(value):
     assert parse_yaml(dumped) == parse_yaml(dumped.encode()) == yaml.safe_load(dumped)
 
 
+def test_a_yaml_key_that_stands_twice_is_refused():
+    with pytest.raises(DocumentError, match="'rate' stands twice") as caught:
+        parse_yaml("all:\n  rate: 1\n  size: 2\n  rate: 3\n")
+    assert caught.value.line == 4
+
+
 def test_references_are_allowed():
     assert parse_yaml("a: &x {r: 8}\nb: {<<: *x, alpha: 16}\nc: [*x, *x]") == {
         "a": {"r": 8},

@@ -36,7 +36,7 @@ from bench.cli import (
 )
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
-from bench.cli.streams import one_interrupt, open_streams
+from bench.cli.streams import interrupted, one_interrupt, open_streams
 from bench.process import launched, quiet_threads
 from bench.terminal import printable
 
@@ -81,13 +81,16 @@ def _one_message() -> Iterator[None]:
         yield
     except (_USAGE, typer.Exit, typer.Abort):
         raise
-    except OSError as error:
+    except Exception as error:
+        # Compiled modules make errors of their own of a Ctrl-C that comes while they are loaded.
+        if interrupted():
+            raise _ended(KeyboardInterrupt()) from error
         # A reader that went away (`bench ... | head`) is no error; click ends quietly then.
-        if error.errno == errno.EPIPE or debugging():
+        if debugging() or (isinstance(error, OSError) and error.errno == errno.EPIPE):
             raise
         raise _ended(error) from error
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        if debugging() and not isinstance(error, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt) as error:
+        if debugging() and isinstance(error, SystemExit):
             raise
         raise _ended(error) from error
 
@@ -160,9 +163,9 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Entry point of the script ``bench``, alone or as one of several processes."""
-    quiet_threads()
-    open_streams()
     with one_interrupt():
+        quiet_threads()
+        open_streams()
         if not launched():
             app(prog_name="bench")
             return

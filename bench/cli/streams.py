@@ -15,10 +15,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TextIO
 
-__all__ = ["one_interrupt", "open_streams", "silent_interrupt"]
+__all__ = ["interrupted", "one_interrupt", "open_streams", "silent_interrupt"]
 
 _AT_ONCE_SECONDS = 1.0
 _INTERRUPTED = 130
+
+
+_last: float | None = None
+"""When Ctrl-C was heard of last, in this process."""
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C was heard of, whatever became of its exception."""
+    return _last is not None
 
 
 class _Forgiving(io.TextIOWrapper):
@@ -98,12 +107,11 @@ def one_interrupt() -> Iterator[None]:
     The process ends with exit code 130, whatever it was at. Afterwards Ctrl-C ends it at once, without
     a word.
     """
-    last = -_AT_ONCE_SECONDS
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        nonlocal last
+        global _last
         now = time.monotonic()
-        again, last = now - last < _AT_ONCE_SECONDS, now
+        again, _last = _last is not None and now - _last < _AT_ONCE_SECONDS, now
         if not again:
             raise KeyboardInterrupt
 

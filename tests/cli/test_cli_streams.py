@@ -108,3 +108,34 @@ def test_an_interrupt_while_the_verbs_are_loaded_ends_without_a_word():
     assert done.returncode == -signal.SIGINT
     assert not done.stdout
     assert not done.stderr
+
+
+SWALLOWED_INTERRUPT = """
+import os, signal, sys
+from bench.cli import main
+
+class Compiled:
+    def find_spec(self, name, path=None, target=None):
+        if name == "polars":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                signal.pause()
+            except KeyboardInterrupt:
+                pass
+            raise SystemError("initialisation failed: KeyboardInterrupt:")
+
+sys.meta_path.insert(0, Compiled())
+main()
+"""
+
+
+def test_an_interrupt_of_which_a_compiled_module_makes_another_error_is_one():
+    words = ["data", "stats", "ml100k-drama"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED_INTERRUPT, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("error: interrupted")
