@@ -11,6 +11,7 @@ The lock goes with its process, so that :func:`sweep` knows what a killed one le
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import sys
@@ -49,11 +50,16 @@ _swept: set[Path] = set()
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary stream whose content becomes the file ``path``, whole or not at all.
 
-    The content is on the disk before the name is; an older file stays until then.
+    The content is on the disk before the name is; an older file stays until then. A device, a pipe or
+    ``/dev/stdout`` is written to: the superuser would put a file in its place otherwise.
 
     Raises:
         OSError: it cannot be written; nothing is left.
     """
+    if _is_stream(path):
+        with path.open("ab") as stream:
+            yield stream
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent)
     while True:
@@ -70,7 +76,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             Path(name).chmod(0o666 & ~_umask())
             if sys.platform == "win32":  # which renames no open file
                 stream.close()
-            Path(name).replace(path)
+            with _about(path):
+                Path(name).replace(path)
     except BaseException:
         _remove(Path(name))
         raise
@@ -105,9 +112,11 @@ def replace_folder(new: Path, path: Path) -> None:
     ``new`` is free, or holds the older folder; the caller removes it.
 
     Raises:
-        OSError: it cannot be renamed; the older folder is where it was.
+        OSError: it cannot be renamed, or ``path`` is no folder; what was there is where it was.
     """
     old = older(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if not path.exists():
         new.rename(path)
     elif not _exchange(new, path):
@@ -161,6 +170,13 @@ def sweep(parent: Path, unlocked: Sequence[str] = ()) -> list[Path]:
     removed = [path for path in sorted(parent.glob(f"{PARTIAL}*")) if _removed_if_free(path)]
     old = [path for pattern in unlocked for path in parent.glob(pattern) if _is_old(path)]
     return removed + [path for path in sorted(set(old)) if _remove(path)]
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a name is a device or a pipe, or leads to an open file as ``/dev/stdout`` does."""
+    if path.is_symlink() and path.absolute().parent == Path("/dev"):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _remove(path: Path) -> bool:
@@ -243,7 +259,7 @@ def _about(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        error.filename, error.filename2 = str(path), None
         raise
 
 

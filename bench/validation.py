@@ -80,16 +80,17 @@ def check_scores(
     Raises:
         MethodError: with the method's name, what came and what was expected.
     """
-    if not isinstance(scores, Scores):
+    # Exactly these types: the code of a subclass would run while the positives are ranked.
+    if type(scores) is not Scores:
         raise MethodError(
             f"{owner}: score() returned {type(scores).__name__}, expected bench.methods.Scores."
         )
     expected = requests.candidates.shape
     values = scores.values
-    if not isinstance(values, np.ndarray):
+    if type(values) is not np.ndarray:
         raise MethodError(
-            f"{owner}: Scores.values is {type(values).__name__}, expected a float32 or float64 "
-            f"NumPy array of shape {expected}."
+            f"{owner}: Scores.values is {type(values).__name__}, expected a plain float32 or float64 "
+            f"NumPy array of shape {expected} (np.asarray makes one of a subclass)."
         )
     if values.shape != expected or values.dtype not in (np.float32, np.float64):
         raise MethodError(
@@ -104,7 +105,7 @@ def check_scores(
             f"{owner}: score() returned slots, but capabilities(config).may_leave_unranked is False. "
             "Declare it for configurations that generate lists."
         )
-    if not isinstance(slots, np.ndarray) or slots.dtype != np.int16 or slots.ndim != 2:
+    if type(slots) is not np.ndarray or slots.dtype != np.int16 or slots.ndim != 2:
         found = f"{getattr(slots, 'dtype', type(slots).__name__)} {getattr(slots, 'shape', '')}"
         raise MethodError(f"{owner}: Scores.slots is {found}, expected int16 of shape (n, k).")
     if len(slots) != expected[0]:

@@ -178,3 +178,36 @@ def test_a_refusal_names_what_was_to_be_written(tmp_path, monkeypatch, write):
     with pytest.raises(PermissionError) as caught:
         write(tmp_path / "it")
     assert Path(caught.value.filename) in (tmp_path / "it", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes have no names there")
+def test_a_pipe_and_a_device_are_written_to_and_stay(tmp_path):
+    pipe, device = tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe)
+    device.symlink_to(os.devnull)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_bytes(pipe, b"text")
+    reader.join(timeout=30)
+    write_bytes(device, b"text")
+    assert read == [b"text"]
+    assert pipe.is_fifo()
+    assert device.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [device, pipe]
+
+
+def test_standard_output_has_a_name_that_stays():
+    write = "from bench.io import write_bytes; from pathlib import Path; "
+    write += "write_bytes(Path('/dev/stdout'), b'text')"
+    done = subprocess.run([sys.executable, "-c", write], capture_output=True, check=True)
+    assert done.stdout == b"text"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path):
+    (tmp_path / "it").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="it"):
+        put(tmp_path / "it", "other")
+    assert (tmp_path / "it").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -64,23 +66,30 @@ class RootCommand(TyperGroup):
                     f"{printable(word)} holds bytes that are not UTF-8, which no manifest can name. "
                     "Rename the file."
                 )
-        return super().make_context(info_name, args, *rest, **extra)
+        with _one_message():  # the help and the version are printed here
+            return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; errors end as one message on standard error."""
-        try:
+        with _one_message():
             return super().invoke(ctx)
-        except (_USAGE, typer.Exit, typer.Abort):
+
+
+@contextmanager
+def _one_message() -> Iterator[None]:
+    try:
+        yield
+    except (_USAGE, typer.Exit, typer.Abort):
+        raise
+    except OSError as error:
+        # A reader that went away (`bench ... | head`) is no error; click ends quietly then.
+        if error.errno == errno.EPIPE or debugging():
             raise
-        except OSError as error:
-            # A reader that went away (`bench ... | head`) is no error; click ends quietly then.
-            if error.errno == errno.EPIPE or debugging():
-                raise
-            raise _ended(error) from error
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            if debugging() and not isinstance(error, KeyboardInterrupt):
-                raise
-            raise _ended(error) from error
+        raise _ended(error) from error
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if debugging() and not isinstance(error, KeyboardInterrupt):
+            raise
+        raise _ended(error) from error
 
 
 def _ended(error: BaseException) -> typer.Exit:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TextIO
 
-__all__ = ["one_interrupt", "open_streams"]
+__all__ = ["one_interrupt", "open_streams", "silent_interrupt"]
 
 _AT_ONCE_SECONDS = 1.0
 _INTERRUPTED = 130
@@ -73,6 +73,22 @@ def open_streams() -> None:
 
 def _text(number: int) -> TextIO:
     return os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+@contextmanager
+def silent_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process at once, without a word: while the verbs are loaded nothing has begun."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler
+    with suppress(ValueError):  # only the main thread may ask for it
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            if ours:
+                signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

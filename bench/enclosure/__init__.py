@@ -11,7 +11,7 @@ from bench.enclosure.decoy import Decoy, with_other_answers, write_decoy
 from bench.enclosure.draws import counted_steps, shifted_draws, trained_silently
 from bench.enclosure.inputs import arrays_of, frozen
 from bench.enclosure.order import known_formula, restored, shuffled
-from bench.enclosure.patches import replaced_code
+from bench.enclosure.patches import Code, replaced_code
 from bench.enclosure.phases import (
     Enclosure,
     enclose_import,
@@ -22,6 +22,7 @@ from bench.enclosure.phases import (
 from bench.enclosure.watch import Places, Watch, watched
 
 __all__ = [
+    "Code",
     "Decoy",
     "Enclosure",
     "Places",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from bench.data.domain import Domain
 from bench.data.sources import data_root_or_env, domains_root, stored_names
 from bench.enclosure.decoy import Decoy, write_decoy
 from bench.enclosure.inputs import arrays_of, frozen
-from bench.enclosure.patches import replaced_code
+from bench.enclosure.patches import Code, replaced_code
 from bench.enclosure.watch import Places, Watch, watched
 from bench.errors import MethodError
 from bench.io import cache_root, store_root
@@ -37,10 +38,12 @@ class Enclosure:
     Attributes:
         watch: what is refused meanwhile.
         decoy: what the environment leads to meanwhile.
+        code: the harness's, which stays in its place.
     """
 
     watch: Watch
     decoy: Decoy
+    code: Code
 
     @contextmanager
     def phase(self, name: str, *free: Path, **inputs: Any) -> Iterator[None]:
@@ -61,12 +64,10 @@ class Enclosure:
         watch = replace(self.watch, label=f"{self.watch.label}: {name}()", places=now, seen=[])
         with self.decoy.shown(), watched(watch), frozen(arrays, changed.append):
             yield
-        replaced = replaced_code(self.watch.module) if name in ("fit", "load") else []
-        if replaced:
-            raise MethodError(
-                f"{watch.label} runs with its own code in the harness ({', '.join(replaced[:5])}); expected "
-                "the package as it is. Subclass or wrap what you want to change."
-            )
+        replaced = self.code.restored()
+        if not replaced and name in ("fit", "load"):
+            replaced = replaced_code(self.watch.module)
+        _require_own_code(watch.label, replaced)
         if changed:
             raise MethodError(
                 f"{watch.label} changed what it was given ({', '.join(changed)}); expected it to be left "
@@ -106,7 +107,10 @@ def enclose_run(
         places = Places(
             (*places.data, *data, decoy.domains), (*places.runs, *runs, decoy.store), free
         ).resolved()
-        yield Enclosure(Watch(label, own_module(method_cls), places), decoy)
+        module = own_module(method_cls)
+        between = Watch(f"{label}: between its phases, it", module, places, threading.get_ident())
+        with watched(between):
+            yield Enclosure(Watch(label, module, places), decoy, Code.now())
 
 
 @contextmanager
@@ -124,8 +128,18 @@ def enclose_import(name: str, *, data_root: Path | None = None) -> Iterator[None
         yield
         return
     places = held_out_places(None, data_root, None).resolved()
+    code = Code.now()
     with watched(Watch(f"{name}: the import", "", places)):
         yield
+    _require_own_code(f"{name}: the import", code.restored())
+
+
+def _require_own_code(label: str, replaced: list[str]) -> None:
+    if replaced:
+        raise MethodError(
+            f"{label} runs with its own code in the harness ({', '.join(replaced[:5])}); expected "
+            "the package as it is. Subclass or wrap what you want to change."
+        )
 
 
 def own_module(method_cls: type[Method]) -> str:

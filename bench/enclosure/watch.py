@@ -9,6 +9,7 @@ without telling Python (polars) are asked by wrapping their readers.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,12 +24,22 @@ from bench.errors import MethodError
 
 __all__ = ["Places", "Watch", "watched"]
 
-# A file that is made or emptied by opening it tells nothing.
-_TELLS_NOTHING = os.O_EXCL | os.O_TRUNC
-_FOLDER_EVENTS = frozenset({"os.listdir", "os.scandir"})
+# Their first argument is a path; a second name of a file is a road to it as well.
+_PATH_EVENTS = frozenset({"open", "os.listdir", "os.scandir", "os.link", "os.rename"})
+_PROGRAM_EVENTS = frozenset(
+    {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"}
+)
+_WORD_ENDS = re.compile(r"[\s'\"=<>|;&()`,:]+")
 _STACK_EVENTS = frozenset(
     {"sys._getframe", "sys._current_frames", "sys.settrace", "sys.setprofile"}
     | {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
+)
+_MEMORY_EVENTS = frozenset({"ctypes.cdata", "ctypes.PyObj_FromPtr"})
+_MEMORY_FILE = re.compile(r"/proc/[^/]+/(task/[^/]+/)?mem")
+# What opens files, starts programs or reads memory behind Python's back, in libraries of every process.
+_PROCESS_LIBRARY = re.compile(r"(libc|libpython)[.0-9].*")
+_C_FUNCTION = re.compile(
+    r"_?Py.*|(open|openat|fopen|mmap|creat)(64)?|system|popen|syscall|posix_spawnp?|exec\w+|process_vm_readv"
 )
 _REST = (
     "What a method may know is in its view, its requests and its context: sequences, timestamps, items "
@@ -78,12 +89,15 @@ class Watch:
         label: the method, for messages.
         module: top-level module of the plugin's code; "" where the stack may be looked at.
         places: real paths.
+        owner: the thread of the harness, where the watch concerns what the plugin does between its phases
+            alone: in other threads, or in calls that lead through its code. None: it concerns everything.
         seen: one sentence for everything that was refused since the watch was last put on.
     """
 
     label: str
     module: str
     places: Places
+    owner: int | None = None
     seen: list[str] = field(default_factory=list)
 
     def refuse(self, what: str) -> None:
@@ -103,7 +117,24 @@ class Watch:
             path = os.fsdecode(path)
         if not isinstance(path, (str, os.PathLike)):
             return  # an open descriptor: its opening was seen
-        real = os.path.realpath(path)
+        for real in {os.path.realpath(path), *_below_open_folders(os.fspath(path))}:
+            self._look_at_real(real)
+
+    def look_at_command(self, words: Any) -> None:
+        """Refuse a command of another program that names such a path."""
+        if isinstance(words, (list, tuple)):
+            for word in words:
+                self.look_at_command(word)
+        elif isinstance(words, (str, bytes, os.PathLike)):
+            for word in _WORD_ENDS.split(os.fsdecode(words)):
+                if os.sep in word:
+                    self._look_at_real(os.path.realpath(_at_home(word)))
+
+    def _look_at_real(self, real: str) -> None:
+        if _MEMORY_FILE.fullmatch(real):
+            self.refuse(
+                f"reads {real}, the memory of a process, where the harness keeps the answers"
+            )
         kind = self.places.kind(real)
         if kind == "data":
             self.refuse(
@@ -115,13 +146,35 @@ class Watch:
             )
 
     def is_own(self, frame: FrameType | None) -> bool:
-        """Whether the code that asks, or had ``inspect`` ask, is the plugin's."""
-        while frame is not None and frame.f_globals.get("__name__") == "inspect":
+        """Whether the code that asks, or had ``inspect`` or ``ctypes`` ask, is the plugin's."""
+        while frame is not None and frame.f_globals.get("__name__") in ("inspect", "ctypes"):
             frame = frame.f_back
         if frame is None or not self.module:
             return False
         name = frame.f_globals.get("__name__")
         return not isinstance(name, str) or name.partition(".")[0] in (self.module, "builtins")
+
+    def concerns(self, frame: FrameType | None) -> bool:
+        """Whether a call is the plugin's doing."""
+        if self.owner is None or self.owner != threading.get_ident():
+            return True
+        while frame is not None:
+            if str(frame.f_globals.get("__name__")).partition(".")[0] == self.module:
+                return True
+            frame = frame.f_back
+        return False
+
+
+def _at_home(word: str) -> str:
+    return str(Path.home()) + word[1:] if word.startswith("~/") else word
+
+
+def _below_open_folders(path: str) -> set[str]:
+    """What a relative path means below the folders that are open (``dir_fd``); Linux only."""
+    folders = Path("/proc/self/fd")
+    if Path(path).is_absolute() or Path(path).exists() or not folders.is_dir():
+        return set()
+    return {os.path.realpath(link / path) for link in folders.iterdir() if link.is_dir()}
 
 
 _active: list[Watch] = []
@@ -132,23 +185,48 @@ _busy = threading.local()
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     if not _active or getattr(_busy, "yes", False):
         return
-    is_look = event in _STACK_EVENTS or (event == "object.__getattr__" and args[1] == "tb_frame")
-    if not is_look and event != "open" and event not in _FOLDER_EVENTS:
+    is_path, is_program = event in _PATH_EVENTS, event in _PROGRAM_EVENTS
+    look = "" if is_path or is_program else _look(event, args)
+    if not (is_path or is_program or look):
         return
     watch = _active[-1]
     _busy.yes = True  # looking at the stack here is an event as well
     try:
-        if not is_look:
-            flags = args[2] if event == "open" else 0
-            if not (isinstance(flags, int) and flags & _TELLS_NOTHING):
-                watch.look_at(args[0] if args[0] is not None else ".")
-        elif watch.is_own(sys._getframe(1)):
-            name = event if event in _STACK_EVENTS else "the frames of a traceback"
-            watch.refuse(
-                f"looks through the running process ({name}), where the harness keeps the answers"
-            )
+        if look:
+            if watch.is_own(sys._getframe(1)):
+                watch.refuse(
+                    f"looks through the running process ({look}), where the harness keeps the answers"
+                )
+        elif not watch.concerns(sys._getframe(1)):
+            pass
+        elif is_program:
+            # Not the environment, which names the stand-ins.
+            watch.look_at_command(args[:2])
+        elif event != "open" or not _tells_nothing(args[2]):
+            watch.look_at(args[0] if args[0] is not None else ".")
     finally:
         _busy.yes = False
+
+
+def _look(event: str, args: tuple[Any, ...]) -> str:
+    """What an event looks at in the process beside files; "" for nothing."""
+    if event in _STACK_EVENTS or event in _MEMORY_EVENTS:
+        return event
+    if event == "object.__getattr__" and args[1] == "tb_frame":
+        return "the frames of a traceback"
+    if event == "ctypes.dlsym":
+        names = [part for part in args if isinstance(part, str)]
+        library = next((getattr(p, "_name", None) for p in args if not isinstance(p, str)), None)
+        shared = library is None or _PROCESS_LIBRARY.fullmatch(Path(str(library)).name)
+        if shared and names and _C_FUNCTION.fullmatch(names[0]):
+            return f"{names[0]} by ctypes"
+    return ""
+
+
+def _tells_nothing(flags: Any) -> bool:
+    """Whether the file is made or emptied by opening it."""
+    made = os.O_CREAT | os.O_EXCL
+    return isinstance(flags, int) and bool(flags & os.O_TRUNC or flags & made == made)
 
 
 @contextmanager
@@ -193,14 +271,15 @@ def _asked_first(module: ModuleType) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, (original, _) in _readers.items():
+        for name, (original, _) in _readers.items() if not _active else ():
             setattr(module, name, original)
 
 
 def _asking(reader: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(reader)
     def asking(*args: Any, **kwargs: Any) -> Any:
-        for value in (*args[:1], *kwargs.values()) if _active else ():
+        concerned = bool(_active) and _active[-1].concerns(sys._getframe(1))
+        for value in (*args[:1], *kwargs.values()) if concerned else ():
             for path in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(path, (str, os.PathLike)):
                     _active[-1].look_at(_without_pattern(path))

@@ -87,7 +87,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
             f"further candidate seeds {spec.extra_candidate_seeds} with {spec.protocol.negatives!r} "
             "negatives, which are not drawn. Leave the seeds out or use --negatives uniform."
         )
-    with prints_aside():
+    with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
         if not planning:
             method_cls.require(config)
         content = dict(method_cls.content_hashes(config))

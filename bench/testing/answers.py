@@ -45,12 +45,7 @@ class _Run:
 def check_answers_changed(session: Session) -> str:
     """Other answers to identical requests give identical scores, wherever the process keeps them."""
     fitted = session.base()
-    replaced = replaced_code(own_module(session.cls))
-    if replaced:
-        raise CheckFailed(
-            f"its code stands in the place of the harness's ({', '.join(replaced[:5])}); expected the "
-            "package as it is. Subclass or wrap what you want to change."
-        )
+    _require_own_code(session)
     scores, requests = [], []
     for decoy, other in enumerate((False, True)):
         gc.collect()
@@ -62,6 +57,7 @@ def check_answers_changed(session: Session) -> str:
             del run
         finally:
             gc.unfreeze()
+    _require_own_code(session)
     _require_identical(*requests)
     if not np.array_equal(scores[0], scores[1], equal_nan=True):
         raise CheckFailed(
@@ -70,6 +66,15 @@ def check_answers_changed(session: Session) -> str:
             "stack, the objects of the process, module variables). Score from requests and context alone."
         )
     return ""
+
+
+def _require_own_code(session: Session) -> None:
+    replaced = replaced_code(own_module(session.cls)) or session.code.restored()
+    if replaced:
+        raise CheckFailed(
+            f"its code stands in the place of the harness's ({', '.join(replaced[:5])}); expected the "
+            "package as it is. Subclass or wrap what you want to change."
+        )
 
 
 def _prepared(session: Session, other: bool) -> Any:

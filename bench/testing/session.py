@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from bench.data.domain import Domain
 from bench.enclosure import (
+    Code,
     Decoy,
     Places,
     Watch,
@@ -80,6 +81,7 @@ class Session:
             each.
         steps: classes of optimisers that made a step in a fit.
         secret: seed of candidate sets that no method can compute.
+        code: the harness's as it was at the beginning.
     """
 
     cls: type[Method]
@@ -92,6 +94,7 @@ class Session:
     print_faults: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     secret: int = field(default_factory=lambda: secrets.randbits(128))
+    code: Code = field(default_factory=Code.now)
     _fits: dict[str, Fitted | Exception] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _warm: set[str] = field(default_factory=set)

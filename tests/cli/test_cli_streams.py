@@ -75,3 +75,36 @@ def test_interrupts_at_once_end_with_one_sentence(tiny, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.count("interrupted") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no full device")
+@pytest.mark.parametrize("words", ["--help", "--version", "run --help", "domains"])
+def test_full_standard_output_is_told_in_one_sentence(words):
+    command = f'"{sys.executable}" -m bench {words} >/dev/full'
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: the disk is full")
+    assert b"Traceback" not in done.stderr
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "bench.cli.merge":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupter())
+from bench.cli import main
+main()
+"""
+
+
+def test_an_interrupt_while_the_verbs_are_loaded_ends_without_a_word():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, "methods"], capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGINT
+    assert not done.stdout
+    assert not done.stderr

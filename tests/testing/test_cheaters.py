@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.enclosure import Code
 from bench.errors import MethodError
 from bench.evaluation import metric_per_user
 from bench.methods import resolve
-from bench.protocol.task import Task
 from bench.runs.runner import execute
 from bench.runs.spec import RunSpec
 from bench.runs.store import RunStore
@@ -23,7 +23,7 @@ from bench.testing import check_method
 N_USERS, N_ITEMS = 60, 70
 
 HEAD = '''
-import gc, os, subprocess, sys
+import ctypes, gc, os, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +113,55 @@ MEMBERS = {
 """,
     "child": """
     def cheat(self, values, requests, context):
-        found = subprocess.run(["cat", str(inter(requests))], capture_output=True, text=True).stdout
+        command = f"cat $BENCH_DATA_ROOT/{requests.domain}/{requests.domain}.inter"
+        found = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout
         users, items = zip(*(line.split("\\t")[:2] for line in found.splitlines()[1:]))
         return first(values, requests, last_of(users, items, requests))
+""",
+    "program": """
+    def cheat(self, values, requests, context):
+        subprocess.run(["sh", "-c", f"cat <'{inter(requests)}'"], capture_output=True)
+        return Scores(values)
+""",
+    "shell": """
+    def cheat(self, values, requests, context):
+        os.system(f"cat {inter(requests)} > {context.scratch}/copy")
+        return Scores(values)
+""",
+    "exclusive": """
+    def cheat(self, values, requests, context):
+        os.close(os.open(inter(requests), os.O_RDONLY | os.O_EXCL))
+        return Scores(values)
+""",
+    "open-folder": """
+    def cheat(self, values, requests, context):
+        path = inter(requests)
+        above = os.open(path.parents[2], os.O_RDONLY)
+        try:
+            os.close(os.open(path.relative_to(path.parents[2]), os.O_RDONLY, dir_fd=above))
+        finally:
+            os.close(above)
+        return Scores(values)
+""",
+    "second-name": """
+    def cheat(self, values, requests, context):
+        os.link(inter(requests), context.scratch / "copy")
+        return Scores(values)
+""",
+    "c-library": """
+    def cheat(self, values, requests, context):
+        ctypes.CDLL(None).open(os.fsencode(inter(requests)), 0)
+        return Scores(values)
+""",
+    "c-frames": """
+    def cheat(self, values, requests, context):
+        look = ctypes.pythonapi.PyEval_GetFrame
+        return Scores(values)
+""",
+    "memory-file": """
+    def cheat(self, values, requests, context):
+        with open("/proc/self/mem", "rb"):
+            return Scores(values)
 """,
     "store": """
     def cheat(self, values, requests, context):
@@ -200,6 +246,35 @@ def test(self, *args, **kwargs):
 
 Task.test = test
 """,
+    "numpy-function": """
+    def cheat(self, values, requests, context):
+        plain = np.greater
+        if isinstance(plain, np.ufunc):
+            np.greater = lambda *args, **kwargs: plain(*args, **kwargs)
+        return Scores(values)
+""",
+    "partial": """
+    def cheat(self, values, requests, context):
+        from functools import partial
+
+        import bench.validation
+
+        bench.validation.rank_outcomes = partial(bench.validation.rank_outcomes)
+        return Scores(values)
+""",
+    "array-class": """
+    def cheat(self, values, requests, context):
+        return Scores(values.view(Ranked))
+
+
+class Ranked(np.ndarray):
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        plain = [np.asarray(x) if isinstance(x, Ranked) else x for x in inputs]
+        result = getattr(ufunc, method)(*plain, **kwargs, **({"out": out} if out else {}))
+        if ufunc is np.greater and out:
+            out[0][...] = False
+        return result
+""",
     "mutated-requests": """
     def cheat(self, values, requests, context):
         requests.candidates.flags.writeable = True
@@ -255,6 +330,17 @@ KIT = {
         r"other held-out items.*scores change.*a road of their own",
     ),
     "child": ("answers-not-known", r"other held-out items.*scores change.*a road of their own"),
+    "program": ("answers-not-known", r"reads .*planted\.inter.*held-out events"),
+    "shell": ("answers-not-known", r"reads .*planted\.inter.*held-out events"),
+    "exclusive": ("answers-not-known", r"reads .*planted\.inter.*held-out events"),
+    "open-folder": ("answers-not-known", r"reads .*planted\.inter.*held-out events"),
+    "second-name": ("answers-not-known", r"reads .*planted\.inter.*held-out events"),
+    "c-library": ("answers-not-known", rf"{LOOKS} \(open by ctypes\)"),
+    "c-frames": ("answers-not-known", rf"{LOOKS} \(PyEval_GetFrame by ctypes\)"),
+    "memory-file": ("answers-not-known", r"reads /proc/\d+/mem, the memory of a process"),
+    "numpy-function": ("answers-not-known", r"in the place of the harness's \(numpy.greater\)"),
+    "partial": ("answers-not-known", r"in the place of .* \(bench.validation.rank_outcomes\)"),
+    "array-class": ("candidate-rule-not-known", r"Scores.values is Ranked, expected a plain"),
     "store": ("answers-not-known", r"reads .*belongs to stored runs: their ranks"),
     "published": ("answers-not-known", r"reads .*leaderboards/results.*stored runs: their ranks"),
     "collector": ("answers-not-known", rf"{LOOKS} \(gc.get_objects\)"),
@@ -277,6 +363,17 @@ RUN = {
     "memory-map": r"score\(\) reads .*held-out events",
     "polars": r"score\(\) reads .*tiny\.inter",
     "early-polars": r"score\(\) reads .*tiny\.inter",  # its module is imported under watch
+    "program": r"score\(\) reads .*tiny\.inter",
+    "shell": r"score\(\) reads .*tiny\.inter",
+    "exclusive": r"score\(\) reads .*tiny\.inter",
+    "open-folder": r"score\(\) reads .*tiny\.inter",
+    "second-name": r"score\(\) reads .*tiny\.inter",
+    "c-library": rf"{LOOKS} \(open by ctypes\)",
+    "c-frames": rf"{LOOKS} \(PyEval_GetFrame by ctypes\)",
+    "memory-file": r"reads /proc/\d+/mem, the memory of a process",
+    "numpy-function": r"its own code in the harness \(numpy.greater\)",
+    "partial": r"its own code in the harness \(bench.validation.rank_outcomes\)",
+    "array-class": r"Scores.values is Ranked, expected a plain",
     "store": r"score\(\) reads .*stored runs: their ranks",
     "published": r"score\(\) reads .*leaderboards/results.*their ranks",
     "collector": rf"{LOOKS} \(gc.get_objects\)",
@@ -294,9 +391,9 @@ def private_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BENCH_STORE", str(tmp_path / "runs"))
     monkeypatch.delenv("BENCH_DATA_ROOT", raising=False)
-    plain = Task.test
+    code = Code.now()
     yield
-    Task.test = plain
+    code.restored()
 
 
 @pytest.fixture
@@ -382,6 +479,58 @@ def test_a_module_that_reads_the_answers_on_import_is_named(tmp_path, data_root,
     body = MEMBERS["raw-file"] + '\n\nANSWERS = load_domain("tiny")\n'
     with pytest.raises(MethodError, match=r"the import reads .*held-out events"):
         run(write(tmp_path, body), data_root, tmp_path)
+
+
+BETWEEN = {
+    "report": """
+    @property
+    def report(self):
+        return self
+
+    def as_dict(self):
+        return {"read": PATH.read_text()[:1]}
+""",
+    "log": """
+    def fit(self, view, context):
+        super().fit(view, context)
+        handler = logging.Handler()
+        handler.emit = lambda record: PATH.read_text()
+        context.log.addHandler(handler)
+""",
+    "pool": """
+    def fit(self, view, context):
+        super().fit(view, context)
+        pool = ThreadPoolExecutor(1)
+        pool.submit(started.wait)
+        self.text = pool.submit(PATH.read_text)
+
+    @property
+    def report(self):
+        started.set()
+        self.text.exception()
+        return None
+
+
+started = threading.Event()
+""",
+    "require": """
+    @classmethod
+    def require(cls, config):
+        PATH.read_text()
+""",
+}
+
+
+@pytest.mark.parametrize("member", BETWEEN)
+def test_what_a_plugin_reads_outside_of_fit_and_score_is_named(tmp_path, data_root, member):
+    """Its code may be called by the harness at any time, and its threads go on."""
+    head = "import logging, threading\nfrom concurrent.futures import ThreadPoolExecutor\n" + HEAD
+    place = f"\n\nPATH = Path({str(data_root / 'tiny' / 'tiny.inter')!r})\n"
+    honest = "\n    def cheat(self, values, requests, context):\n        return Scores(values)\n"
+    name = write(tmp_path, honest + BETWEEN[member] + place, head)
+    with pytest.raises(MethodError, match=r"(between its phases, it|import) reads .*tiny\.inter"):
+        run(name, data_root, tmp_path)
+    assert RunStore(tmp_path / "runs").list() == []
 
 
 def test_no_excuse_covers_a_leak(tmp_path):
