@@ -309,6 +309,10 @@ def reproduce(
         progress.close()
 
 
+def _named(run: StoredRun) -> str:
+    return f"{run.stored_method} version {run.manifest['method']['version']}"
+
+
 def _compare(before: StoredRun, after: StoredRun) -> None:
     """Print both means of every metric; the per-user outcomes decide."""
     metrics = before.metrics["metrics"]
@@ -324,16 +328,21 @@ def _compare(before: StoredRun, after: StoredRun) -> None:
             for metric, _ in in_order(metrics)
         ],
     )
-    for what, old, new in (
-        ("task", before.task_hash, after.task_hash),
-        ("candidates", before.candidates_hash, after.candidates_hash),
-        ("users", before.users_hash, after.users_hash),
-        ("run id", before.run_id, after.run_id),
-    ):
-        if old != new:
-            echo(f"{what} differs: {old} stored, {new} now", err=True)
+    differing = [
+        (what, old, new)
+        for what, old, new in (
+            ("task", before.task_hash, after.task_hash),
+            ("candidates", before.candidates_hash, after.candidates_hash),
+            ("users", before.users_hash, after.users_hash),
+            ("method", _named(before), _named(after)),
+            ("run id", before.run_id, after.run_id),
+        )
+        if old != new
+    ]
+    for what, old, new in differing:
+        echo(f"{what} differs: {old} stored, {new} now", err=True)
     same = before.manifest["files"][PER_USER] == after.manifest["files"][PER_USER]
-    if not same or before.run_id != after.run_id:
+    if not same:
         versions = {
             package: (version, after.manifest["packages"].get(package))
             for package, version in before.manifest["packages"].items()
@@ -342,5 +351,7 @@ def _compare(before: StoredRun, after: StoredRun) -> None:
         for package, (old, new) in versions.items():
             echo(f"{package}: {old} then, {new} now", err=True)
         echo("The outcomes of users differ.", err=True)
+    # A method that was renamed or has a new version has another run id, whatever it gives.
+    if not same or {what for what, _, _ in differing} & {"task", "candidates", "users"}:
         raise typer.Exit(1)
     echo(f"Reproduced: the outcomes of all {before.n_users} users are equal.")

@@ -63,7 +63,8 @@ _MAX_REPEATS = 4
 """Repetitions in an expression: each multiplies the steps that matching a name may take by its length."""
 
 Rank = Annotated[int, Field(ge=1, le=2**20)]
-Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Beside a scaling that is larger by far more than this, float32 holds nothing of another module's update.
+Alpha = Annotated[float, Field(gt=0, le=2**40, allow_inf_nan=False)]
 Names = str | list[str] | None
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import gzip
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from bench.enclosure import enclose_import
 from bench.errors import ConfigError, ResultError
 from bench.io import atomic_folder, lock
+from bench.methods import MethodConfig
+from bench.methods.config import config_dict, resolve_config
+from bench.methods.registry import resolve as resolve_method
 from bench.partial import atomic_file, partial_folder
 from bench.process import usable_cpus
+from bench.runs.prints import prints_aside
 from bench.runs.spec import RunSpec
 from bench.runs.store import WORK, RunStore
 from bench.runs.stored import MANIFEST, StoredRun, check_file, read_run
@@ -184,11 +189,38 @@ def _place(run: StoredRun, store: RunStore, *, replace: bool) -> StoredRun:
     return read_run(final)
 
 
+def _moved(spec: RunSpec, run: StoredRun) -> dict[str, Any]:
+    """The run's settings for which today's profile has other values, by dotted name."""
+    with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
+        method_cls = resolve_method(spec.method)
+        config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
+    values = config.identity() if isinstance(config, MethodConfig) else config_dict(config)
+    now, content = dict(_flat(values)), run.manifest["method"].get("content") or {}
+    return {
+        key: value
+        for key, value in _flat(run.config)
+        # Of what is known by its content the manifest has no more than the name.
+        if key in now and now[key] != value and key not in content
+    }
+
+
+def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
 def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
     """The specification that repeats a run; execute it with ``force`` or in another store.
 
+    It has the configuration of the run, also where a profile has changed since.
+
     Raises:
         ConfigError: the manifest's specification is not one that this version understands.
+        MissingExtraError: the method needs a package that is absent.
     """
     if run.imported is not None:
         raise ConfigError(
@@ -213,6 +245,7 @@ def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
         raise ConfigError(
             f"{run.path}: its specification cannot be used by this version: {error}"
         ) from error
+    spec = spec.model_copy(update={"overrides": {**spec.overrides, **_moved(spec, run)}})
     if spec.threads is None and isinstance(used := run.manifest.get("threads"), int):
         # Other numbers of threads round otherwise.
         return spec.model_copy(update={"threads": max(1, min(used, usable_cpus()))})

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.methods.registry import resolve
+
 
 def as_json(result) -> dict:
     return json.loads(result.stdout)
@@ -193,6 +195,15 @@ def test_reproduce_compares_user_by_user(cli, tiny, tmp_path):
     cli("data", "import", tiny, path, "--items", tmp_path / "tiny-items.csv", "--replace")
     result = cli("runs", "reproduce", run["run_id"], code=1)
     assert "task differs" in result.stderr
+
+
+def test_equal_outcomes_of_another_version_are_called_equal(cli, tiny, monkeypatch):
+    run = as_json(cli("run", "--method", "markov", "--target", tiny, "--json"))
+    monkeypatch.setattr(resolve("markov"), "version", "of today")
+    result = cli("runs", "reproduce", run["run_id"])
+    assert "outcomes of all 60 users are equal" in result.stdout
+    assert "version of today now" in result.stderr and "run id differs" in result.stderr
+    assert "outcomes of users differ" not in result.stderr
 
 
 @pytest.mark.parametrize("format_", ["markdown", "csv", "json"])

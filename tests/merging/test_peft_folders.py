@@ -128,6 +128,8 @@ def test_other_kinds_of_adapters_are_refused_by_name(folder, values, message):
         {"lora_alpha": 0},
         {"lora_alpha": None},
         {"lora_alpha": -1e300},
+        {"lora_alpha": 1e300},
+        {"alpha_pattern": {"q_proj": 1e30}},
         {"base_model_name_or_path": ["some/base"]},
         {"revision": ["main"]},
         {"task_type": {"a": 1}},

@@ -5,14 +5,19 @@ import io
 import json
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 
 from bench.errors import ConfigError, ResultError
+from bench.methods import MethodConfig
+from bench.methods.config import config_dict, resolve_config
+from bench.methods.registry import resolve
 from bench.runs.archive import export_runs, import_runs, reproduce_spec
 from bench.runs.results import export_result
 from bench.runs.runner import execute
 from bench.runs.store import RunStore
+from bench.runs.stored import read_run
 
 
 @pytest.fixture
@@ -150,6 +155,24 @@ def test_a_run_is_repeated_with_the_threads_that_it_had(run, monkeypatch):
     monkeypatch.setattr("bench.runs.archive.usable_cpus", lambda: 2)
     assert reproduce_spec(left_to_us).threads == 2
     assert reproduce_spec(run).threads == 1, "as it was asked for"
+
+
+RESULTS = Path(__file__).resolve().parents[2] / "leaderboards" / "results"
+
+
+def test_committed_runs_are_repeated_with_the_configuration_that_they_had():
+    """Profiles change; what a run was made with does not."""
+    pinned = set()
+    for manifest in sorted(RESULTS.glob("*/*/manifest.json")):
+        run = read_run(manifest.parent)
+        spec = reproduce_spec(run)
+        cls = resolve(spec.method)
+        config = resolve_config(cls, profile=spec.profile, overrides=spec.overrides)
+        values = config.identity() if isinstance(config, MethodConfig) else config_dict(config)
+        assert values == run.config, manifest
+        if spec.overrides != run.manifest["spec"]["overrides"]:
+            pinned.add(run.method)
+    assert pinned == {"unisrec", "vq-rec"}, "whose first rows froze the encoder"
 
 
 def test_manifest_that_cannot_be_reproduced_says_why(run):
