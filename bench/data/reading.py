@@ -86,6 +86,7 @@ def read_files(
     """
     if reading.repeats not in get_args(Repeats):
         raise ConfigError(f"repeats is {reading.repeats!r}; expected 'first' or 'keep'.")
+    _require_items(inter, items, mapping)
     conditions = [parse_condition(text) for text in reading.where]
     if is_movielens(inter[0]):
         _only_movielens(inter, items, mapping, reading)
@@ -109,6 +110,19 @@ def read_files(
     if reading.repeats == "keep":
         _refuse_repeats(raw)
     return replace(raw, notes=(*raw.notes, *_missing_parts(inter)))
+
+
+def _require_items(
+    inter: Sequence[Path], items: Path | None, mapping: ColumnMapping | Mapping[str, str] | None
+) -> None:
+    """Refuse columns of the item table if there is none: their texts would be left out silently."""
+    named = mapping.words() if isinstance(mapping, ColumnMapping) else mapping or {}
+    of_items = [role for role in ("item_id", "title", "brand", "category") if role in named]
+    if of_items and items is None:
+        raise ConfigError(
+            f"--column {of_items[0]}={named[of_items[0]]} names a column of the item table, and there is "
+            f"none. If {inter[0]} holds it beside the events, name that file twice: --items {inter[0]}"
+        )
 
 
 def _missing_parts(inter: Sequence[Path]) -> list[str]:

@@ -229,6 +229,14 @@ def test_the_words_of_a_condition_that_nothing_meets(tmp_path):
     assert import_record("mine")["reading"]["where"] == ["stars >= 3"]
 
 
+@pytest.mark.parametrize("role", ["title", "item_id", "brand", "category"])
+def test_columns_of_items_need_a_table_of_items(tmp_path, role):
+    inter = put(tmp_path, "e.csv", HEAD + "".join(ROWS))
+    with pytest.raises(ConfigError, match=rf"--column {role}=title names a column of the item table"):
+        import_domain("mine", inter, mapping={role: "title"})
+    assert "mine" not in imported_names()
+
+
 def test_a_table_of_events_may_bring_the_titles_itself(tmp_path):
     rows = "".join(f"u{u},i{i},Title {i},{i}\n" for u in range(2) for i in range(3))
     path = put(tmp_path, "e.csv", "user_id,item_id,title,timestamp\n" + rows)
