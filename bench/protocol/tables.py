@@ -41,7 +41,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     TSV is read without quoting, CSV with double quotes.
 
     Raises:
-        ProtocolError: no such file, not readable as a table, columns missing.
+        ProtocolError: no such file, not readable as a table, columns missing or there twice.
     """
     import polars as pl
 
@@ -66,6 +66,13 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
             f"{path}: columns {', '.join(missing)} are missing; found {', '.join(frame.columns)}. "
             f"Expected {', '.join(required)}"
             + (f", and optionally {', '.join(optional)}." if optional else ".")
+        )
+    # Polars renames a column whose name stands before it; which of the two is meant, nobody can tell.
+    twice = [n for n in (*required, *optional) if f"{n}_duplicated_0" in frame.columns]
+    if twice:
+        raise ProtocolError(
+            f"{path}: column {twice[0]!r} stands more than once in the header; expected one column of "
+            "each name. Rename or remove the others."
         )
     frame = frame.select([*required, *(name for name in optional if name in frame.columns)])
     ids = [name for name in frame.columns if name.endswith("_id")]

@@ -232,7 +232,9 @@ def test_the_words_of_a_condition_that_nothing_meets(tmp_path):
 @pytest.mark.parametrize("role", ["title", "item_id", "brand", "category"])
 def test_columns_of_items_need_a_table_of_items(tmp_path, role):
     inter = put(tmp_path, "e.csv", HEAD + "".join(ROWS))
-    with pytest.raises(ConfigError, match=rf"--column {role}=title names a column of the item table"):
+    with pytest.raises(
+        ConfigError, match=rf"--column {role}=title names a column of the item table"
+    ):
         import_domain("mine", inter, mapping={role: "title"})
     assert "mine" not in imported_names()
 

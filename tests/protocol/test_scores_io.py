@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from protocol_domains import random_domain
 
+from bench.errors import ProtocolError
 from bench.protocol import ProtocolOptions, RequestSet, build_task, read_scores
 
 APART = {
@@ -72,3 +73,16 @@ def test_text_becomes_the_nearest_float64(numbers: list[float]) -> None:
     texts = [repr(number) for number in numbers] + [f"{number:.25g}" for number in numbers]
     read = pl.Series(texts).cast(pl.Float64, strict=False).to_list()
     assert read == [float(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.tsv"])
+@pytest.mark.parametrize("column", ["user_id", "item_id", "score"])
+def test_a_column_that_stands_twice_is_refused(
+    requests: RequestSet, tmp_path: Path, name: str, column: str
+) -> None:
+    separator = "\t" if name.endswith("tsv") else ","
+    frame = frame_of(requests, [str(i) for i in range(10)]).with_columns(again=pl.lit("0"))
+    header, _, rows = frame.write_csv(separator=separator).partition("\n")
+    (tmp_path / name).write_text(header.replace("again", column) + "\n" + rows)
+    with pytest.raises(ProtocolError, match=f"column '{column}' stands more than once"):
+        read_scores(tmp_path / name, requests)
