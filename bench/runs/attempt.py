@@ -101,6 +101,7 @@ class Attempt:
         self._memory = MemoryMeter()
         self._diagnostics: dict[str, Any] = {}
         self._enclosure: Enclosure | None = None
+        self._secret = 0
         self._conformance: str | None = None
 
     def run(self, *, anew: bool) -> None:
@@ -113,6 +114,7 @@ class Attempt:
         self._conformance = conformance(resolved.method_cls, resolved.config)
         with self._enclosed() as self._enclosure:
             journal = Journal.open(self._work, anew=anew)
+            self._secret = self._work.secret_seed()  # before code of a method may change the folder
             method, scored = self._fit_and_score(journal)
             with self._progress.stage("store the result"):
                 self._write(method, scored, journal)
@@ -284,7 +286,7 @@ class Attempt:
         owner, capabilities = resolved.method_cls.name, resolved.capabilities
         check_candidates(capabilities, requests.n_candidates, owner)
         part = requests.candidates_hash[:16]
-        saved = self._work.load_part(part)
+        saved = self._work.load_part(part, self._secret)
         parts, diagnostics = ([saved[0]], saved[1]) if saved is not None else ([], {})
         done = sum(len(p) for p in parts)
         row, last_save = 0, time.perf_counter()
@@ -303,7 +305,7 @@ class Attempt:
             parts.append(rank_answers(scores, labels, capabilities, owner, chunk.users))
             merge_diagnostics(diagnostics, json_diagnostics(scores.diagnostics, owner))
             if time.perf_counter() - last_save >= self._checkpoint_seconds:
-                self._work.save_part(part, Outcomes.concat(parts), diagnostics)
+                self._work.save_part(part, Outcomes.concat(parts), diagnostics, self._secret)
                 journal.save()
                 last_save = time.perf_counter()
         return Outcomes.concat(parts), diagnostics
@@ -339,7 +341,7 @@ class Attempt:
         most = _COMPARED if resolved.method_cls.score_rows is None else _COMPARED_SLOWLY
         chosen = np.intersect1d(users, task.subset(most)) if len(users) > most else users
         began, cpu_began = time.perf_counter(), time.process_time()
-        requests = task.secret_test(chosen, self._work.secret_seed())
+        requests = task.secret_test(chosen, self._secret)
         secret, _ = self._score(method, context, requests, journal)
         journal.leave_out(time.perf_counter() - began, time.process_time() - cpu_began)
         public = metric_per_user(outcomes, "ndcg@5")[np.isin(users, chosen)]

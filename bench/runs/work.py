@@ -7,6 +7,7 @@ only touched by the process that holds the run's lock, and is removed when the r
 
 from __future__ import annotations
 
+import hmac
 import io
 import json
 import logging
@@ -21,16 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import ResultError
 from bench.evaluation import Outcomes
-from bench.io import read_json, write_bytes, write_json
+from bench.io import hash_arrays, read_json, write_bytes, write_json
 from bench.runs.records import jsonable
 from bench.runs.stored import LOG, MODEL
 
 __all__ = ["Work"]
 
 _STATE, _SECRET = "state.json", "secret.json"
+_SIGNATURE = "signature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +113,30 @@ class Work:
     def _part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.npz"
 
-    def save_part(self, name: str, outcomes: Outcomes, diagnostics: Mapping[str, Any]) -> None:
-        """Keep the outcomes of the first rows of a request set."""
+    def save_part(
+        self, name: str, outcomes: Outcomes, diagnostics: Mapping[str, Any], secret: int
+    ) -> None:
+        """Keep the outcomes of the first rows of a request set, signed with the run's secret."""
         buffer = io.BytesIO()
         text = np.frombuffer(json.dumps(jsonable(diagnostics)).encode(), dtype=np.uint8)
         columns: dict[str, Any] = {**outcomes.to_columns(), "diagnostics": text}
-        np.savez(buffer, **columns)
+        np.savez(buffer, **columns, **{_SIGNATURE: _signature(columns, secret)})
         write_bytes(self._part(name), buffer.getvalue())
 
-    def load_part(self, name: str) -> tuple[Outcomes, dict[str, Any]] | None:
-        """Outcomes of the rows scored by an earlier attempt, or None."""
+    def load_part(self, name: str, secret: int) -> tuple[Outcomes, dict[str, Any]] | None:
+        """Outcomes of the rows scored by an earlier attempt; None if there are none of its making."""
         try:
             with np.load(self._part(name), allow_pickle=False) as archive:
                 columns = {key: archive[key] for key in archive.files}
         except (OSError, ValueError, zipfile.BadZipFile):
             return None
-        text = columns.pop("diagnostics", None)
-        if text is None:
+        signature = columns.pop(_SIGNATURE, None)
+        # A method can write into the folder: outcomes that it made up are not taken for scored ones.
+        if signature is None or not hmac.compare_digest(
+            signature.tobytes(), _signature(columns, secret).tobytes()
+        ):
             return None
+        text = columns.pop("diagnostics")
         return Outcomes.from_columns(columns), json.loads(text.tobytes())
 
     def drop_parts(self) -> None:
@@ -148,3 +157,10 @@ class Work:
         finally:
             log.removeHandler(handler)
             handler.close()
+
+
+def _signature(columns: Mapping[str, Any], secret: int) -> NDArray[np.uint8]:
+    """HMAC-SHA256 of named arrays, uint8, shape ``(32,)``."""
+    key = secret.to_bytes(16, "little")
+    digest = hmac.digest(key, hash_arrays(columns).encode(), "sha256")
+    return np.frombuffer(digest, dtype=np.uint8)
