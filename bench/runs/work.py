@@ -120,7 +120,8 @@ class Work:
         buffer = io.BytesIO()
         text = np.frombuffer(json.dumps(jsonable(diagnostics)).encode(), dtype=np.uint8)
         columns: dict[str, Any] = {**outcomes.to_columns(), "diagnostics": text}
-        np.savez(buffer, **columns, **{_SIGNATURE: _signature(columns, secret)})
+        columns[_SIGNATURE] = _signature(columns, secret)
+        np.savez(buffer, **columns)
         write_bytes(self._part(name), buffer.getvalue())
 
     def load_part(self, name: str, secret: int) -> tuple[Outcomes, dict[str, Any]] | None:
