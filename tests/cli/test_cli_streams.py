@@ -72,7 +72,8 @@ def test_interrupts_at_once_end_with_one_sentence(tiny, tmp_path):
         os.kill(process.pid, signal.SIGINT)
         time.sleep(0.02)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # The last of them may come when all is told and the process is about to end; shells call both 130.
+    assert process.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in err
     assert err.count("interrupted") == 1
 
