@@ -146,7 +146,8 @@ def test_branches_equal_separate_forwards(family: str, adapted: bool, folders, a
 def test_bfloat16_errs_no_more_than_separate_forwards(
     family: str, adapted: bool, folders, adapters
 ) -> None:
-    prompts, branches = sample()
+    # Branches of one prompt share its rounding, so that many prompts tell more than many branches.
+    prompts, branches = sample(n=24, n_branches=6)
     folder = adapters[family][0] if adapted else None
     exact, rounded = load(folders[family]), load(folders[family], torch.bfloat16)
     if adapted:
