@@ -9,7 +9,7 @@ scoring (:meth:`Llama.states`) changes what it can in place and attends by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from bench.llm.engines.sizes import padded
 from bench.llm.engines.tree import Forest
 from bench.llm.fused import lora_linear, packed_attention, rms_norm, sequence_attention, swiglu
 from bench.llm.losses import chunked_cross_entropy
+from bench.llm.own_forward import plain_loss
 
-__all__ = ["FAMILIES", "Llama", "is_known"]
+__all__ = ["FAMILIES", "LayerLora", "Llama", "is_known", "loss_function"]
 
 FAMILIES = ("llama", "mistral", "qwen2")
 """``model_type`` of configurations with such layers."""
@@ -64,6 +65,24 @@ def is_known(model: Any) -> bool:
         and head.bias is None
         and len({p.device for p in model.parameters()}) == 1
     )
+
+
+def loss_function(
+    model: Any, *, gradient_checkpointing: bool = False
+) -> Callable[[Packed], Tensor]:
+    """The function from packed sequences to their summed loss (float32 scalar, nats) under any model.
+
+    Args:
+        model: causal language model with the layers of :func:`bench.llm.lora.attach_lora`.
+        gradient_checkpointing: keep only the input of every layer and compute the layer again in the
+            backward pass.
+    """
+    model.train()  # dropout of the adapter
+    if is_known(model):
+        return Llama(model, gradient_checkpointing=gradient_checkpointing).loss
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return lambda packed: plain_loss(model, packed)
 
 
 class Llama:

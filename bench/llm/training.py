@@ -31,6 +31,7 @@ from bench.io import hash_arrays, hash_json
 from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
 from bench.llm.checkpoint import read_checkpoint, write_checkpoint
 from bench.llm.fused import variable_length_kernel
+from bench.llm.llama import loss_function
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
 from bench.llm.processes import Processes, processes
 from bench.memory import kept_memory
@@ -41,7 +42,13 @@ if TYPE_CHECKING:
     from bench.llm.examples import Examples
     from bench.methods import Progress
 
-__all__ = ["TRAINER_VERSION", "TrainingReport", "TrainingSpec", "learning_rate", "train_adapter"]
+__all__ = [
+    "TRAINER_VERSION",
+    "TrainingReport",
+    "TrainingSpec",
+    "learning_rate",
+    "train_adapter",
+]
 
 # Part of an adapter's identity: raised whenever the same inputs give another adapter.
 TRAINER_VERSION = 1
@@ -183,8 +190,6 @@ def train_adapter(
             the loss became NaN or infinite, or another process failed.
         ResultError: ``init`` does not fit the backbone or ``lora``.
     """
-    from bench.llm.own_forward import loss_function
-
     group = processes()
     kind = torch.device(device)
     if kind.type == "cuda" and variable_length_kernel(kind, getattr(torch, dtype)) is None:

@@ -20,8 +20,9 @@ from bench.errors import MethodError
 from bench.io import sha256_file
 from bench.llm.backbones import Backbone, load_model
 from bench.llm.batching import pack
+from bench.llm.llama import loss_function
 from bench.llm.lora import LoraSpec, adapter_hash, attach_lora, read_adapter, write_init
-from bench.llm.own_forward import loss_function, plain_loss
+from bench.llm.own_forward import plain_loss
 from bench.llm.training import TrainingSpec, learning_rate
 
 pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]
@@ -200,6 +201,7 @@ import torch
 torch.set_num_threads(1)
 from llm_examples import random_examples
 from bench.llm.backbones import resolve_backbone
+from bench.llm.llama import loss_function
 from bench.llm.lora import LoraSpec
 from bench.llm.training import TrainingSpec, train_adapter
 from bench.methods import QuietProgress

@@ -12,9 +12,9 @@ from llm_trainings import LORA, PEFT_WARNING, planted, train
 
 from bench.llm.backbones import Backbone, load_model, resolve_backbone
 from bench.llm.batching import pack
-from bench.llm.llama import is_known
+from bench.llm.llama import is_known, loss_function
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, write_init
-from bench.llm.own_forward import loss_function, plain_loss
+from bench.llm.own_forward import plain_loss
 from bench.llm.training import TrainingSpec
 
 pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]
