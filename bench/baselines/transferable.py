@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -219,7 +220,12 @@ class TransferableMethod(StartingMethod, NeuralMethod):
             validate=None,
             folder=folder,
             seed=context.init_seed,
+            # Of a batch whose vectors are all alike.
+            chance_loss=math.log(config.pretrain_batch_size),
         )
+
+    def chance_loss(self) -> float:
+        return math.log(self._shape["n_items"])
 
     def epoch(
         self, view: TrainView, rng: np.random.Generator, device: torch.device

@@ -7,6 +7,7 @@ prefixes with patience 10, as RecBole does; profile ``cpu`` uses cheaper rows wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -150,6 +151,11 @@ class _RecBoleMethod(NeuralMethod):
         loop = set(LoopConfig.model_fields) | {"rows", "fresh_masks", "ft_ratio"}
         own = {k: v for k, v in self.config.model_dump().items() if k not in loop}
         return model_settings(self.recbole_class, own, max_history=self.config.max_history)
+
+    def chance_loss(self) -> float | None:
+        # What a class does not tell is looked at by its validation figure alone.
+        kind = {"CE": math.log(self._shape["n_items"]), "BPR": math.log(2)}
+        return kind.get(self.settings()["loss_type"] or "")
 
     def build(self, n_users: int, n_items: int) -> nn.Module:
         return build_model(self.recbole_class, self.settings(), n_users=n_users, n_items=n_items)

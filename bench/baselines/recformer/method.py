@@ -208,7 +208,7 @@ class RecFormer(StartingMethod):
             n_batches=n_batches(n_rows, batch_size=config.batch_size, most=config.steps),
             learning_rate=config.learning_rate,
             warmup=config.warmup,
-            validate=lambda: context.validate(self).ndcg[5],
+            validate=lambda: context.validate(self),
         )
         first = tune(
             batches=with_new_items,
