@@ -101,7 +101,11 @@ class TrainingReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain values; ``warnings``, if there are any, with those of the stages."""
         warnings = [
-            *(f"{name}: {text}" for name, s in self.stages.items() for text in s.get("warnings", ())),
+            *(
+                f"{name}: {text}"
+                for name, s in self.stages.items()
+                for text in s.get("warnings", ())
+            ),
             *self.warnings,
         ]
         return {
