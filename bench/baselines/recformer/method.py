@@ -61,7 +61,7 @@ class RecFormer(StartingMethod):
     """Items and users as text in one encoder; the nearest item to the user's history is next."""
 
     name = "recformer"
-    version = "1"
+    version = "2"
     family = Family.CROSS_DOMAIN
     Config = RecFormerConfig
     config: RecFormerConfig
