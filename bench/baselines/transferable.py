@@ -51,8 +51,8 @@ class TextConfig(EncoderConfig):
             or from ``checkpoint``.
         checkpoint: file with the authors' weights, instead of a first stage.
         freeze: whether positions and Transformer layers stay as pre-trained while the target is
-            learnt, as published; random weights are never frozen. Profile ``cpu`` tunes them too: its
-            first stage is short.
+            learnt, as published; random weights are never frozen (VQ-Rec's released trainer freezes
+            them too). Profile ``cpu`` tunes them: its first stage is short.
         pretrain_epochs: epochs of the first stage; the last weights are kept.
         pretrain_rows: prefixes that an epoch of the first stage draws, None = all.
         pretrain_batch_size: rows per step of the first stage; the other rows are the negatives.
