@@ -72,8 +72,7 @@ class TextConfig(EncoderConfig):
     pretrain_batch_size: int = Field(default=1024, ge=2)
     pretrain_learning_rate: float = Field(default=1e-3, gt=0)
     equal_positives: EqualPositives = "exclude"
-    epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=5, ge=1)
+    epochs: int = Field(default=300, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -84,8 +83,6 @@ class TextConfig(EncoderConfig):
             "text_tokens": 512,
             "hidden_size": 300,
             "rows": "prefixes",
-            "epochs": 300,
-            "patience": 10,
             "learning_rate": 1e-3,
             "pretrain_epochs": 300,
             "pretrain_rows": None,

@@ -84,7 +84,7 @@ class MCRPLConfig(LoopConfig):
     freeze: Literal["none", "but-prompts-and-head"] = "none"
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"rows": "random-prefix", "pretrain_epochs": 12, "epochs": 60, "patience": 10},
+        "cpu": {"patience": 10},
         "paper": {},
         "code": {"rows": "last", "hidden_size": 100, "max_history": 15, "batch_size": 128},
     }
