@@ -54,6 +54,10 @@ T = TypeVar("T")
 KINDS: Mapping[str, str] = {
     "methods": "bench.methods.registry:METHODS",
     "mergers": "bench.merging.registry:MERGERS",
+    "engines": "bench.llm.engines:ENGINES",
+    "readers": "bench.data.readers:READERS",
+    "metrics": "bench.evaluation.metrics:METRIC_KINDS",
+    "poolings": "bench.baselines.text.encoders:POOLINGS",
 }
 """Every registry, by the last part of its entry-point group."""
 

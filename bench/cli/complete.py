@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-__all__ = ["ListsNames", "domain_names", "merger_names", "method_names"]
+__all__ = ["ListsNames", "domain_names", "merger_names", "method_names", "reader_names"]
 
 
 class ListsNames(TyperCommand):
@@ -38,6 +38,13 @@ def merger_names(incomplete: str) -> list[str]:
     from bench.merging.registry import MERGERS
 
     return _last(incomplete, MERGERS.names())
+
+
+def reader_names(incomplete: str) -> list[str]:
+    """Readers of files, likewise."""
+    from bench.data.readers import READERS
+
+    return _last(incomplete, READERS.names())
 
 
 def domain_names(incomplete: str) -> list[str]:
