@@ -37,6 +37,7 @@ DEMO_LLM_USERS := 100
 # Published results, and the folder of the tables that are generated from them.
 RESULTS := leaderboards/results
 LEADERBOARDS := leaderboards
+BUDGETS := docs/budgets.md
 # Folder of the site that `make site` writes.
 SITE ?= site
 
@@ -120,10 +121,12 @@ test-vllm: $(VLLM)  ## the vLLM engine against the transformers engine, in its o
 
 leaderboards: $(BASE)  ## make the committed leaderboards from the committed results
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS)
+	$(BIN)/bench results budgets $(RESULTS) --out $(BUDGETS)
 
 check-leaderboards: $(BASE)  ## verify the committed results, and that their tables are up to date
 	$(BIN)/bench results verify $(RESULTS)
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS) --check
+	$(BIN)/bench results budgets $(RESULTS) --out $(BUDGETS) --check
 
 site: $(BASE)  ## make a web page of the committed results: site/index.html
 	$(BIN)/bench leaderboard --suite reference --store $(RESULTS) --format html --out $(SITE)

@@ -194,4 +194,5 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "cost": asdict(row.cost),
         "provenance": row.provenance,
         **({} if row.share_valid is None else {"share_valid": row.share_valid}),
+        **({} if row.budget_share is None else {"budget_share": row.budget_share}),
     }
