@@ -18,9 +18,7 @@ def package(tmp_path):
 
 def test_a_reader_and_a_metric_of_a_package_serve_import_and_leaderboard(package, tmp_path):
     lines = [
-        f"u{user} likes i{(user * user + 3 * step) % 40}"
-        for step in range(6)
-        for user in range(20)
+        f"u{user} likes i{(user * user + 3 * step) % 40}" for step in range(6) for user in range(20)
     ]
     (tmp_path / "log.likes").write_text("\n".join(lines) + "\n")
     found = beside(
