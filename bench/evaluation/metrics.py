@@ -60,7 +60,7 @@ class Metric:
     """A metric of one relevant item; greater is better.
 
     Attributes:
-        summary: what it is, in a few words.
+        summary: its value, or what it is, in a few words; r is the rank among n candidates.
         gain: of the 1-based rank of the positive, 0 beyond rank k; it is asked for as ``NAME@k``.
         values: or, of a metric without a cut-off, its value for every user: float64, shape ``(n,)``, from
             n outcomes and the order of ties; it is asked for as ``NAME``.
@@ -80,11 +80,11 @@ def _auc(outcomes: Outcomes, ties: TieRule) -> NDArray[np.float64]:
     return values
 
 
-HR = Metric("hit rate: the positive is among the first k", gain=lambda rank: 1.0)
+HR = Metric("1", gain=lambda rank: 1.0)
 # NumPy's logarithm has other last bits on another processor or in another version.
-NDCG = Metric("1 / log2(rank + 1)", gain=lambda rank: 1.0 / math.log2(rank + 1))
-MRR = Metric("reciprocal rank", gain=lambda rank: 1.0 / rank)
-AUC = Metric("share of the other candidates below the positive", values=_auc)
+NDCG = Metric("1 / log2(r + 1)", gain=lambda rank: 1.0 / math.log2(rank + 1))
+MRR = Metric("1 / r", gain=lambda rank: 1.0 / rank)
+AUC = Metric("(n - r) / (n - 1), the share of other candidates below the positive", values=_auc)
 
 METRIC_KINDS: Registry[Metric] = Registry(
     "metric",

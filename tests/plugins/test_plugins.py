@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from plugin_package import ENTRY_POINTS, beside, install, write_modules
+from plugin_package import beside, entry_points, install, project, write_modules
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -34,8 +36,8 @@ def test_a_reader_and_a_metric_of_a_package_serve_import_and_leaderboard(package
         columns = bench("data", "import", "other", "log.likes", "--reader", "likes", "--no-header")
         ran = bench("run", "--method", "popularity", "--target", "liked", "--n-negatives", 9, "--quiet")
         words = ("leaderboard", "--target", "liked", "--format", "json")
-        shown = bench(*words, "--metrics", "rbp@3,better,ndcg@10,hr@10")
-        cut = bench(*words, "--metrics", "better@3")
+        shown = bench(*words, "--metrics", "rbp@3,ahead,ndcg@10,hr@10")
+        cut = bench(*words, "--metrics", "ahead@3")
         (run,) = (r for r in RunStore(store_root()).list() if r.method == "popularity")
         outcomes = run.outcomes()
         print(json.dumps({
@@ -70,19 +72,20 @@ def test_a_reader_and_a_metric_of_a_package_serve_import_and_leaderboard(package
         for rank, tied in zip(found["ranks"], found["tied"], strict=True)
     ]
     assert row["metrics"]["rbp@3"]["mean"] == pytest.approx(sum(gains) / len(gains), abs=1e-12)
-    assert row["metrics"]["better"]["mean"] == pytest.approx(
-        sum(found["ranks"]) / len(found["ranks"]) - 1, abs=1e-12
+    assert row["metrics"]["ahead"]["mean"] == pytest.approx(
+        1 - sum(found["ranks"]) / len(found["ranks"]), abs=1e-12
     )
-    assert list(found["shown"]["metrics"]) == ["rbp@3", "better", "ndcg@10", "hr@10", "ndcg@5"]
-    assert "unknown metric 'better@3'" in found["cut"]
+    assert list(found["shown"]["metrics"]) == ["rbp@3", "ahead", "ndcg@10", "hr@10", "ndcg@5"]
+    assert "unknown metric 'ahead@3'" in found["cut"]
 
 
 def test_a_merger_of_a_package_is_a_method_a_choice_and_a_line_of_the_help(package, tmp_path):
     program = """
+    from functools import partial
     import torch
-    from bench.llm.merge import Merge, merge_spec
     from bench.merging import Adapter, AdapterConfig, Factors, merge
-    from bench.methods.registry import describe
+    from bench.baselines.text.passes import pool
+    from bench.methods.registry import describe, names
     from bench.runs.resolve import resolve_spec
     from bench.runs.spec import RunSpec
 
@@ -93,29 +96,27 @@ def test_a_merger_of_a_package_is_a_method_a_choice_and_a_line_of_the_help(packa
     spec = RunSpec(**weave, overrides={"merger": "scaled", "merge.by": 4})
     own = RunSpec(**{**weave, "method": "merge-scaled"}, overrides={"merge.by": 5})
     plain = RunSpec(**weave, overrides={"merger": "ties"})
+    planned = partial(resolve_spec, planning=True)
     info = describe("merge-scaled")
     wrong = bench("run", "--method", "weaverec", "--target", "ml100k-drama", "--set", "merger=scald")
-    ids = [merge_spec(["a", "b"], Merge(name, {}), seed=0).adapter_id for name in ("scaled", "ties")]
     print(json.dumps({
         "delta": made.delta("m").flatten().tolist(),
-        "content": [dict(resolve_spec(one, planning=True).content) for one in (spec, own, plain)],
-        "plugin": [resolve_spec(one, planning=True).plugin_sha256 for one in (spec, own, plain)],
+        "runs": [[dict(r.content), r.plugin_sha256] for r in map(planned, (spec, own, plain))],
         "info": [info.name, info.summary, info.origin],
         "keys": [f"{f.name}={f.default}" for f in info.fields if f.name.startswith("merge.")],
         "help": "".join(bench("merge", "--help").stdout.split()),
         "wrong": wrong.output,
-        "listed": bench("methods").stdout,
-        "ids": ids,
+        "listed": names(),
+        "pooled": pool(torch.arange(12.0).reshape(1, 3, 4), None, "last").tolist(),
         "doctor": bench("doctor").output,
     }))
     """
     found = beside(package, program, tmp_path)
     assert found["delta"] == [3.0] * 12
-    (weave, own, plain) = found["content"]
-    assert list(weave) == ["merger"]
-    assert len(weave["merger"]) == 64
-    assert own == plain == {}
-    assert found["plugin"] == [None, weave["merger"], None]
+    source = found["runs"][0][0]["merger"]
+    assert len(source) == 64
+    assert found["runs"] == [[{"merger": source}, None], [{}, source], [{}, None]]
+    assert found["pooled"] == [[8.0, 9.0, 10.0, 11.0]]
     assert found["info"] == [
         "merge-scaled", "The first adapter, so many times.", "package likes-plugin 1.2",
     ]  # fmt: skip
@@ -126,29 +127,31 @@ def test_a_merger_of_a_package_is_a_method_a_choice_and_a_line_of_the_help(packa
     assert "ties (package likes-plugin 1.2): merger name 'ties'" in found["doctor"]
     assert "is taken by" in found["doctor"]
     assert "the group 'weavebench.reader' is unknown. Did you mean 'readers'" in found["doctor"]
-    # Other code under the same name is another merge and another run.
+
+
+def test_other_code_under_the_same_name_is_another_merge(package, tmp_path):
+    program = """
+    from bench.llm.merge import Merge, merge_spec
+
+    print(json.dumps([
+        merge_spec(["a", "b"], Merge(name, {}), seed=0).adapter_id for name in ("scaled", "ties")
+    ]))
+    """
+    scaled, ties = beside(package, program, tmp_path)
     file = package / "likes_plugin/merger.py"
     file.write_text(file.read_text() + "\n# other\n")
     again = beside(package, program, tmp_path)
-    assert again["content"][0]["merger"] != weave["merger"]
-    assert again["ids"][0] != found["ids"][0]
-    assert again["ids"][1] == found["ids"][1]
+    assert again[0] != scaled
+    assert again[1] == ties
 
 
 @pytest.mark.slow
 def test_the_same_package_installed_by_pip(tmp_path):
     source = tmp_path / "source"
     write_modules(source)
-    groups = [
-        f'[project.entry-points."weavebench.{kinds}"]\n'
-        + "\n".join(f'{name} = "{at}"' for name, at in points.items())
-        for kinds, points in ENTRY_POINTS.items()
-    ]
-    (source / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-        '[project]\nname = "likes-plugin"\nversion = "1.2"\n' + "\n".join(groups) + "\n"
-    )
     site = tmp_path / "site"
+    build = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n\n'
+    (source / "pyproject.toml").write_text(build + project())
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, source],
         check=True,
@@ -164,8 +167,11 @@ def test_the_same_package_installed_by_pip(tmp_path):
         """,
         tmp_path,
     )
-    for kinds, points in ENTRY_POINTS.items():
+    for group, points in entry_points().items():
         for name in points:
-            if kinds in found and name != "ties":
-                assert found[kinds][name] == "package likes-plugin 1.2"
-    assert json.dumps(found).count("likes-plugin") == 7
+            assert found[group.removeprefix("weavebench.")][name] == "package likes-plugin 1.2"
+    assert found["methods"]["merge-scaled"] == "package likes-plugin 1.2"
+
+
+def test_the_tables_of_the_pages_are_what_the_registries_give():
+    subprocess.run([sys.executable, DOCS / "tables.py", "--check"], check=True, timeout=120)
