@@ -41,7 +41,8 @@ BUDGETS := docs/budgets.md
 # Folder of the site that `make site` writes.
 SITE ?= site
 
-.PHONY: help install install-llm install-dev assets demo demo-ids test slow real lint format clean \
+# `docs` is a folder too.
+.PHONY: docs help install install-llm install-dev assets demo demo-ids test slow real lint format clean \
 	leaderboards check-leaderboards site \
 	bench-candidates bench-evaluator bench-recbole-training
 
@@ -127,6 +128,9 @@ check-leaderboards: $(BASE)  ## verify the committed results, and that their tab
 	$(BIN)/bench results verify $(RESULTS)
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS) --check
 	$(BIN)/bench results budgets $(RESULTS) --out $(BUDGETS) --check
+
+docs: $(DEV)  ## make the tables of the documentation from the registries
+	$(BIN)/python docs/tables.py
 
 site: $(BASE)  ## make a web page of the committed results: site/index.html
 	$(BIN)/bench leaderboard --suite reference --store $(RESULTS) --format html --out $(SITE)

@@ -34,6 +34,7 @@ from bench.cli import (
     run,
     runs,
 )
+from bench.cli.complete import ListsNames
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
 from bench.cli.streams import drop_unwritten, interrupted, one_interrupt, open_streams
@@ -158,7 +159,7 @@ app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
 app.command("check")(check.check)
 app.add_typer(new.app, name="new")
-app.command("merge")(merge.merge)
+app.command("merge", cls=ListsNames)(merge.merge)
 app.command("doctor")(doctor.doctor)
 
 

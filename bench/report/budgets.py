@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from bench.io import canonical_json
-from bench.report.grid import EN_RULE
+from bench.report.columns import EN_RULE
 from bench.report.labels import run_labels
 from bench.report.plain import count_text, share_text
 from bench.report.table import FLAGS, family_key

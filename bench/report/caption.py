@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report.grid import EM_RULE
+from bench.report.columns import EM_RULE
 from bench.report.options import TableOptions
 from bench.report.plain import CORRECTION_NAMES, p_figure, share_text
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
