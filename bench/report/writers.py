@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from bench.report.grid import Cell, Column, columns, sections
 from bench.report.table import Row, Table, TableSet
+from bench.runs.privacy import without_paths
 from bench.terminal import json_safe, one_line
 
 __all__ = ["escape_markdown", "to_csv", "to_json", "to_markdown"]
@@ -182,7 +183,7 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         "n_users": row.n_users,
         "metrics": figures,
         "run_ids": list(row.run_ids),
-        "config": dict(row.config),
+        "config": without_paths(dict(row.config)),
         "sources": list(row.sources),
         "flags": list(row.flags),
         "share_tied": row.share_tied,

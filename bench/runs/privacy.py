@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.runs.spec import base_name
-
-__all__ = ["apart_from_files", "private_values", "texts", "without_paths"]
+__all__ = ["apart_from_files", "base_name", "private_values", "texts", "without_paths"]
 
 _PATH = "a path of a machine"
 _SUFFIX = (
@@ -33,6 +31,11 @@ _KINDS = (
 _PAGE = re.compile(r"(?:https?|hf)://[^\s@]+(?=\s|$)")
 _BEGIN = re.compile(rf"(?:\.{{1,2}}|{_HOME}|[A-Za-z]:)[\\/]")
 _FILE = re.compile(rf"{_SUFFIX}(?::\w+)?$")
+
+
+def base_name(path: str) -> str:
+    """The last part of a path of any system, without the folders of a machine."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def private_values(record: Any, *, here: bool = False) -> Iterator[tuple[str, str, str]]:

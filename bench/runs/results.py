@@ -10,8 +10,8 @@ from typing import Any
 
 from bench.errors import ResultError
 from bench.io import atomic_folder
-from bench.runs.privacy import apart_from_files, private_values, texts, without_paths
-from bench.runs.spec import base_name, identity_of, portable_config
+from bench.runs.privacy import apart_from_files, base_name, private_values, texts, without_paths
+from bench.runs.spec import identity_of, portable_config
 from bench.runs.stored import (
     MANIFEST,
     METRICS,
