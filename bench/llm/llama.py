@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.llm.batching import Packed
 from bench.llm.engines.attention import ForestPlan, forest_attention
-from bench.llm.engines.lora_factors import Factors
 from bench.llm.engines.sizes import padded
 from bench.llm.engines.tree import Forest
+from bench.llm.engines.updates import Update
 from bench.llm.fused import lora_linear, packed_attention, rms_norm, sequence_attention, swiglu
 from bench.llm.losses import chunked_cross_entropy
 from bench.llm.own_forward import plain_loss
@@ -128,9 +128,9 @@ class Llama:
         hidden = rms_norm(hidden, self._norm.weight, self._norm.variance_epsilon)
         return chunked_cross_entropy(hidden, self._head, torch.from_numpy(packed.labels).to(device))
 
-    def stack(self, factors: Mapping[str, Factors]) -> list[LayerLora]:
-        """Stack an adapter's factors, by name of the module, for :meth:`states`."""
-        return [layer.stack(factors) for layer in self._layers]
+    def stack(self, updates: Mapping[str, Update]) -> list[LayerLora]:
+        """Stack an adapter's updates, by name of the module, for :meth:`states`."""
+        return [layer.stack(updates) for layer in self._layers]
 
     def states(self, forest: Forest, lora: list[LayerLora] | None) -> Tensor:
         """Final hidden states, after the last norm, of the tokens in ``forest.read``.
@@ -185,12 +185,12 @@ class _Layer:
         gate_up = self._gate_up.train(rms_norm(hidden, second.weight, second.variance_epsilon))
         return hidden + self._down.train(swiglu(gate_up))
 
-    def stack(self, factors: Mapping[str, Factors]) -> LayerLora:
+    def stack(self, updates: Mapping[str, Update]) -> LayerLora:
         return LayerLora(
-            self._qkv.stack(factors),
-            self._out.stack(factors),
-            self._gate_up.stack(factors),
-            self._down.stack(factors),
+            self._qkv.stack(updates),
+            self._out.stack(updates),
+            self._gate_up.stack(updates),
+            self._down.stack(updates),
         )
 
     def read(self, hidden: Tensor, plan: ForestPlan, lora: LayerLora | None) -> Tensor:
@@ -237,9 +237,9 @@ class _Linears:
             x, dropped, self._weight, self._bias, scaling, self._sizes, self._adapted, *factors
         )
 
-    def stack(self, factors: Mapping[str, Factors]) -> Lora:
+    def stack(self, updates: Mapping[str, Update]) -> Lora:
         """The factors of these layers, B as one block-diagonal matrix: one product for all."""
-        own = [factors.get(name) for name in self._names]
+        own = [updates.get(name) for name in self._names]
         known = [f for f in own if f is not None]
         if not known:
             return None

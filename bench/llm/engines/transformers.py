@@ -16,8 +16,8 @@ from bench.llm.engines.base import Choice, Generation, TokenIds
 from bench.llm.engines.cached import constrained, greedy
 from bench.llm.engines.choices import ListWalk
 from bench.llm.engines.head import token_log_probs
-from bench.llm.engines.lora_factors import Factors, attached, read_factors, stamp
 from bench.llm.engines.tree import Piece, Tree, build_forest, build_tree, split
+from bench.llm.engines.updates import Update, attached, read_updates, stamp
 from bench.llm.llama import LayerLora, Llama, is_known
 from bench.llm.own_forward import row_log_probs, takes_tree_mask, tree_log_probs
 from bench.memory import release_accelerators
@@ -160,7 +160,7 @@ class TransformersEngine:
             adapter: PEFT folder, or None for the base.
         """
         order = sorted(budgets, key=lambda i: (-len(prompts[i]), -budgets[i], i))
-        with torch.inference_mode(), attached(self._model, self._factors(adapter)):
+        with torch.inference_mode(), attached(self._model, self._updates(adapter)):
             while order:
                 longest, budget, n = len(prompts[order[0]]), budgets[order[0]], 1
                 while n < len(order):
@@ -210,7 +210,7 @@ class TransformersEngine:
         if not trees:
             return []
         if self._llama is None:
-            with attached(self._model, None if adapter is None else adapter.factors):
+            with attached(self._model, None if adapter is None else adapter.updates):
                 if self._takes_mask:
                     return [tree_log_probs(self._model, tree) for tree in trees]
                 return [row_log_probs(self._model, tree, self._batch_tokens) for tree in trees]
@@ -244,20 +244,20 @@ class TransformersEngine:
             return None
         key = stamp(folder)
         if key not in self._adapters:
-            self._adapters[key] = _Adapter(read_factors(folder, self._model), self._llama)
+            self._adapters[key] = _Adapter(read_updates(folder, self._model), self._llama)
         self._adapters.move_to_end(key)
         while len(self._adapters) > _ADAPTERS_KEPT:
             self._adapters.popitem(last=False)
         return self._adapters[key]
 
-    def _factors(self, folder: Path | None) -> dict[str, Factors] | None:
+    def _updates(self, folder: Path | None) -> dict[str, Update] | None:
         adapter = self._load(folder)
-        return None if adapter is None else adapter.factors
+        return None if adapter is None else adapter.updates
 
 
 class _Adapter:
-    """Factors by module, and stacked for a model of the known families."""
+    """Updates by module, and stacked for a model of the known families."""
 
-    def __init__(self, factors: dict[str, Factors], llama: Llama | None) -> None:
-        self.factors = factors
-        self.stacked: list[LayerLora] | None = None if llama is None else llama.stack(factors)
+    def __init__(self, updates: dict[str, Update], llama: Llama | None) -> None:
+        self.updates = updates
+        self.stacked: list[LayerLora] | None = None if llama is None else llama.stack(updates)
