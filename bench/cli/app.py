@@ -37,7 +37,7 @@ from bench.cli import (
 from bench.cli.complete import ListsNames
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
-from bench.cli.streams import interrupted, one_interrupt, open_streams
+from bench.cli.streams import drop_unwritten, interrupted, one_interrupt, open_streams
 from bench.process import launched, quiet_threads
 from bench.terminal import printable
 
@@ -99,6 +99,7 @@ def _one_message() -> Iterator[None]:
 def _ended(error: BaseException) -> typer.Exit:
     """Tell what happened; the exit code to end with."""
     message, code = explain(error)
+    drop_unwritten()
     _complain(message)
     return typer.Exit(code)
 

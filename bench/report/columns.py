@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.report.table import FAMILIES, FLAGS, SIGNS, Kind, Mark, Row, Table
+from bench.runs.privacy import without_paths
 
 __all__ = [
     "COLUMNS",
@@ -259,7 +260,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("flags", lambda row: row.flags),
     Column("run_ids", lambda row: row.run_ids),
     Column("provenance", lambda row: row.provenance),
-    Column("config", lambda row: dict(row.config), csv=()),
+    Column("config", lambda row: without_paths(dict(row.config)), csv=()),
     Column("sources", lambda row: row.sources, csv=()),
     Column("share_tied", lambda row: row.share_tied, csv=()),
     Column("tie_gap", lambda row: row.tie_gap, csv=()),
