@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 RECBOLE_PREFIX = "recbole:"
+_REGISTERED = "registered"
 _RECBOLE = "bench.baselines.recbole.methods"
 _MERGED = "bench.llm.methods.merged"
 _CONTROLS = "bench.weaverec.controls"
@@ -163,9 +164,7 @@ class Registry:
         for name, target in built_ins.items():
             self._add(name, _Entry("built-in", target, partial(_import_target, target)))
 
-    def register(
-        self, name: str, target: str | type[Method], *, origin: str = "registered"
-    ) -> None:
+    def register(self, name: str, target: str | type[Method], *, origin: str = _REGISTERED) -> None:
         """Add a method by class or by ``module:Class``; the same pair twice is no error.
 
         Raises:
@@ -229,7 +228,9 @@ class Registry:
                 f"method name {name!r} of {entry.target} ({entry.origin}) is taken by "
                 f"{known.target} ({known.origin}). Give one of them another name."
             )
-        self._entries.setdefault(name, entry)
+        # A class that is defined anew, as by a reloaded module, takes the place of the old one.
+        if known is None or known.origin == entry.origin == _REGISTERED:
+            self._entries[name] = entry
 
     def _load_plugins(self) -> None:
         if self._discover is None:
