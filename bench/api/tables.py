@@ -12,7 +12,7 @@ from bench.evaluation import EQUIVALENCE_BOUND, Correction
 from bench.report import leaderboard
 from bench.report.comparison import Pairwise, compare_all
 from bench.report.contenders import contenders_of_runs, contenders_of_target
-from bench.report.frames import frame
+from bench.report.frames import table_frame
 from bench.report.options import DISPLAYED
 from bench.report.plain import count_text
 from bench.report.reported import load_publication
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
 
 __all__ = ["Leaderboard", "compare", "table"]
-
-_ROW_COLUMNS = (
-    *("target", "block", "method", "label", "profile", "n_seeds", "n_users", "metric"),
-    *("mean", "lo", "hi", "signs"),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -81,7 +76,7 @@ class Leaderboard:
         return leaderboard.to_json(self.table)
 
     def to_frame(self, kind: str = "pandas") -> Any:
-        """One row per row of the table and metric: ``label``, ``metric``, ``mean``, ``lo``, ``hi`` and others.
+        """One row per row of the table and metric: the columns of CSV, with ``metric``, ``mean``, ``lo``, ``hi``.
 
         ``lo`` and ``hi`` are NaN in a table without intervals (``ci=False``).
 
@@ -92,28 +87,7 @@ class Leaderboard:
             ConfigError: another kind.
             MissingExtraError: that library is not installed.
         """
-        nothing = (float("nan"), float("nan"))
-        rows = [
-            {
-                "target": one.target,
-                "block": block.kind,
-                "method": row.method,
-                "label": row.label,
-                "profile": row.profile,
-                "n_seeds": len(row.seeds),
-                "n_users": row.n_users,
-                "metric": metric,
-                "mean": figure.mean,
-                "lo": (figure.ci95 or nothing)[0],
-                "hi": (figure.ci95 or nothing)[1],
-                "signs": " ".join(row.signs) if metric == one.primary else "",
-            }
-            for one in self.tables
-            for block in one.blocks
-            for row in block.rows
-            for metric, figure in row.figures.items()
-        ]
-        return frame(rows, _ROW_COLUMNS, kind)
+        return table_frame(self.tables, kind)
 
 
 def table(

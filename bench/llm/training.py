@@ -183,7 +183,7 @@ def train_adapter(
             the loss became NaN or infinite, or another process failed.
         ResultError: ``init`` does not fit the backbone or ``lora``.
     """
-    from bench.llm.fast_model import loss_function
+    from bench.llm.own_forward import loss_function
 
     group = processes()
     kind = torch.device(device)

@@ -101,11 +101,13 @@ class ValidationFigures:
         ndcg: NDCG by cut-off, 1, 3, 5 and 10, in [0, 1].
         mrr: MRR by cut-off, 5 and 10, in [0, 1].
         n_users: how many validation requests were scored.
+        chance: the NDCG by cut-off that equal scores for all candidates give; empty = not known.
     """
 
     ndcg: Mapping[int, float]
     mrr: Mapping[int, float]
     n_users: int
+    chance: Mapping[int, float] = field(default_factory=dict)
 
 
 class Progress(Protocol):

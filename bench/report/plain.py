@@ -17,6 +17,7 @@ __all__ = [
     "number_text",
     "p_figure",
     "p_text",
+    "share_text",
 ]
 
 # Apart from the corrections themselves: the command line reads it before any heavy import.
@@ -36,6 +37,13 @@ def count_text(n: int, noun: str) -> str:
 def p_figure(p: float) -> str:
     """A p-value for a column of a page: ``0.012``, ``< 1e-4``."""
     return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
+
+
+def share_text(share: float | None) -> str:
+    """A share as percent with two digits: ``0.54 %``, ``14 %``, ``97 %``, ``170 %``; "" for None."""
+    if share is None:
+        return ""
+    return f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ from bench.enclosure import enclose_import
 from bench.errors import ConfigError, unknown_name
 from bench.io import canonical_json
 from bench.methods import Capabilities, Method, MethodConfig
-from bench.methods.config import config_dict, resolve_config
+from bench.methods.config import chosen_plugins, config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
 from bench.methods.registry import source_sha256
 from bench.runs.environment import require_device
@@ -35,7 +35,8 @@ class Resolved:
         config: its validated configuration.
         capabilities: what the configured method needs.
         plugin_sha256: SHA-256 of a plugin's source, None for built-in methods.
-        content: SHA-256 of what the configuration names by a path, by setting.
+        content: SHA-256 of what the configuration names by a path, and of the source of plugins that it names,
+            by setting.
     """
 
     spec: RunSpec
@@ -93,7 +94,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False, given: Collection[str
     with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
         if not planning:
             method_cls.require(config)
-        content = dict(method_cls.content_hashes(config))
+        content = {**chosen_plugins(config), **method_cls.content_hashes(config)}
     update: dict[str, Any] = {
         "sources": _sources(spec, method_cls, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,

@@ -11,7 +11,8 @@ from bench.data.domain import Domain
 from bench.data.load import load_domain, missing_domains, namespace_domains
 from bench.io import hash_json
 from bench.protocol import ImportedCandidates, Task, build_task
-from bench.runs.records import jsonable, without_paths
+from bench.runs.privacy import without_paths
+from bench.runs.records import jsonable
 from bench.runs.spec import RunSpec
 
 __all__ = ["LoadedTask", "TaskCache"]

@@ -9,18 +9,18 @@ one adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from bench.llm.config import AdapterConfig
 from bench.llm.merge import Merge, check_settings
 from bench.llm.methods.branches import AdapterMethod, Branch, woven_branches
+from bench.merging import MERGERS
 from bench.methods import Family
+from bench.registry import Named
 
 __all__ = ["WeaveRec", "WeaveRecConfig"]
-
-MergerName = Literal["weight-average", "task-arithmetic", "ties", "dare", "ext-sub", "lora-lego"]
 
 _HYBRID_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the hybrids that ``weights=validation`` tries; the first of equals is taken."""
@@ -48,7 +48,7 @@ class WeaveRecConfig(AdapterConfig):
     weights: Literal["uniform", "validation"] = "uniform"
     alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     space: Literal["factor", "product"] = "factor"
-    merger: MergerName = "weight-average"
+    merger: Annotated[str, Named(MERGERS)] = "weight-average"
     merge: Mapping[str, Any] = Field(default_factory=dict)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -20,8 +20,8 @@ from bench.errors import MethodError
 from bench.io import sha256_file
 from bench.llm.backbones import Backbone, load_model
 from bench.llm.batching import pack
-from bench.llm.fast_model import loss_function, plain_loss
 from bench.llm.lora import LoraSpec, adapter_hash, attach_lora, read_adapter, write_init
+from bench.llm.own_forward import loss_function, plain_loss
 from bench.llm.training import TrainingSpec, learning_rate
 
 pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]

@@ -15,10 +15,10 @@ from bench.errors import ConfigError, MethodError
 from bench.llm.engines.base import Choice, Generation, TokenIds
 from bench.llm.engines.cached import constrained, greedy, tree_log_probs
 from bench.llm.engines.choices import ListWalk
-from bench.llm.engines.decoder import ForestDecoder, is_known
 from bench.llm.engines.head import token_log_probs
 from bench.llm.engines.lora_factors import Factors, attached, read_factors, stamp
 from bench.llm.engines.tree import Piece, Tree, build_forest, build_tree, split
+from bench.llm.llama import LayerLora, Llama, is_known
 from bench.memory import release_accelerators
 
 __all__ = ["TransformersEngine"]
@@ -30,7 +30,7 @@ class TransformersEngine:
     """Scores and generates with a model of transformers.
 
     Branches are scored in one pass over the packed tree of every user
-    (:mod:`bench.llm.engines.decoder`) for the families that it knows, and with a repeated
+    (:class:`bench.llm.llama.Llama`) for the families that it knows, and with a repeated
     key-value cache for all others; the results are the same up to rounding.
 
     Args:
@@ -50,7 +50,7 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._longest: int | None = getattr(model.config, "max_position_embeddings", None)
-        self._decoder = ForestDecoder(model) if is_known(model) else None
+        self._llama = Llama(model) if is_known(model) else None
         self._adapters: OrderedDict[tuple[str, int, int], _Adapter] = OrderedDict()
 
     def branch_log_probs(
@@ -136,7 +136,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Free the model; the engine is not used afterwards."""
-        self._model = self._decoder = None
+        self._model = self._llama = None
         self._adapters.clear()
         release_accelerators()
 
@@ -201,11 +201,11 @@ class TransformersEngine:
     ) -> list[NDArray[np.float32]]:
         if not trees:
             return []
-        if self._decoder is None:
+        if self._llama is None:
             with attached(self._model, None if adapter is None else adapter.factors):
                 return [tree_log_probs(self._model, tree, self._batch_tokens) for tree in trees]
         forest = build_forest(trees)
-        hidden = self._decoder(forest, None if adapter is None else adapter.stacked)
+        hidden = self._llama.states(forest, None if adapter is None else adapter.stacked)
         head = self._model.get_output_embeddings().weight
         rows, targets = (torch.from_numpy(a).to(head.device) for a in (forest.rows, forest.targets))
         values = token_log_probs(hidden, head, rows, targets).cpu().numpy()
@@ -234,7 +234,7 @@ class TransformersEngine:
             return None
         key = stamp(folder)
         if key not in self._adapters:
-            self._adapters[key] = _Adapter(read_factors(folder, self._model), self._decoder)
+            self._adapters[key] = _Adapter(read_factors(folder, self._model), self._llama)
         self._adapters.move_to_end(key)
         while len(self._adapters) > _ADAPTERS_KEPT:
             self._adapters.popitem(last=False)
@@ -246,8 +246,8 @@ class TransformersEngine:
 
 
 class _Adapter:
-    """Factors by module, and stacked for the decoder where there is one."""
+    """Factors by module, and stacked for a model of the known families."""
 
-    def __init__(self, factors: dict[str, Factors], decoder: ForestDecoder | None) -> None:
+    def __init__(self, factors: dict[str, Factors], llama: Llama | None) -> None:
         self.factors = factors
-        self.stacked = None if decoder is None else decoder.prepare(factors)
+        self.stacked: list[LayerLora] | None = None if llama is None else llama.stack(factors)

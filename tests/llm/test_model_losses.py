@@ -12,8 +12,9 @@ from llm_trainings import LORA, PEFT_WARNING, planted, train
 
 from bench.llm.backbones import Backbone, load_model, resolve_backbone
 from bench.llm.batching import pack
-from bench.llm.fast_model import is_known, loss_function, plain_loss
+from bench.llm.llama import is_known
 from bench.llm.lora import LoraSpec, attach_lora, read_adapter, write_init
+from bench.llm.own_forward import loss_function, plain_loss
 from bench.llm.training import TrainingSpec
 
 pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]
@@ -38,7 +39,7 @@ def random_adapter(model, lora: LoraSpec, folder: Path, backbone: Backbone) -> N
     attach_lora(model, lora, factors)
 
 
-@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen2"])
+@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_mistral", "tiny_qwen2"])
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj", "down_proj")])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_packed_sequences_have_the_loss_and_gradients_of_the_models_own_padded_forward(
