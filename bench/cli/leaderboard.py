@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.complete import domain_names
-from bench.cli.output import echo
+from bench.cli.output import echo, print_markdown
 from bench.cli.run_options import parse_names, parse_users
 from bench.cli.runs import open_store
 from bench.cli.steady import steadily
@@ -186,7 +186,9 @@ def leaderboard(
         Format.JSON: report.to_json,
     }[format_]
     text = writer(table)
-    if out is None:
+    if out is None and format_ is Format.MARKDOWN:
+        print_markdown(text)
+    elif out is None:
         echo(text, nl=False)
     else:
         write_text(out, text)
