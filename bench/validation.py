@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BenchError, MethodError, system_error
-from bench.evaluation import Outcomes, metric_per_user, rank_outcomes
+from bench.evaluation import Outcomes, metric_per_user, random_row, rank_outcomes
 from bench.methods import Capabilities, Context, Method, Scores, ValidationFigures
 from bench.protocol.types import Labels, Requests
 
@@ -43,12 +43,13 @@ _MAX_ROWS = 2048
 _MAX_CELLS = 8_000_000
 
 
-def validation_users(config: object) -> int:
-    """Size of the nested user subset that a method is validated on.
+def validation_users(config: object) -> int | None:
+    """Size of the nested user subset that a method is validated on; None = all users.
 
-    The configuration's ``validation_users``; 2,000 where it has no such key.
+    The configuration's ``validation_users``; 2,000 if it has no such key.
     """
-    return getattr(config, "validation_users", None) or DEFAULT_VALIDATION_USERS
+    users = getattr(config, "validation_users", DEFAULT_VALIDATION_USERS)
+    return None if users in (None, "all") else int(users)
 
 
 def chunk_rows(n_candidates: int) -> int:
@@ -254,7 +255,13 @@ class Validator:
         self.calls.append(call)
         if self.on_call is not None:
             self.on_call(call)
-        return ValidationFigures(ndcg=ndcg, mrr=mrr, n_users=len(self.requests))
+        chance = random_row(merged.n_candidates, [f"ndcg@{k}" for k in _NDCG_AT])
+        return ValidationFigures(
+            ndcg=ndcg,
+            mrr=mrr,
+            n_users=len(self.requests),
+            chance={k: chance[f"ndcg@{k}"] for k in _NDCG_AT},
+        )
 
     def loss(self, method: Method, context: Context) -> float:
         """Mean of -log softmax(score of the positive) over the competing candidates, in nats.

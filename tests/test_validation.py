@@ -63,6 +63,8 @@ def test_figures_equal_ranks_by_sorting(task, method, tmp_path, monkeypatch, row
     for k in (1, 3, 5, 10):
         expected = np.where(ranks <= k, 1 / np.log2(ranks + 1), 0).mean()
         assert figures.ndcg[k] == pytest.approx(expected, abs=1e-12)
+        ideal = [1 / np.log2(rank + 1) for rank in range(1, k + 1)]
+        assert figures.chance[k] == pytest.approx(sum(ideal) / 30)
     for k in (5, 10):
         assert figures.mrr[k] == pytest.approx(np.where(ranks <= k, 1 / ranks, 0).mean())
     (call,) = context.validator.calls
@@ -151,7 +153,11 @@ def test_number_of_users_follows_the_configuration():
     class Few:
         validation_users = 12
 
+    class Every:
+        validation_users = None
+
     assert validation_users(Few()) == 12
+    assert validation_users(Every()) is None
     assert validation_users(object()) == 2000
     assert chunk_rows(30) == 2048
     assert chunk_rows(8_000_000) == 1

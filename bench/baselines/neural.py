@@ -88,8 +88,9 @@ class NeuralMethod(Method):
             lambda rng: self.epoch(view, rng, device),
             config=self.config,
             context=context,
-            validate=lambda: context.validate(self).ndcg[5],
+            validate=lambda: context.validate(self),
             optimiser=self.optimiser(),
+            chance_loss=self.chance_loss(),
         )
         self.report.stages = dict(stages)
 
@@ -107,6 +108,10 @@ class NeuralMethod(Method):
             What the training report says of it, by the name of the stage.
         """
         return {}
+
+    def chance_loss(self) -> float | None:
+        """The loss, in nats, that equal scores for all items give; None = not known."""
+        return None
 
     def optimiser(self) -> torch.optim.Optimizer | None:
         """A fresh optimiser of the model for the main training; None = Adam as configured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -50,8 +51,8 @@ class TextConfig(EncoderConfig):
             or from ``checkpoint``.
         checkpoint: file with the authors' weights, instead of a first stage.
         freeze: whether positions and Transformer layers stay as pre-trained while the target is
-            learnt, as published; random weights are never frozen. Profile ``cpu`` tunes them too: its
-            first stage is short.
+            learnt, as published; random weights are never frozen (VQ-Rec's released trainer freezes
+            them too). Profile ``cpu`` tunes them: its first stage is short.
         pretrain_epochs: epochs of the first stage; the last weights are kept.
         pretrain_rows: prefixes that an epoch of the first stage draws, None = all.
         pretrain_batch_size: rows per step of the first stage; the other rows are the negatives.
@@ -71,8 +72,7 @@ class TextConfig(EncoderConfig):
     pretrain_batch_size: int = Field(default=1024, ge=2)
     pretrain_learning_rate: float = Field(default=1e-3, gt=0)
     equal_positives: EqualPositives = "exclude"
-    epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=5, ge=1)
+    epochs: int = Field(default=300, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -83,8 +83,6 @@ class TextConfig(EncoderConfig):
             "text_tokens": 512,
             "hidden_size": 300,
             "rows": "prefixes",
-            "epochs": 300,
-            "patience": 10,
             "learning_rate": 1e-3,
             "pretrain_epochs": 300,
             "pretrain_rows": None,
@@ -219,7 +217,12 @@ class TransferableMethod(StartingMethod, NeuralMethod):
             validate=None,
             folder=folder,
             seed=context.init_seed,
+            # Of a batch whose vectors are all alike.
+            chance_loss=math.log(config.pretrain_batch_size),
         )
+
+    def chance_loss(self) -> float:
+        return math.log(self._shape["n_items"])
 
     def epoch(
         self, view: TrainView, rng: np.random.Generator, device: torch.device

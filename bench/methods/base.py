@@ -19,7 +19,6 @@ from bench.methods.plans import Job, PlanSpec, RunDefaults
 from bench.protocol.types import Requests, TrainView
 
 __all__ = [
-    "AdapterStore",
     "AdapterUse",
     "Capabilities",
     "Context",
@@ -29,6 +28,7 @@ __all__ = [
     "Progress",
     "QuietProgress",
     "Scores",
+    "SharedStore",
     "ValidationFigures",
 ]
 
@@ -101,11 +101,13 @@ class ValidationFigures:
         ndcg: NDCG by cut-off, 1, 3, 5 and 10, in [0, 1].
         mrr: MRR by cut-off, 5 and 10, in [0, 1].
         n_users: how many validation requests were scored.
+        chance: the NDCG by cut-off that equal scores for all candidates give; empty = not known.
     """
 
     ndcg: Mapping[int, float]
     mrr: Mapping[int, float]
     n_users: int
+    chance: Mapping[int, float] = field(default_factory=dict)
 
 
 class Progress(Protocol):
@@ -187,7 +189,7 @@ class AdapterUse:
     trained_now: bool
 
 
-class AdapterStore(Protocol):
+class SharedStore(Protocol):
     """Where LoRA adapters, and first stages of baselines, are trained once and shared.
 
     The concrete stores belong to ``bench.llm`` and ``bench.baselines``. The runner asks for no more than this; methods know the concrete class.
@@ -230,7 +232,7 @@ class Context(Protocol):
     scratch: Path
     progress: Progress
     log: logging.Logger
-    adapters: AdapterStore | None
+    adapters: SharedStore | None
 
     def validate(self, method: Method) -> ValidationFigures:
         """Score the validation requests of the fixed nested user subset with ``method.score``."""
@@ -325,7 +327,7 @@ class Method(ABC):
         return RunDefaults()
 
     @classmethod
-    def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:
+    def adapter_store(cls, root: Path | None = None) -> SharedStore | None:
         """The store that becomes ``context.adapters``; None for methods that share no trained state.
 
         Args:

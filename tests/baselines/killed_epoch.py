@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from bench.methods import Method, Progress, QuietProgress
+from bench.methods import Method, Progress, QuietProgress, ValidationFigures
 from bench.testing import TestContext
 
 
@@ -52,7 +51,7 @@ def assert_resumes(fit: Callable[[str, Progress], torch.nn.Module], *, killed_in
 
     def rising(self: TestContext, method: Method) -> Any:
         validate(self, method)
-        return SimpleNamespace(ndcg={5: float(next(figures))})
+        return ValidationFigures({5: float(next(figures))}, {}, 1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TestContext, "validate", rising)

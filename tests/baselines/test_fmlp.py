@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from bench.baselines.batches import plan_batches
 from bench.baselines.fmlp.method import (
     FMLPRec,
     FMLPRecConfig,
@@ -294,6 +295,36 @@ def test_the_first_loss_is_two_ln_two() -> None:
         assert steps[0]().item() == pytest.approx(2 * math.log(2), abs=0.02)
 
 
+def test_the_softmax_loss_is_a_cross_entropy_over_the_items_without_padding() -> None:
+    view = planted_task(n_users=60).train_view(with_sources=False)
+    method = FMLPRec(FMLPRecConfig(loss="ce", dropout_prob=0.0))
+    rows = prefix_rows(view.target.sequences, max_length=50)
+    with isolated_randomness(0):
+        method.model = method.build(60, view.target.n_items)
+    (step,) = method.epoch(view, np.random.default_rng(0), torch.device("cpu"))[:1]
+    found = step()
+    (chosen,) = plan_batches(rows, batch_size=256, rng=np.random.default_rng(0), bucketed=False)[:1]
+    history = np.zeros((len(chosen), 50), dtype=np.int64)
+    for at, row in enumerate(chosen):
+        items = view.target.sequences.items[rows.start[row] : rows.end[row]] + 1
+        history[at, 50 - len(items) :] = items
+    model: Any = method.model
+    scores = model(torch.from_numpy(history)) @ model.items.weight.t()
+    right = torch.from_numpy(view.target.sequences.items[rows.end[chosen]].astype(np.int64))
+    expected = functional.cross_entropy(scores[:, 1:], right)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.item() == pytest.approx(math.log(60), abs=0.1)
+    found.backward()
+    assert model.items.weight.grad[1:].abs().sum(dim=1).min() > 0
+
+
+def test_the_authors_loss_is_no_part_of_the_identity() -> None:
+    values = FMLPRecConfig().identity()
+    assert "loss" not in values
+    assert FMLPRecConfig.model_validate(values) == FMLPRecConfig()
+    assert FMLPRecConfig(loss="ce").identity() == {**values, "loss": "ce"}
+
+
 def test_a_tiny_set_is_learnt_by_heart() -> None:
     items = np.arange(24, dtype=np.int32).reshape(4, 6)
     sequences = Sequences(np.arange(0, 25, 6), items.ravel())
@@ -332,7 +363,7 @@ def test_a_tiny_set_is_learnt_by_heart() -> None:
 def test_profiles_are_the_stated_ones() -> None:
     paper, cpu = (resolve_config(FMLPRec, profile=name) for name in ("paper", "cpu"))
     assert (paper.epochs, paper.patience, paper.batch_size) == (200, 10, 256)  # type: ignore[attr-defined]
-    assert (cpu.epochs, cpu.patience) == (30, 5)  # type: ignore[attr-defined]
+    assert cpu == paper
     assert resolve("fmlp-rec") is FMLPRec
 
 
@@ -350,9 +381,10 @@ def test_it_conforms() -> None:
     assert_conforms(FMLPRec, FMLPRecConfig(**SMALL, epochs=2))
 
 
-def test_it_learns_the_planted_pattern(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_it_learns_the_planted_pattern(tmp_path: Path, loss: str) -> None:
     task = planted_task()
-    method = FMLPRec(FMLPRecConfig(**SMALL, epochs=5))
+    method = FMLPRec(FMLPRecConfig(**SMALL, epochs=5, loss=loss))
     context = make_context(tmp_path, task)
     method.fit(task.train_view(with_sources=False), context)
     found = metric_per_user(evaluate(method, task.test(task.subset(None)), context), "ndcg@5")

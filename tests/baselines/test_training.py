@@ -14,6 +14,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from bench.baselines.training import LoopConfig, TrainingReport, isolated_randomness, train  # noqa: E402
 from bench.errors import MethodError  # noqa: E402
+from bench.methods import ValidationFigures  # noqa: E402
 from bench.testing import make_context  # noqa: E402
 
 
@@ -216,3 +217,78 @@ def test_torch_generators_are_left_as_they_were() -> None:
         assert torch.equal(inside, torch.rand(3))
     with isolated_randomness(7, 4):
         assert not torch.equal(inside, torch.rand(3))
+
+
+def figures(ndcg5: float, *, n_users: int = 900) -> ValidationFigures:
+    """Validation figures of 30 candidates, where equal scores give 0.0983."""
+    return ValidationFigures({5: ndcg5}, {}, n_users, {5: 0.0983})
+
+
+def trained(
+    folder: Path, ndcg5: Sequence[float], *, loss: float, chance_loss: float | None
+) -> TrainingReport:
+    """The report of a training that has these figures, one per epoch, and a constant loss."""
+    model, left = linear(), iter(ndcg5)
+
+    def step() -> Tensor:
+        return model.weight.sum() * 0 + loss
+
+    return train(
+        model,
+        lambda rng: [step] * 4,
+        config=LoopConfig(epochs=len(ndcg5)),
+        context=make_context(folder),
+        validate=lambda: figures(next(left)),
+        chance_loss=chance_loss,
+    )
+
+
+def test_a_training_that_has_left_chance_has_no_warning(tmp_path: Path) -> None:
+    report = trained(tmp_path, [0.2, 0.3], loss=3.0, chance_loss=4.0)
+    assert report.warnings == []
+    assert "warnings" not in report.as_dict()
+    assert [entry["steps"] for entry in report.history] == [4, 4]
+
+
+def test_a_loss_near_that_of_equal_scores_is_a_warning_in_log_and_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = trained(tmp_path, [0.2, 0.3], loss=3.9, chance_loss=4.0)
+    (text,) = report.as_dict()["warnings"]
+    assert "after 8 steps" in text and "3.900" in text and "4.000" in text
+    assert text in caplog.text
+    # Without the loss of equal scores there is nothing to compare with.
+    assert trained(tmp_path / "b", [0.3], loss=3.9, chance_loss=None).warnings == []
+
+
+def test_a_validation_figure_that_may_be_chance_is_a_warning(tmp_path: Path) -> None:
+    # 900 users: 0.0983 and three times 0.0099.
+    (text,) = trained(tmp_path / "a", [0.10, 0.12], loss=1.0, chance_loss=4.0).warnings
+    assert "0.1200" in text and "0.1281" in text
+    assert trained(tmp_path / "b", [0.10, 0.14], loss=1.0, chance_loss=4.0).warnings == []
+
+
+def test_a_training_that_was_killed_after_its_last_epoch_has_the_same_warnings(
+    tmp_path: Path,
+) -> None:
+    first = trained(tmp_path, [0.10, 0.12], loss=3.9, chance_loss=4.0)
+    again = trained(tmp_path, [0.90, 0.90], loss=1.0, chance_loss=4.0)
+    assert again.history == first.history
+    assert again.warnings == first.warnings != []
+
+
+def test_warnings_of_stages_stand_beside_those_of_the_training() -> None:
+    stage = TrainingReport([{"epoch": 1}], 1, "epochs", warnings=["too short"]).as_dict()
+    report = TrainingReport([{"epoch": 1}], 1, "epochs", {"stage-1": stage}, ["at chance"])
+    stored = report.as_dict()
+    assert stored["warnings"] == ["stage-1: too short", "at chance"]
+    assert TrainingReport.from_dict(stored) == report
+
+
+def test_all_users_are_one_setting_however_it_is_written() -> None:
+    every = [LoopConfig(), *(LoopConfig(validation_users=users) for users in ("all", None))]
+    assert all(config.identity()["validation_users"] is None for config in every)
+    assert LoopConfig(validation_users=12).validation_users == 12
+    for wrong in (0, "some"):
+        with pytest.raises(ValueError, match="validation_users"):
+            LoopConfig(validation_users=wrong)

@@ -3,14 +3,16 @@
 Rows, loss and settings are those of the authors' code. It differs in two places, as every method here
 does: weights are selected by NDCG@5 on the harness's validation candidates (theirs: MRR on 99
 negatives), and a training negative is never any of the user's training items (theirs: never an item of
-the row, so it can be the user's next one).
+the row, so it can be the user's next one). ``loss="ce"`` is no part of their code: with it the network
+can be compared with others that are trained with a softmax over all items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from bench.baselines.batches import Rows, make_batch, plan_batches
 from bench.baselines.fmlp.model import FMLPNetwork
+from bench.baselines.losses import full_softmax_loss
 from bench.baselines.negatives import NegativeSampler
 from bench.baselines.neural import NeuralMethod
 from bench.baselines.padding import shift_right
@@ -43,17 +46,22 @@ class FMLPRecConfig(LoopConfig):
         n_layers: filter blocks.
         inner_size: size of the feed-forward layers.
         dropout_prob: dropout on inputs, filters and feed-forward layers.
+        loss: ``bce`` = binary cross-entropy with one random negative per row (authors); ``ce`` =
+            softmax cross-entropy over all items.
     """
 
     hidden_size: int = Field(default=64, ge=1)
     n_layers: int = Field(default=2, ge=1)
     inner_size: int = Field(default=256, ge=1)
     dropout_prob: float = Field(default=0.5, ge=0, lt=1)
+    loss: Literal["bce", "ce"] = "bce"
 
-    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"epochs": 30, "patience": 5},
-        "paper": {},
-    }
+    def identity(self) -> dict[str, Any]:
+        values = super().identity()
+        # Runs with the authors' loss are known by the settings that there were before the other one.
+        if self.loss == "bce":
+            del values["loss"]
+        return values
 
 
 def prefix_rows(sequences: Sequences, *, max_length: int) -> Rows:
@@ -108,14 +116,15 @@ class FMLPRec(NeuralMethod):
 
         def step(chosen: NDArray[np.int64]) -> Tensor:
             batch = make_batch(sequences, rows, chosen, kind="prefixes", width=self.width)
-            negatives = sampler.draw(batch.sequence, rng) + 1
             items, lengths, positives = (
                 torch.from_numpy(part).to(device)
                 for part in (batch.items, batch.lengths, batch.targets)
             )
-            return self._loss(
-                shift_right(items, lengths), positives, torch.from_numpy(negatives).to(device)
-            )
+            inputs = shift_right(items, lengths)
+            if self.config.loss == "ce":
+                return self._softmax_loss(inputs, positives)
+            negatives = sampler.draw(batch.sequence, rng) + 1
+            return self._loss(inputs, positives, torch.from_numpy(negatives).to(device))
 
         # Every input has the full width, so batches are plain random samples.
         batches = plan_batches(rows, batch_size=self.config.batch_size, rng=rng, bucketed=False)
@@ -126,6 +135,14 @@ class FMLPRec(NeuralMethod):
         user = model(items).float()
         scores = (model.items(torch.stack((positives, negatives))) * user).sum(dim=-1)
         return bce_loss(scores[0], scores[1])
+
+    def _softmax_loss(self, items: Tensor, positives: Tensor) -> Tensor:
+        """Cross-entropy over all items, nats; padding (row 0) is none of them."""
+        model: Any = self.model
+        return full_softmax_loss(model(items), model.items.weight[1:], positives - 1)
+
+    def chance_loss(self) -> float:
+        return math.log(self._shape["n_items"]) if self.config.loss == "ce" else 2 * math.log(2)
 
     def score_all(self, items: Tensor, lengths: Tensor, users: Tensor) -> Tensor:
         model: Any = self.model

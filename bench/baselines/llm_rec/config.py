@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bench.baselines.domains import Mixing
 from bench.baselines.text import DEFAULT_ENCODER, Pooling
-from bench.baselines.training import LoopConfig
+from bench.baselines.training import LoopConfig, ValidationUsers
 
 __all__ = ["OFFICIAL_ENCODER", "LLMRecConfig", "unread"]
 
@@ -57,7 +57,7 @@ class LLMRecConfig(LoopConfig):
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: float = Field(default=16.0, gt=0)
     lora_dropout: float = Field(default=0.1, ge=0, lt=1)
-    steps: int | None = Field(default=500, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     epochs: int = Field(default=1, ge=1)
     check_steps: int = Field(default=100, ge=1)
     holdout_share: float = Field(default=0.0, ge=0, lt=1)
@@ -68,7 +68,7 @@ class LLMRecConfig(LoopConfig):
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=1e-3, ge=0)
     clip_norm: float | None = Field(default=1.0, gt=0)
-    validation_users: int = Field(default=1000, ge=1)
+    validation_users: ValidationUsers = 1000
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
@@ -78,7 +78,6 @@ class LLMRecConfig(LoopConfig):
             "temperature": None,
             "title_tokens": 40,
             "negatives": 10,
-            "steps": None,
             "epochs": 50,
             "check_steps": 3000,
             "holdout_share": 0.1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bench.baselines.domains import UnionVocabulary, union_domains, union_sequen
 from bench.baselines.encoder_method import EncoderMethod
 from bench.baselines.first_stage import FirstStageMethod
 from bench.baselines.llm_rec.config import OFFICIAL_ENCODER, LLMRecConfig, unread
+from bench.baselines.llm_rec.estimates import training_seconds, training_tokens
 from bench.baselines.llm_rec.model import TextEncoder, TextWriter, title_table
 from bench.baselines.llm_rec.training import (
     Corpus,
@@ -40,6 +41,8 @@ from bench.methods import (
     Capabilities,
     Context,
     Family,
+    Job,
+    PlanSpec,
     Requests,
     RunDefaults,
     Scores,
@@ -91,6 +94,18 @@ class LLMRec(EncoderMethod, FirstStageMethod):
             self.config.model_dump(mode="json", exclude=unread(self.config)),
             encoder="" if encoder is None else encoder.content_hash,
         )
+
+    def plan(self, spec: PlanSpec) -> list[Job]:
+        training, *others = super().plan(spec)
+        sizes = [spec.sizes.get(name) for name in (*spec.sources, spec.target)]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
+            return [training, *others]
+        tokens = training_tokens(known, self.config)
+        seconds = training_seconds(
+            tokens, self.config, device=spec.device, dtype=spec.dtype, threads=spec.threads
+        )
+        return [replace(training, tokens=tokens, seconds=seconds), *others]
 
     def fit(self, view: TrainView, context: Context) -> None:
         encoder = resolve_encoder(self.config.encoder, progress=context.progress.status)

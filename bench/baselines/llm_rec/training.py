@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -148,6 +149,7 @@ def train_shared(
         seed=seed,
         optimiser=optimiser,
         figure_name="minus held-out loss",
+        chance_loss=math.log(1 + config.negatives),
     )
 
 

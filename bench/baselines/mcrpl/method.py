@@ -12,6 +12,7 @@ per user, ``rows=last``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -83,7 +84,7 @@ class MCRPLConfig(LoopConfig):
     freeze: Literal["none", "but-prompts-and-head"] = "none"
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"rows": "random-prefix", "pretrain_epochs": 12, "epochs": 60, "patience": 10},
+        "cpu": {"patience": 10},
         "paper": {},
         "code": {"rows": "last", "hidden_size": 100, "max_history": 15, "batch_size": 128},
     }
@@ -185,6 +186,7 @@ class MCRPL(FirstStageMethod, NeuralMethod):
             folder=folder,
             seed=context.init_seed,
             optimiser=self._adam(network),
+            chance_loss=self.chance_loss(),
         )
         return network.state_dict(), report
 
@@ -202,6 +204,9 @@ class MCRPL(FirstStageMethod, NeuralMethod):
             return total
 
         return self._steps(union, rng, loss, device)
+
+    def chance_loss(self) -> float:
+        return math.log(self._shape["n_union"])
 
     def optimiser(self) -> torch.optim.Optimizer:
         return self._adam(self.network)

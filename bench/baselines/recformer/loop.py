@@ -13,7 +13,7 @@ from bench.baselines.recformer.config import RecFormerConfig
 from bench.baselines.recformer.stages import Loss
 from bench.baselines.schedules import adamw, scheduled
 from bench.baselines.training import TrainingReport, train
-from bench.methods import Context
+from bench.methods import Context, ValidationFigures
 
 __all__ = ["Batch", "accumulated", "train_stage"]
 
@@ -31,7 +31,7 @@ def train_stage(
     epochs: int,
     learning_rate: float,
     warmup: int,
-    validate: Callable[[], float] | None,
+    validate: Callable[[], ValidationFigures] | None,
     folder: Path,
     seed: int,
     patience: int = 1,

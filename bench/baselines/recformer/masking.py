@@ -25,15 +25,16 @@ def mask_words(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Choose whole words and hide them: 80 % become the mask, 10 % a random token, 10 % stay.
 
-    Per row, words are taken in random order while they fit into ``share`` of its tokens (rounded, at
-    least 1), as in BERT's whole-word masking; the first word is taken even where it is longer.
+    Per row, words are looked at in random order, and each one that still fits into ``share`` of the
+    row's tokens (rounded, at least 1) is taken; one that does not is skipped, so that a word of more
+    tokens than the share is never hidden. This is how the authors' collator and BERT's do it.
 
     Args:
         ids: shape ``(b, l)``.
         starts: shape ``(b, l)``, whether a word begins here.
         real: shape ``(b, l)``, tokens that may be hidden; no special tokens, no padding. The first one
             of a row begins a word.
-        share: share of a row's tokens to hide, in (0, 1).
+        share: share of a row's tokens to hide, in (0, 1); its first, special token counts among them.
         mask_id: id of the mask token.
         vocabulary: number of token ids, for random tokens.
         rng: local generator.
@@ -49,15 +50,18 @@ def mask_words(
     word = np.cumsum(begins) - 1
     row_of_word, size = row[begins], np.bincount(word)
     order = np.lexsort((rng.random(len(size)), row_of_word))
-    # Tokens taken up to and including each word, within its row.
-    taken = np.cumsum(size[order])
-    first = np.flatnonzero(np.diff(row_of_word[order], prepend=-1))
-    before = np.zeros(len(ids), dtype=np.int64)
-    before[row_of_word[order][first]] = taken[first] - size[order][first]
-    quota = np.maximum(1, np.round(share * real.sum(axis=1))).astype(np.int64)
+    ordered = row_of_word[order]
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    n_words = np.diff(first, append=len(order))
+    place = np.arange(len(order)) - np.repeat(first, n_words)
+    left = np.maximum(1, np.round(share * (1 + real.sum(axis=1)))).astype(np.int64)
     chosen = np.zeros(len(size), dtype=np.bool_)
-    chosen[order] = taken - before[row_of_word[order]] <= quota[row_of_word[order]]
-    chosen[order[first]] = True
+    # The words of one place in the order of their rows, one place after the other.
+    by_place = np.argsort(place, kind="stable")
+    for words in np.split(by_place, np.cumsum(np.bincount(place))[:-1]):
+        fits = words[size[order[words]] <= left[ordered[words]]]
+        left[ordered[fits]] -= size[order[fits]]
+        chosen[order[fits]] = True
     hidden = np.zeros(ids.shape, dtype=np.bool_)
     hidden[row, column] = chosen[word]
     labels = np.where(hidden, ids, IGNORED)

@@ -61,7 +61,7 @@ class RecFormer(StartingMethod):
     """Items and users as text in one encoder; the nearest item to the user's history is next."""
 
     name = "recformer"
-    version = "1"
+    version = "2"
     family = Family.CROSS_DOMAIN
     Config = RecFormerConfig
     config: RecFormerConfig
@@ -208,7 +208,7 @@ class RecFormer(StartingMethod):
             n_batches=n_batches(n_rows, batch_size=config.batch_size, most=config.steps),
             learning_rate=config.learning_rate,
             warmup=config.warmup,
-            validate=lambda: context.validate(self).ndcg[5],
+            validate=lambda: context.validate(self),
         )
         first = tune(
             batches=with_new_items,

@@ -1,6 +1,7 @@
-"""UniSRec's two views of a sequence: items left out, or words of their titles left out.
+"""UniSRec's second view of a sequence: items left out, or words of their titles left out.
 
-Source: the paper's section 2.3.2 and the released ``data/transform.py``.
+Source: the paper's section 2.3.2, and the probabilities of the released ``data/transform.py``, which
+does otherwise with items (:func:`drop_items`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ def drop_items(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Leave items out of every row, at random; the first item always stays.
+
+    As released, the items drawn are scattered to the place of the item that was kept before them and
+    overwrite it: of each run the last item stays, so that the newest always does and the first may not.
 
     Args:
         items: shape ``(b, l)``, right-padded with 0.

@@ -36,7 +36,7 @@ class UniSRecConfig(TextConfig):
 
     Attributes:
         mode: ``transductive`` adds a vector per item id of the target to its text, ``inductive``
-            knows items by their text alone (the released code's words; neither sees test requests).
+            knows items by their text alone (the words of paper and code; neither sees test requests).
         n_experts: experts of the adaptor.
         adaptor_dropout_prob: dropout on the text vectors, for each expert apart.
         sequence_loss_weight: weight of the loss between sequences in pre-training.

@@ -46,7 +46,8 @@ def flat_ids(codes: NDArray[np.int64], n_codes: int) -> NDArray[np.int64]:
 def fake_codes(ids: Tensor, n_codes: int, *, probability: float) -> Tensor:
     """Semi-synthetic negatives: codes of real items, some replaced by random ones of their block.
 
-    The released code also empties the first row of every batch; that is not done here.
+    The released code also sets the codes of the first fake item of every batch to those of padding;
+    that is not done here.
 
     Args:
         ids: rows of the code table, shape ``(b, m)``, none of padding.

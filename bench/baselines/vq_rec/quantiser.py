@@ -2,9 +2,10 @@
 
 Sources: Jegou, Douze, Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011; Ge, He,
 Ke, Sun, "Optimized Product Quantization", CVPR 2013, the non-parametric solution. VQ-Rec uses faiss'
-index ``OPQ32,IVF1,PQ32x8``: a learnt rotation, the mean taken off (its single coarse centroid), 32
-blocks of 256 centroids. This is the same construction in NumPy, so its codes differ from faiss' as
-those of two seeds do.
+index ``OPQ32,IVF1,PQ32x8``, made for inner products: a learnt rotation, one coarse centroid taken off,
+32 blocks of 256 centroids. This is the same construction in NumPy. What is taken off is the mean, in
+faiss the mean's direction, for centroids of inner products have length 1; the blocks' centroids move
+along with it, so that the codes differ from faiss' as those of two seeds do.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from bench.baselines.text.title_tokens import TokenTable
 from bench.data.domain import Sequences
 from bench.errors import ConfigError
 from bench.evaluation import metric_per_user, random_row
-from bench.methods import Progress, resolve_config
+from bench.methods import Progress, ValidationFigures, resolve_config
 from bench.testing import CHECKS, check_method, evaluate, make_context, planted_task
 
 
@@ -66,7 +66,7 @@ def test_the_better_stage_is_kept(
 
     def validate(found: Any) -> Any:
         states.append({k: v.clone() for k, v in found.recformer.state_dict().items()})
-        return type("Figures", (), {"ndcg": {5: next(figures)}})()
+        return ValidationFigures({5: next(figures)}, {}, 1)
 
     monkeypatch.setattr(type(context), "validate", lambda self, found: validate(found))
     method.fit(task.train_view(with_sources=False), context)
