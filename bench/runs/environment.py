@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -24,16 +23,16 @@ from bench.process import available_threads, quiet_threads
 from bench.runs.spec import RunSpec
 
 __all__ = [
+    "RECORDED",
     "MemoryMeter",
     "available_threads",
     "git_revision",
     "hardware",
     "limit_threads",
-    "package_versions",
     "run_threads",
 ]
 
-_PACKAGES = (
+RECORDED = (
     "numpy",
     "scipy",
     "polars",
@@ -48,21 +47,7 @@ _PACKAGES = (
     "vllm",
     "safetensors",
 )
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries a score may depend on, where installed."""
-    own = {"python": platform.python_version(), "weavebench": bench.__version__}
-    found = {name: _version(name) for name in _PACKAGES}
-    return own | {name: version for name, version in found.items() if version is not None}
-
-
-@functools.cache  # parsing the metadata of a dozen packages takes longer than some runs
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+"""Packages that a score may depend on."""
 
 
 def run_threads(spec: RunSpec, method_cls: type[Method]) -> int:
