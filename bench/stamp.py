@@ -8,8 +8,6 @@ import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from bench import __version__
-
 __all__ = ["duration", "package_versions", "utc_now"]
 
 
@@ -18,9 +16,9 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def package_versions(names: Iterable[str]) -> dict[str, str]:
+def package_versions(own_version: str, names: Iterable[str]) -> dict[str, str]:
     """Versions of Python, of this package, and of those of ``names`` that are installed."""
-    own = {"python": platform.python_version(), "weavebench": __version__}
+    own = {"python": platform.python_version(), "weavebench": own_version}
     found = {name: _version(name) for name in names}
     return own | {name: version for name, version in found.items() if version is not None}
 

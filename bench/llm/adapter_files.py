@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.errors import InUseError, MethodError, ResultError, system_error
 from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
-from bench.merging.peft_config import explain
+from bench.merging.folders import METADATA_FILE
+from bench.merging.peft_config import CONFIG_FILE, WEIGHTS_FILE, explain
 from bench.methods import AdapterUse
 from bench.sealed import difference
 
@@ -31,7 +32,7 @@ __all__ = [
     "may_pass",
     "origin_of",
     "peft_files",
-    "read_adapter",
+    "read_stored",
     "sync_files",
     "sync_folder",
     "with_own_hash",
@@ -40,7 +41,7 @@ __all__ = [
 FORMAT = 1
 """Version of the adapter folder; readers refuse newer ones."""
 
-CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "bench_adapter.json"
+CONFIG, WEIGHTS, METADATA = CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE
 
 _OWN_HASH = "metadata_sha256"
 
@@ -185,7 +186,7 @@ def _damaged(folder: Path, reason: str) -> ResultError:
     )
 
 
-def read_adapter(folder: Path) -> StoredAdapter:
+def read_stored(folder: Path) -> StoredAdapter:
     """Read the metadata of an adapter; its other files are not opened.
 
     Raises:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench import __version__
 from bench.errors import MethodError, MissingAdapterError, ResultError, did_you_mean
 from bench.io import cache_root, lock, require_free_space, write_json
 from bench.llm.adapter_files import (
@@ -36,7 +37,7 @@ from bench.llm.adapter_files import (
     may_pass,
     origin_of,
     peft_files,
-    read_adapter,
+    read_stored,
     sync_files,
     sync_folder,
     with_own_hash,
@@ -98,7 +99,7 @@ class AdapterStore:
         return tuple(self._used.values())
 
     def watch(self, on_use: Watcher) -> None:
-        """Have ``on_use`` called after every adapter asked for, see :class:`bench.methods.AdapterStore`."""
+        """Have ``on_use`` called after every adapter asked for, see :class:`bench.methods.SharedStore`."""
         self._watchers.append(on_use)
 
     def has(self, adapter_id: str) -> bool:
@@ -201,7 +202,7 @@ class AdapterStore:
             MissingAdapterError: no adapter or several of that name.
             ResultError: its metadata are damaged.
         """
-        return read_adapter(self.locate(name))
+        return read_stored(self.locate(name))
 
     def locate(self, name: str) -> Path:
         """Folder of the adapter that ``name`` means, readable or not; raises like :meth:`get`."""
@@ -236,7 +237,7 @@ class AdapterStore:
         adapters = []
         for folder in self.folders():
             try:
-                adapters.append(read_adapter(folder))
+                adapters.append(read_stored(folder))
             except ResultError as error:
                 if not folder.exists():
                     continue  # removed meanwhile
@@ -296,7 +297,7 @@ class AdapterStore:
         if not folder.exists():
             return None
         try:
-            found = read_adapter(folder)
+            found = read_stored(folder)
             check_files(found)
         except ResultError:
             if not folder.exists():
@@ -348,7 +349,7 @@ class AdapterStore:
                 "origin": origin,
                 "cost": meter.cost(report),
                 "report": report,
-                "packages": package_versions(PACKAGES),
+                "packages": package_versions(__version__, PACKAGES),
                 "created": utc_now(),
                 "files": peft_files(out, spec.summary),
             }
@@ -363,7 +364,7 @@ class AdapterStore:
         out.rename(self._folder(spec.adapter_id))
         sync_folder(self.root)
         shutil.rmtree(work, ignore_errors=True)
-        return read_adapter(self._folder(spec.adapter_id))
+        return read_stored(self._folder(spec.adapter_id))
 
     def _sweep(self, adapter_id: str) -> None:
         """Remove what is left where a process died after its adapter was in place."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import __version__
 from bench.runs.environment import RECORDED, git_revision, hardware, run_threads
 from bench.runs.journal import Journal
 from bench.runs.records import jsonable
@@ -128,7 +129,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "training": (journal.fit or {}).get("training"),
         "validations": journal.validations,
         "model": record.model,
-        "packages": package_versions(RECORDED),
+        "packages": package_versions(__version__, RECORDED),
         "hardware": hardware(spec.device),
         "git_revision": git_revision(),
         "started": journal.started,

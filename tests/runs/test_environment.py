@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from bench import __version__
 from bench.errors import MethodError
 from bench.methods import Capabilities, Scores, resolve
 from bench.runs.environment import (
@@ -47,7 +48,7 @@ def test_hardware_names_neither_host_nor_user():
 
 
 def test_versions_are_those_that_are_installed():
-    versions = package_versions(RECORDED)
+    versions = package_versions(__version__, RECORDED)
     assert versions["numpy"] == np.__version__
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
 
