@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from bench.stamp import duration
 from bench.terminal import echo, json_safe, text_table
 
 __all__ = [
@@ -62,12 +63,7 @@ def human_bytes(n_bytes: float) -> str:
 
 def human_seconds(seconds: float) -> str:
     """A duration for people: ``8.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return duration(seconds, digits=1)
 
 
 def split_names(text: str) -> tuple[str, ...]:

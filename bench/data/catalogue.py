@@ -14,12 +14,10 @@ from bench.errors import unknown_name
 
 __all__ = [
     "CATALOGUE",
-    "EMBEDDED_NAMES",
     "GROUPS",
     "CatalogueEntry",
     "Counts",
     "RemoteFile",
-    "default_sources",
     "entry",
     "namespace_members",
 ]
@@ -248,9 +246,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Study groups: domains that serve as sources for one another."""
 
-EMBEDDED_NAMES: tuple[str, ...] = GROUPS["ml100k"]
-"""Domains that need no download beyond the ``ml-100k`` asset."""
-
 
 def entry(name: str) -> CatalogueEntry:
     """Return the catalogue entry ``name``.
@@ -262,17 +257,6 @@ def entry(name: str) -> CatalogueEntry:
         return CATALOGUE[name]
     except KeyError:
         raise unknown_name("domain", name, CATALOGUE) from None
-
-
-def default_sources(name: str) -> tuple[str, ...]:
-    """Source domains of a target when none are named: the rest of its study group.
-
-    A domain without a group, or one that is not in the catalogue, has none.
-    """
-    known = CATALOGUE.get(name)
-    if known is None or known.group is None:
-        return ()
-    return tuple(other for other in GROUPS[known.group] if other != name)
 
 
 def namespace_members(namespace: str | None) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +32,7 @@ from bench.data.sources import (
 from bench.errors import ConfigError, did_you_mean
 from bench.io import atomic_folder, lock, sha256_file, write_json, write_text
 from bench.partial import discard
+from bench.stamp import utc_now
 
 __all__ = ["import_domain", "import_record", "imported_names", "remove_import", "verify"]
 
@@ -145,7 +145,7 @@ def import_domain(
                 "left_out": raw.left_out,
                 "counts": {"users": made.n_users, "items": made.n_items, "events": made.n_events},
                 "notes": [*raw.notes, *losses(raw, made)],
-                "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "imported": utc_now(),
                 "files": {file.name: sha256_file(file) for file in sorted(partial.iterdir())},
             },
         )

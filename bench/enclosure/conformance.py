@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from bench.io import cache_root, hash_json, read_json, write_json
 from bench.methods import Method
 from bench.methods.config import config_dict
 from bench.methods.registry import source_sha256
+from bench.stamp import utc_now
 
 __all__ = ["Conformance", "conformance", "record_conformance"]
 
@@ -29,7 +29,7 @@ def record_conformance(method_cls: type[Method], config: Any, failed: Sequence[s
     """
     path = _record(method_cls, config)
     if path is not None:
-        checked = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        checked = utc_now()
         write_json(path, {"method": method_cls.name, "failed": list(failed), "checked": checked})
 
 

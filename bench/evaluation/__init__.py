@@ -21,7 +21,6 @@ from bench.evaluation.resampling import (
     sign_flip_test,
 )
 from bench.evaluation.seeds import SeedComparison, compare_seeds
-from bench.evaluation.slots import SlotCounts, slot_counts
 from bench.evaluation.stars import StarVerdict, beats_reference, star_family
 from bench.evaluation.ties import TieReport, tie_report
 
@@ -38,7 +37,6 @@ __all__ = [
     "RankInterval",
     "SeedComparison",
     "SignFlipTest",
-    "SlotCounts",
     "StarVerdict",
     "TieReport",
     "adjust",
@@ -54,7 +52,6 @@ __all__ = [
     "rank_outcomes",
     "sign_flip_pairs",
     "sign_flip_test",
-    "slot_counts",
     "star_family",
     "summarise",
     "tie_report",

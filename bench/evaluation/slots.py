@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MethodError
 
-__all__ = ["DUPLICATE", "EMPTY", "NOT_A_CANDIDATE", "SlotCounts", "slot_counts", "slot_ranks"]
+__all__ = ["DUPLICATE", "EMPTY", "NOT_A_CANDIDATE", "slot_ranks"]
 
 DUPLICATE = -1
 NOT_A_CANDIDATE = -2
 EMPTY = -3
 
 _MAX_SLOTS = int(np.iinfo(np.int16).max)
-
-
-@dataclass(frozen=True, slots=True)
-class SlotCounts:
-    """How well a generator's answers could be read.
-
-    Attributes:
-        n_users: answers.
-        n_without_valid: answers in which no slot names a candidate: misses at every k.
-        n_slots: slots of all answers.
-        n_valid: slots that name a candidate for the first time.
-        n_duplicate: slots that name a candidate again.
-        n_not_candidate: slots that name something else.
-        n_empty: slots left empty.
-    """
-
-    n_users: int
-    n_without_valid: int
-    n_slots: int
-    n_valid: int
-    n_duplicate: int
-    n_not_candidate: int
-    n_empty: int
-
-
-def slot_counts(slots: NDArray[np.integer]) -> SlotCounts:
-    """Count valid, duplicate, foreign and empty answers; ``slots`` has shape ``(n, k)``."""
-    valid = slots >= 0
-    return SlotCounts(
-        n_users=len(slots),
-        n_without_valid=int((~valid.any(axis=1)).sum()),
-        n_slots=int(slots.size),
-        n_valid=int(valid.sum()),
-        n_duplicate=int((slots == DUPLICATE).sum()),
-        n_not_candidate=int((slots == NOT_A_CANDIDATE).sum()),
-        n_empty=int((slots == EMPTY).sum()),
-    )
 
 
 def slot_ranks(

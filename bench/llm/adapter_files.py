@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench import __version__
 from bench.errors import InUseError, MethodError, ResultError, system_error
 from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
@@ -27,6 +23,7 @@ __all__ = [
     "CONFIG",
     "FORMAT",
     "METADATA",
+    "PACKAGES",
     "WEIGHTS",
     "Meter",
     "StoredAdapter",
@@ -34,12 +31,10 @@ __all__ = [
     "json_report",
     "may_pass",
     "origin_of",
-    "package_versions",
     "peft_files",
     "read_stored",
     "sync_files",
     "sync_folder",
-    "utc_now",
     "with_own_hash",
 ]
 
@@ -112,7 +107,7 @@ class _Metadata(BaseModel):
     created: str = ""
 
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,22 +357,6 @@ class Meter:
 def _number(value: object) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if known else 0.0  # type: ignore[arg-type]
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries that train."""
-    versions = {"python": platform.python_version(), "weavebench": __version__}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def sync_files(folder: Path) -> None:

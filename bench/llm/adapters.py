@@ -23,28 +23,29 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench import __version__
 from bench.errors import MethodError, MissingAdapterError, ResultError, did_you_mean
 from bench.io import cache_root, lock, require_free_space, write_json
 from bench.llm.adapter_files import (
     FORMAT,
     METADATA,
+    PACKAGES,
     Meter,
     StoredAdapter,
     check_files,
     json_report,
     may_pass,
     origin_of,
-    package_versions,
     peft_files,
     read_stored,
     sync_files,
     sync_folder,
-    utc_now,
     with_own_hash,
 )
 from bench.llm.recipes import ADAPTER_ID, AdapterSpec, InitSpec, MergedSpec, MixturePart, Recipe
 from bench.methods import AdapterUse, Context, Progress, QuietProgress
 from bench.partial import discard, sweep
+from bench.stamp import package_versions, utc_now
 from bench.waiting import patience
 
 __all__ = [
@@ -348,7 +349,7 @@ class AdapterStore:
                 "origin": origin,
                 "cost": meter.cost(report),
                 "report": report,
-                "packages": package_versions(),
+                "packages": package_versions(__version__, PACKAGES),
                 "created": utc_now(),
                 "files": peft_files(out, spec.summary),
             }

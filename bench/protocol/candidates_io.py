@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.domain import Domain, Sequences
+from bench.data.domain import Sequences
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
 from bench.io import require_free_space
@@ -19,11 +19,10 @@ from bench.partial import atomic_file
 from bench.process import available_threads
 from bench.protocol.candidates import Population, draw_candidates, eligible_groups
 from bench.protocol.keys import id_hashes, salt64, stream_keys
-from bench.protocol.split import MIN_EVENTS, prefixes
 from bench.protocol.types import Split
 from bench.protocol.workers import map_in_order
 
-__all__ = ["BLOCK_USERS", "UserBlock", "domain_blocks", "position_path", "write_candidates"]
+__all__ = ["BLOCK_USERS", "UserBlock", "position_path", "write_candidates"]
 
 BLOCK_USERS = 16384
 """Users per block: the drawn block of 2 MB is still in the cache when it is written."""
@@ -44,20 +43,6 @@ class UserBlock:
     ids: StringColumn
     history: Sequences
     positives: NDArray[np.int32]
-
-
-def domain_blocks(domain: Domain, split: Split, size: int = BLOCK_USERS) -> Iterator[UserBlock]:
-    """The evaluated users of a (memory-mapped) domain, ``size`` at a time, in canonical order."""
-    held_out = 1 if split == "test" else 2
-    for start in range(0, domain.n_users, size):
-        stop = min(start + size, domain.n_users)
-        offsets = np.asarray(domain.sequences.offsets[start : stop + 1])
-        rows = start + np.flatnonzero(np.diff(offsets) >= MIN_EVENTS)
-        yield UserBlock(
-            domain.user_ids.take(rows),
-            prefixes(domain.sequences, rows, drop=0),
-            domain.sequences.items[domain.sequences.offsets[rows + 1] - held_out].astype(np.int32),
-        )
 
 
 def position_path(path: Path) -> Path:

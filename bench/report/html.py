@@ -2,74 +2,65 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from bench.report.columns import Cell, Column
 from bench.report.grid import Section, columns, sections
+from bench.report.markup import Child, Element, el, fragment, on_lines
 from bench.report.table import Table, TableSet
 
 __all__ = ["to_html"]
 
-_TAGS = {"best": ("<strong>", "</strong>"), "second": ("<u>", "</u>")}
+_TAGS = {"best": "strong", "second": "u"}
 
 
 def to_html(table: Table | TableSet) -> str:
     """The table as a fragment to put into a page; ends with a newline.
 
-    Every text is escaped, so that names from plug-ins and domains stay text. Classes are
-    ``bench-table``, ``block-<kind>``, ``figure``, ``best`` and ``second``; a figure carries its exact
-    value in ``data-value``.
+    Names from plug-ins and domains stay text. Classes are ``bench-table``, ``block-<kind>``, ``figure``,
+    ``best`` and ``second``; a figure carries its exact value in ``data-value``.
     """
     if isinstance(table, TableSet):
-        parts = [f"<section>\n<h2>{escape(table.title)}</h2>\n"]
-        parts += [to_html(one) for one in table.tables]
-        return "".join([*parts, "</section>\n"])
+        parts = [part for one in table.tables for part in _elements(one)]
+        return fragment(on_lines(el("section", el("h2", table.title), *parts)))
+    return "".join(map(fragment, _elements(table)))
+
+
+def _elements(table: Table) -> tuple[Element, Element]:
     shown = columns(table)
-    head = "".join(_heading(column, table) for column in shown)
-    parts = [
-        f'<table class="bench-table" data-target="{escape(table.target)}">',
-        f"<caption>{escape(table.target)}</caption>",
-        f"<thead><tr>{head}</tr></thead>",
+    drawn = el(
+        "table",
+        el("caption", table.target),
+        el("thead", el("tr", *(_heading(column, table) for column in shown))),
+        *(_body(section, shown) for section in sections(table, shown)),
+        class_="bench-table",
+        data_target=table.target,
+    )
+    made = el("li", "Made by ", el("code", table.command), "; do not edit.")
+    caption = el("ul", *(el("li", line) for line in table.caption), made, class_="bench-caption")
+    return on_lines(drawn), on_lines(caption)
+
+
+def _heading(column: Column, table: Table) -> Element:
+    kind = None if column.is_text else "figure"
+    return el("th", column.heading(table), scope="col", class_=kind)
+
+
+def _body(section: Section, shown: tuple[Column, ...]) -> Element:
+    title = section.block.title
+    lines = [
+        el("tr", *map(_cell, shown, cells), title=row.provenance or None)
+        for row, cells in section.lines
     ]
-    for section in sections(table, shown):
-        parts += _body(section, shown)
-    parts.append("</table>")
-    parts.append('<ul class="bench-caption">')
-    parts += [f"<li>{escape(line)}</li>" for line in table.caption]
-    parts.append(f"<li>Made by <code>{escape(table.command)}</code>; do not edit.</li>")
-    parts.append("</ul>")
-    return "\n".join(parts) + "\n"
+    head = el("tr", el("th", title, colspan=len(shown), scope="rowgroup")) if title else None
+    return on_lines(el("tbody", head, *lines, class_=f"block-{section.block.kind}"))
 
 
-def _heading(column: Column, table: Table) -> str:
-    kind = "" if column.is_text else ' class="figure"'
-    return f'<th scope="col"{kind}>{escape(column.heading(table))}</th>'
-
-
-def _body(section: Section, shown: tuple[Column, ...]) -> list[str]:
-    lines = [f'<tbody class="block-{section.block.kind}">']
-    if section.block.title:
-        lines.append(
-            f'<tr><th colspan="{len(shown)}" scope="rowgroup">{escape(section.block.title)}</th></tr>'
-        )
-    for row, cells in section.lines:
-        title = f' title="{escape(row.provenance)}"' if row.provenance else ""
-        text = "".join(_cell(column, cell) for column, cell in zip(shown, cells, strict=True))
-        lines.append(f"<tr{title}>{text}</tr>")
-    return [*lines, "</tbody>"]
-
-
-def _cell(column: Column, cell: Cell) -> str:
-    text = escape(cell.text)
-    if cell.mark:
-        before, after = _TAGS[cell.mark]
-        text = f"{before}{text}{after}"
-    if cell.signs:
-        text += f"<sup>{escape(cell.signs)}</sup>"
+def _cell(column: Column, cell: Cell) -> Element:
+    text: Child = el(_TAGS[cell.mark], cell.text) if cell.mark else cell.text
+    parts = (text, el("sup", cell.signs) if cell.signs else None)
     if column.key == "method":
-        return f'<th scope="row">{text}</th>'
+        return el("th", *parts, scope="row")
     if column.is_text:
-        return f"<td>{text}</td>"
+        return el("td", *parts)
     names = " ".join(["figure", *([cell.mark] if cell.mark else [])])
-    value = "" if cell.exact is None else f' data-value="{cell.exact!r}"'
-    return f'<td class="{names}"{value}>{text}</td>'
+    value = None if cell.exact is None else repr(cell.exact)
+    return el("td", *parts, class_=names, data_value=value)

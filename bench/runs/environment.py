@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -25,17 +24,17 @@ from bench.process import available_threads, quiet_threads
 from bench.runs.spec import RunSpec
 
 __all__ = [
+    "RECORDED",
     "MemoryMeter",
     "available_threads",
     "git_revision",
     "hardware",
     "limit_threads",
-    "package_versions",
     "require_device",
     "run_threads",
 ]
 
-_PACKAGES = (
+RECORDED = (
     "numpy",
     "scipy",
     "polars",
@@ -50,6 +49,7 @@ _PACKAGES = (
     "vllm",
     "safetensors",
 )
+"""Packages that a score may depend on."""
 
 
 def require_device(device: str, *, present: bool = True) -> None:
@@ -76,21 +76,6 @@ def require_device(device: str, *, present: bool = True) -> None:
             f"--device {device}: torch {torch.__version__} sees no such device. Use --device cpu, or "
             "install a torch build for it (docs/install.md)."
         )
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries a score may depend on, where installed."""
-    own = {"python": platform.python_version(), "weavebench": bench.__version__}
-    found = {name: _version(name) for name in _PACKAGES}
-    return own | {name: version for name, version in found.items() if version is not None}
-
-
-@functools.cache  # parsing the metadata of a dozen packages takes longer than some runs
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def run_threads(spec: RunSpec, method_cls: type[Method]) -> int:

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.methods import AdapterUse
-from bench.runs.records import utc_now
 from bench.runs.work import Work
+from bench.stamp import utc_now
 from bench.validation import ValidationCall
 
 __all__ = ["Journal"]

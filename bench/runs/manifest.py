@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runs.environment import git_revision, hardware, package_versions, run_threads
+from bench import __version__
+from bench.runs.environment import RECORDED, git_revision, hardware, run_threads
 from bench.runs.journal import Journal
-from bench.runs.records import jsonable, utc_now
+from bench.runs.records import jsonable
 from bench.runs.resolve import Resolved
 from bench.runs.spec import RunSpec
 from bench.runs.stored import FORMAT
 from bench.runs.tasks import LoadedTask
+from bench.stamp import package_versions, utc_now
 
 __all__ = ["PreparedRun", "RunRecord", "manifest"]
 
@@ -127,7 +129,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "training": (journal.fit or {}).get("training"),
         "validations": journal.validations,
         "model": record.model,
-        "packages": package_versions(),
+        "packages": package_versions(__version__, RECORDED),
         "hardware": hardware(spec.device),
         "git_revision": git_revision(),
         "started": journal.started,

@@ -15,14 +15,14 @@ from bench.io import StrPath, atomic_folder, hash_json, write_json, write_text
 from bench.methods.config import merge
 from bench.partial import discard
 from bench.runs.planning import with_defaults
-from bench.runs.progress import QuietProgress, Reporter, duration
-from bench.runs.records import utc_now
+from bench.runs.progress import QuietProgress, Reporter
 from bench.runs.resolve import Resolved, require_available, resolve_spec
 from bench.runs.runner import CHECKPOINT_SECONDS, execute_run
 from bench.runs.spec import RunSpec
 from bench.runs.store import RunStore, open_store
 from bench.runs.stored import FORMAT, LOG, MANIFEST, StoredRun
 from bench.runs.tasks import TaskCache
+from bench.stamp import duration, utc_now
 
 __all__ = ["MatrixInterrupted", "RunResult", "expand", "run_matrix"]
 

@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Literal
 from typing import Protocol as Interface
 
 from bench.methods import Progress, QuietProgress
+from bench.stamp import duration, utc_now
 from bench.terminal import one_line, printable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LineProgress:
 
     def line(self, text: str) -> None:
         """Print one dated line."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = utc_now()
         with suppress(OSError, ValueError):  # a closed or full stream must not cost the run
             self._stream.write(f"{now} {printable(text)}\n")
             self._stream.flush()
@@ -118,16 +118,6 @@ def _left(total: int | None, done: int, seconds: float, more: int) -> str:
     if total is None:
         return ""
     return f"{'<= ' if more else ''}{duration(seconds / done * max(0, total - done + more))}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class TerminalProgress:

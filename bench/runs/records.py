@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,7 @@ from numpy.typing import NDArray
 from bench.evaluation import METRICS, Outcomes, summarise, tie_report
 from bench.io import canonical_json
 
-__all__ = ["jsonable", "metrics_record", "per_user_bytes", "utc_now"]
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, whole seconds, for example ``2025-01-31T12:00:00Z``."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+__all__ = ["jsonable", "metrics_record", "per_user_bytes"]
 
 
 def per_user_bytes(users: NDArray[np.int32], outcomes: Outcomes) -> bytes:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bench.data.catalogue import CATALOGUE, GROUPS, default_sources, entry, namespace_members
+from bench.data.catalogue import CATALOGUE, GROUPS, entry, namespace_members
 from bench.errors import ConfigError
 
 # WeaveRec, Table 5; None where the paper's figure fits no version of the data.
@@ -30,15 +30,11 @@ def test_expected_counts_are_those_of_the_papers_table_5(name):
         assert found.items == items
 
 
-def test_groups_and_default_sources():
+def test_groups():
     assert set(GROUPS["amazon-4"]) == {
         f"amazon-{n}" for n in ("sports", "beauty", "clothing", "food")
     }
     assert set(GROUPS["toys-ml"]) == {"amazon-toys", "ml-1m"}
-    assert set(default_sources("amazon-beauty")) == set(GROUPS["amazon-4"]) - {"amazon-beauty"}
-    assert default_sources("ml-1m") == ("amazon-toys",)
-    assert default_sources("ml-20m") == ()
-    assert default_sources("somebodys-own") == ()
 
 
 def test_the_five_amazon_domains_share_one_namespace():

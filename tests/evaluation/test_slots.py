@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import MethodError
-from bench.evaluation import metric_per_user, rank_outcomes, slot_counts
+from bench.evaluation import metric_per_user, rank_outcomes
 
 
 def outcomes_of(slots, position, c=6, excluded=None):
@@ -130,14 +130,3 @@ def test_bad_slots_are_refused(case):
             owner="llm",
             users=np.array([100, 101]),
         )
-
-
-def test_slot_counts_add_up():
-    counts = slot_counts(np.array([[0, -1, -2], [-3, -3, -2]], np.int16))
-    assert (counts.n_users, counts.n_without_valid, counts.n_slots) == (2, 1, 6)
-    assert (counts.n_valid, counts.n_duplicate, counts.n_not_candidate, counts.n_empty) == (
-        1,
-        1,
-        2,
-        2,
-    )

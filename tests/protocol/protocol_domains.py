@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from bench.data.domain import Domain, Items, Sequences
 from bench.data.strings import StringColumn
+from bench.protocol.candidates_io import BLOCK_USERS, UserBlock
+from bench.protocol.split import MIN_EVENTS, prefixes
+from bench.protocol.types import Split
 
 
 def make_domain(
@@ -62,3 +65,17 @@ def random_domain(
     }
     vocabulary = [f"{prefix}i{i}" for i in range(n_items)]
     return make_domain(events, name=name, namespace=namespace, items=vocabulary)
+
+
+def domain_blocks(domain: Domain, split: Split, size: int = BLOCK_USERS) -> Iterator[UserBlock]:
+    """The evaluated users of a (memory-mapped) domain, ``size`` at a time, in canonical order."""
+    held_out = 1 if split == "test" else 2
+    for start in range(0, domain.n_users, size):
+        stop = min(start + size, domain.n_users)
+        offsets = np.asarray(domain.sequences.offsets[start : stop + 1])
+        rows = start + np.flatnonzero(np.diff(offsets) >= MIN_EVENTS)
+        yield UserBlock(
+            domain.user_ids.take(rows),
+            prefixes(domain.sequences, rows, drop=0),
+            domain.sequences.items[domain.sequences.offsets[rows + 1] - held_out].astype(np.int32),
+        )

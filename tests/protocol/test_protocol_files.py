@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from protocol_domains import make_domain, random_domain
+from protocol_domains import domain_blocks, make_domain, random_domain
 
 from bench.data.domain import Domain
 from bench.errors import ProtocolError
@@ -24,7 +24,7 @@ from bench.protocol import (
     read_scores,
 )
 from bench.protocol.candidates import population
-from bench.protocol.candidates_io import domain_blocks, position_path, write_candidates
+from bench.protocol.candidates_io import position_path, write_candidates
 from bench.protocol.requests_io import meta_path
 from bench.protocol.titles import title_groups
 

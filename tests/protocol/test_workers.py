@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from protocol_domains import random_domain
+from protocol_domains import domain_blocks, random_domain
 
 from bench.errors import ProtocolError
 from bench.process import available_threads
 from bench.protocol.candidates import population
-from bench.protocol.candidates_io import domain_blocks, position_path, write_candidates
+from bench.protocol.candidates_io import position_path, write_candidates
 from bench.protocol.titles import title_groups
 from bench.protocol.workers import map_in_order
 

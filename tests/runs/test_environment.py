@@ -8,21 +8,23 @@ import sys
 import numpy as np
 import pytest
 
+from bench import __version__
 from bench.errors import MethodError
 from bench.methods import Capabilities, Scores, resolve
 from bench.runs.environment import (
+    RECORDED,
     MemoryMeter,
     available_threads,
     git_revision,
     hardware,
     limit_threads,
-    package_versions,
     run_threads,
 )
 from bench.runs.privacy import without_paths
 from bench.runs.records import jsonable
 from bench.runs.runner import execute
 from bench.runs.scoring import merge_diagnostics
+from bench.stamp import package_versions
 from bench.validation import chunk_rows
 
 
@@ -46,7 +48,7 @@ def test_hardware_names_neither_host_nor_user():
 
 
 def test_versions_are_those_that_are_installed():
-    versions = package_versions()
+    versions = package_versions(__version__, RECORDED)
     assert versions["numpy"] == np.__version__
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
 

@@ -91,7 +91,11 @@ def test_default_sources_of_imports_are_the_rest_of_their_group(two_imports, met
 
 
 def test_default_sources_of_the_catalogue_are_those_of_its_groups():
-    from bench.data.catalogue import CATALOGUE, default_sources
+    from bench.data.catalogue import CATALOGUE, GROUPS
 
-    assert {n: study_sources(n) for n in CATALOGUE} == {n: default_sources(n) for n in CATALOGUE}
+    groups = {name: GROUPS.get(known.group or "", ()) for name, known in CATALOGUE.items()}
+    expected = {name: tuple(n for n in group if n != name) for name, group in groups.items()}
+    assert {n: study_sources(n) for n in CATALOGUE} == expected
+    assert expected["ml-1m"] == ("amazon-toys",)
+    assert expected["ml-20m"] == ()
     assert study_sources("somebodys-own") == ()

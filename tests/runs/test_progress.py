@@ -13,9 +13,9 @@ from bench.runs.progress import (
     LoggedProgress,
     QuietProgress,
     TerminalProgress,
-    duration,
     make_progress,
 )
+from bench.stamp import duration
 
 
 class _Terminal(io.StringIO):

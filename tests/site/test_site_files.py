@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from site_pages import site_of
 
 from bench.errors import ConfigError
+from bench.report.markup import data_block, document, el, slugs
 from bench.report.site import write_site
-from bench.report.site.markup import data_block, document, el, slugs
-from bench.report.site.parts import POLICY, Scale, duration
+from bench.report.site.parts import POLICY, Scale, short_time
 from bench.report.table import FAMILIES
 
 ASSETS = Path(str(resources.files("bench.report.site") / "assets"))
@@ -196,7 +196,7 @@ def test_slugs_are_distinct_safe_names(names):
     ],
 )  # fmt: skip
 def test_durations(seconds, shown):
-    assert duration(seconds) == shown
+    assert short_time(seconds) == shown
 
 
 def test_a_scale_of_one_value_has_a_width():

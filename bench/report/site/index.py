@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 from bench.report.columns import COLUMNS, METRICS, Column
 from bench.report.companion import companions
 from bench.report.costs import COSTS, cost_of
+from bench.report.markup import Child, Element, data_block, el
 from bench.report.plain import count_text
-from bench.report.site.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
     MISSING,
     NONE,
     Scale,
     Site,
-    duration,
     family_class,
     family_name,
     family_of,
     frame,
     interval_bar,
     ordered,
+    short_time,
 )
 from bench.report.table import FLAGS, SIGNS, Block, Kind, Row, Table
 
@@ -290,7 +290,7 @@ def _row(site: Site, board: Board, row: Row, scale: Scale, kind: Kind) -> Elemen
     if kind == "reported":
         return el("tr", *cells, data_family=family_of(row))
     seconds = cost_of(row, site.runs, COSTS[COST_COLUMN])
-    cells.append(el("td", duration(seconds), class_="number cost", data_order=ordered(seconds)))
+    cells.append(el("td", short_time(seconds), class_="number cost", data_order=ordered(seconds)))
     return el("tr", *cells, data_family=family_of(row))
 
 

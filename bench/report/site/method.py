@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report.columns import rank_text
 from bench.report.costs import COSTS
-from bench.report.site.markup import Child, Element, data_block, el
+from bench.report.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
     NONE,
     Scale,
     Site,
-    duration,
     family_class,
     family_name,
     frame,
     interval_bar,
+    short_time,
 )
 from bench.report.table import FLAGS, Row
 
@@ -226,9 +226,9 @@ def _run_cells(run: StoredRun, primary: str) -> list[str]:
         str(run.seed),
         NONE if figure is None else f"{figure['mean']:.4f}",
         f"{run.n_users:,}",
-        duration(COSTS["fit"].read(manifest)),
-        duration(COSTS["cpu"].read(manifest)),
-        duration(manifest["seconds"].get("score")),
+        short_time(COSTS["fit"].read(manifest)),
+        short_time(COSTS["cpu"].read(manifest)),
+        short_time(manifest["seconds"].get("score")),
         NONE if memory is None else f"{memory:,.0f} MB",
         device,
         str(manifest.get("finished") or NONE)[:10],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import __version__
-from bench.report.site.markup import Element, el
+from bench.report.markup import Element, el
 from bench.report.table import FAMILIES, Figure, Row
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = [
     "NONE",
     "Scale",
     "Site",
-    "duration",
     "family_class",
     "family_name",
     "family_of",
@@ -26,6 +25,7 @@ __all__ = [
     "frame",
     "interval_bar",
     "ordered",
+    "short_time",
 ]
 
 NONE = "–"
@@ -127,7 +127,7 @@ def family_of(row: Row) -> str:
     return "reported" if row.provenance else row.family
 
 
-def duration(seconds: float | None) -> str:
+def short_time(seconds: float | None) -> str:
     """Seconds for people."""
     if seconds is None:
         return NONE

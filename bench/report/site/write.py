@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from bench.errors import ConfigError
 from bench.io import atomic_folder, write_text
 from bench.report.costs import runs_by_id
+from bench.report.markup import document, slugs
 from bench.report.robustness import RobustnessReport
 from bench.report.site.index import index_page
-from bench.report.site.markup import document, slugs
 from bench.report.site.method import method_page
 from bench.report.site.parts import Site, family_of, family_order
 from bench.report.table import Table

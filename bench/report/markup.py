@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 from xml.etree import ElementTree as ET
 
-__all__ = ["Child", "Element", "data_block", "document", "el", "slugs"]
+__all__ = ["Child", "Element", "data_block", "document", "el", "fragment", "on_lines", "slugs"]
 
 _LINES = frozenset(
     [
@@ -82,6 +82,19 @@ def data_block(name: str, value: Any) -> Element:
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return el("script", text, type="application/json", class_=name)
+
+
+def on_lines(element: Element) -> Element:
+    """The element with a line for its start, and one for each child."""
+    element.text = "\n"
+    for child in element:
+        child.tail = "\n"
+    return element
+
+
+def fragment(root: Element) -> str:
+    """The text of a part of a page; ends with a newline."""
+    return ET.tostring(root, encoding="unicode", method="html").rstrip("\n") + "\n"
 
 
 def document(root: Element) -> str:
