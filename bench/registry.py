@@ -63,6 +63,7 @@ KINDS: Mapping[str, str] = {
 
 _PREFIX = "weavebench."
 BUILT_IN = "built-in"
+_REGISTERED = "registered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Registry(Generic[T]):
         for name, target in built_ins.items():
             self._add(name, _Entry(BUILT_IN, target, partial(import_target, target)))
 
-    def register(self, name: str, target: str | T, *, origin: str = "registered") -> None:
+    def register(self, name: str, target: str | T, *, origin: str = _REGISTERED) -> None:
         """Add an object, or ``module:object``; the same pair twice is no error.
 
         Raises:
@@ -231,7 +232,9 @@ class Registry(Generic[T]):
                 f"{self.kind} name {name!r} of {entry.target} ({entry.origin}) is taken by "
                 f"{known.target} ({known.origin}). Give one of them another name."
             )
-        self._entries.setdefault(name, entry)
+        # What is defined anew, as by a reloaded module, takes the place of the old one.
+        if known is None or known.origin == entry.origin == _REGISTERED:
+            self._entries[name] = entry
 
     def _found(self) -> Mapping[str, _Entry]:
         """All entries, those of plugins too, which are looked for once."""
