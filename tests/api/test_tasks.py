@@ -185,7 +185,7 @@ def test_scripts_may_define_a_method_and_sessions_may_not(home, monkeypatch):
     assert ran["result"].status == "done"
     session = ModuleType("session")
     monkeypatch.setitem(sys.modules, "session", session)
-    with pytest.raises(MethodError, match="Put the class into a file"):
+    with pytest.raises(MethodError, match="no source file"):
         exec((home / "script.py").read_text().replace("own-script", "own-session"), vars(session))
 
 
