@@ -9,7 +9,6 @@ from bench.evaluation.effects import EQUIVALENCE_BOUND
 from bench.evaluation.intervals import MetricSummary, bootstrap_interval, summarise
 from bench.evaluation.metrics import METRICS, Metric, metric_means, metric_per_user, random_row
 from bench.evaluation.outcomes import Outcomes
-from bench.evaluation.paired import PairedTest, paired_t_test
 from bench.evaluation.rank_intervals import RankInterval, rank_intervals
 from bench.evaluation.ranks import rank_outcomes
 from bench.evaluation.resampling import (
@@ -36,7 +35,6 @@ __all__ = [
     "MetricSummary",
     "Outcomes",
     "PairedBootstrap",
-    "PairedTest",
     "RankInterval",
     "SeedComparison",
     "SignFlipTest",
@@ -51,7 +49,6 @@ __all__ = [
     "metric_means",
     "metric_per_user",
     "paired_bootstrap",
-    "paired_t_test",
     "random_row",
     "rank_intervals",
     "rank_outcomes",

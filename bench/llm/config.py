@@ -17,7 +17,7 @@ __all__ = [
     "CPU_BATCH_TOKENS",
     "LIST_LENGTH",
     "PRIOR_SHARES",
-    "AdapterConfig",
+    "AdapterMethodConfig",
     "LLMConfig",
     "PromptStyle",
 ]
@@ -157,7 +157,7 @@ class LLMConfig(MethodConfig):
         return LIST_LENGTH if self.writes_lists else 1
 
 
-class AdapterConfig(LLMConfig):
+class AdapterMethodConfig(LLMConfig):
     """The same, and how a LoRA adapter is trained.
 
     Attributes:

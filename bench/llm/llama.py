@@ -9,7 +9,7 @@ scoring (:meth:`Llama.states`) changes what it can in place and attends by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.llm.batching import Packed
 from bench.llm.engines.attention import ForestPlan, forest_attention
-from bench.llm.engines.lora_factors import Factors
 from bench.llm.engines.sizes import padded
 from bench.llm.engines.tree import Forest
+from bench.llm.engines.updates import Update
 from bench.llm.fused import lora_linear, packed_attention, rms_norm, sequence_attention, swiglu
 from bench.llm.losses import chunked_cross_entropy
+from bench.llm.own_forward import plain_loss
 
-__all__ = ["FAMILIES", "Llama", "is_known"]
+__all__ = ["FAMILIES", "LayerLora", "Llama", "is_known", "loss_function"]
 
 FAMILIES = ("llama", "mistral", "qwen2")
 """``model_type`` of configurations with such layers."""
@@ -64,6 +65,24 @@ def is_known(model: Any) -> bool:
         and head.bias is None
         and len({p.device for p in model.parameters()}) == 1
     )
+
+
+def loss_function(
+    model: Any, *, gradient_checkpointing: bool = False
+) -> Callable[[Packed], Tensor]:
+    """The function from packed sequences to their summed loss (float32 scalar, nats) under any model.
+
+    Args:
+        model: causal language model with the layers of :func:`bench.llm.lora.attach_lora`.
+        gradient_checkpointing: keep only the input of every layer and compute the layer again in the
+            backward pass.
+    """
+    model.train()  # dropout of the adapter
+    if is_known(model):
+        return Llama(model, gradient_checkpointing=gradient_checkpointing).loss
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return lambda packed: plain_loss(model, packed)
 
 
 class Llama:
@@ -109,9 +128,9 @@ class Llama:
         hidden = rms_norm(hidden, self._norm.weight, self._norm.variance_epsilon)
         return chunked_cross_entropy(hidden, self._head, torch.from_numpy(packed.labels).to(device))
 
-    def stack(self, factors: Mapping[str, Factors]) -> list[LayerLora]:
-        """Stack an adapter's factors, by name of the module, for :meth:`states`."""
-        return [layer.stack(factors) for layer in self._layers]
+    def stack(self, updates: Mapping[str, Update]) -> list[LayerLora]:
+        """Stack an adapter's updates, by name of the module, for :meth:`states`."""
+        return [layer.stack(updates) for layer in self._layers]
 
     def states(self, forest: Forest, lora: list[LayerLora] | None) -> Tensor:
         """Final hidden states, after the last norm, of the tokens in ``forest.read``.
@@ -166,12 +185,12 @@ class _Layer:
         gate_up = self._gate_up.train(rms_norm(hidden, second.weight, second.variance_epsilon))
         return hidden + self._down.train(swiglu(gate_up))
 
-    def stack(self, factors: Mapping[str, Factors]) -> LayerLora:
+    def stack(self, updates: Mapping[str, Update]) -> LayerLora:
         return LayerLora(
-            self._qkv.stack(factors),
-            self._out.stack(factors),
-            self._gate_up.stack(factors),
-            self._down.stack(factors),
+            self._qkv.stack(updates),
+            self._out.stack(updates),
+            self._gate_up.stack(updates),
+            self._down.stack(updates),
         )
 
     def read(self, hidden: Tensor, plan: ForestPlan, lora: LayerLora | None) -> Tensor:
@@ -218,9 +237,9 @@ class _Linears:
             x, dropped, self._weight, self._bias, scaling, self._sizes, self._adapted, *factors
         )
 
-    def stack(self, factors: Mapping[str, Factors]) -> Lora:
+    def stack(self, updates: Mapping[str, Update]) -> Lora:
         """The factors of these layers, B as one block-diagonal matrix: one product for all."""
-        own = [factors.get(name) for name in self._names]
+        own = [updates.get(name) for name in self._names]
         known = [f for f in own if f is not None]
         if not known:
             return None

@@ -14,7 +14,6 @@ from bench.errors import ConfigError, ResultError, unknown_name
 from bench.evaluation import (
     EQUIVALENCE_BOUND,
     Correction,
-    PairedTest,
     RankInterval,
     SeedComparison,
     adjust,
@@ -22,7 +21,6 @@ from bench.evaluation import (
     mcnemar,
     metric_per_user,
     paired_bootstrap,
-    paired_t_test,
     rank_intervals,
     sign_flip_test,
 )
@@ -68,7 +66,7 @@ class Comparison:
     metric: str
     mean: float
     rival_mean: float
-    test: PairedTest
+    test: SeedComparison
 
 
 def compare(run: StoredRun, rival: StoredRun, metric: str = "ndcg@5") -> Comparison:
@@ -80,7 +78,8 @@ def compare(run: StoredRun, rival: StoredRun, metric: str = "ndcg@5") -> Compari
     require_comparable(run, rival)
     a = metric_per_user(run.outcomes(), metric)
     b = metric_per_user(rival.outcomes(), metric)
-    return Comparison(run, rival, metric, float(a.mean()), float(b.mean()), paired_t_test(a, b))
+    test = compare_seeds(a[None], b[None])
+    return Comparison(run, rival, metric, float(a.mean()), float(b.mean()), test)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.merge import Merge, check_settings
 from bench.llm.methods.branches import AdapterMethod, Branch, woven_branches
 from bench.merging import MERGERS
@@ -26,7 +26,7 @@ _HYBRID_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the hybrids that ``weights=validation`` tries; the first of equals is taken."""
 
 
-class WeaveRecConfig(AdapterConfig):
+class WeaveRecConfig(AdapterMethodConfig):
     """As every adapter, and how the branches are made and merged.
 
     Attributes:
@@ -53,7 +53,7 @@ class WeaveRecConfig(AdapterConfig):
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {**values, "space": "product"} if name == "paper-as-run" else values
-        for name, values in AdapterConfig.profiles.items()
+        for name, values in AdapterMethodConfig.profiles.items()
     }
 
     @field_validator("merger", mode="before")

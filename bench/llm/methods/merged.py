@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import create_model
 
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.merge import Merge
 from bench.llm.methods.branches import AdapterMethod, Branch, single_branches
 from bench.merging.registry import make_config, merging_name
@@ -44,7 +44,7 @@ def method_for(merger: str) -> type[SingleDomainMerge]:
     name = "".join(part.title() for part in merging_name(merger).split("-"))
     config = create_model(
         f"{name}Config",
-        __base__=AdapterConfig,
+        __base__=AdapterMethodConfig,
         __module__=__name__,
         __doc__=f"As every adapter, and how they are merged.\n\nAttributes:\n    merge: options of {merger}.",
         merge=(kind, options),
@@ -54,7 +54,7 @@ def method_for(merger: str) -> type[SingleDomainMerge]:
             **values,
             **{f"merge.{key}": value for key, value in kind.profiles.get(profile, {}).items()},
         }
-        for profile, values in AdapterConfig.profiles.items()
+        for profile, values in AdapterMethodConfig.profiles.items()
     }
     # In the merger's module: the code behind a plugin's merger is part of what a run is.
     return type(

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.io import read_json
 from bench.llm.backbones import Backbone, find_backbone
-from bench.llm.config import AdapterConfig, LLMConfig
+from bench.llm.config import AdapterMethodConfig, LLMConfig
 from bench.llm.estimates import (
     Work,
     batch_tokens,
@@ -61,7 +61,7 @@ class JobWriter:
 
     def adapter(self, label: str, key: str, domains: Sequence[str]) -> Job:
         """The training of one adapter."""
-        config: AdapterConfig = self._config
+        config: AdapterMethodConfig = self._config
         sizes = [self._spec.sizes.get(name) for name in domains]
         known = [size for size in sizes if size is not None]
         work = training_work(known, config) if len(known) == len(sizes) else None
@@ -148,7 +148,7 @@ class JobWriter:
         work: Work | None,
         memory: float | None,
         *,
-        training: AdapterConfig | None = None,
+        training: AdapterMethodConfig | None = None,
         on_gpu: Work | None = None,
     ) -> Job:
         """A job of this work on the planned device, and of ``on_gpu`` (or the same) on the reference."""
