@@ -37,10 +37,12 @@ DEMO_LLM_USERS := 100
 # Published results, and the folder of the tables that are generated from them.
 RESULTS := leaderboards/results
 LEADERBOARDS := leaderboards
+BUDGETS := docs/budgets.md
 # Folder of the site that `make site` writes.
 SITE ?= site
 
-.PHONY: help install install-llm install-dev assets demo demo-ids test slow real lint format clean \
+# `docs` is a folder too.
+.PHONY: docs help install install-llm install-dev assets demo demo-ids test slow real lint format clean \
 	leaderboards check-leaderboards site \
 	bench-candidates bench-evaluator bench-recbole-training
 
@@ -120,10 +122,15 @@ test-vllm: $(VLLM)  ## the vLLM engine against the transformers engine, in its o
 
 leaderboards: $(BASE)  ## make the committed leaderboards from the committed results
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS)
+	$(BIN)/bench results budgets $(RESULTS) --out $(BUDGETS)
 
 check-leaderboards: $(BASE)  ## verify the committed results, and that their tables are up to date
 	$(BIN)/bench results verify $(RESULTS)
 	$(BIN)/bench results tables $(RESULTS) --out $(LEADERBOARDS) --check
+	$(BIN)/bench results budgets $(RESULTS) --out $(BUDGETS) --check
+
+docs: $(DEV)  ## make the tables of the documentation from the registries
+	$(BIN)/python docs/tables.py
 
 site: $(BASE)  ## make a web page of the committed results: site/index.html
 	$(BIN)/bench leaderboard --suite reference --store $(RESULTS) --format html --out $(SITE)

@@ -25,6 +25,7 @@ from bench.partial import atomic_file, partial_folder, replace_folder
 from bench.waiting import acquire
 
 __all__ = [
+    "StrPath",
     "atomic_folder",
     "cache_root",
     "canonical_json",
@@ -39,6 +40,9 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+StrPath = str | Path
+"""How callers may name a file or a folder."""
 
 
 def cache_root() -> Path:

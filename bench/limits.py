@@ -17,6 +17,10 @@ class LimitError(Exception):
     """The code took longer, or more memory, than it may; the message says which."""
 
 
+class _Stop(BaseException):
+    """Not an ``Exception``: code that catches all of these (Jinja, as it folds constants) would go on."""
+
+
 @contextmanager
 def limited(seconds: float, n_bytes: int) -> Iterator[None]:
     """Stop Python code in the block after ``seconds``, or where it wants ``n_bytes`` more memory.
@@ -31,6 +35,8 @@ def limited(seconds: float, n_bytes: int) -> Iterator[None]:
             yield
         except MemoryError as error:
             raise LimitError(f"it wants more than {n_bytes / 1e6:,.0f} MB of memory") from error
+        except _Stop:
+            raise LimitError(f"it does not end within {seconds:g} s") from None
 
 
 @contextmanager
@@ -40,7 +46,7 @@ def _time(seconds: float) -> Iterator[None]:
         return
 
     def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise LimitError(f"it does not end within {seconds:g} s")
+        raise _Stop
 
     handler = signal.signal(signal.SIGALRM, stop)
     # Somebody else's alarm goes on afterwards.

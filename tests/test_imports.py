@@ -82,3 +82,20 @@ def test_public_door_is_sorted_and_complete():
 
     assert bench.__all__ == sorted(bench.__all__)
     assert all(hasattr(bench, name) for name in bench.__all__)
+    assert set(bench.__all__) <= set(dir(bench))
+
+
+def test_importing_the_door_loads_nothing_heavy_and_reading_runs_no_torch(tmp_path):
+    program = (
+        "import json, sys, bench\n"
+        "at_once = sorted(sys.modules)\n"
+        "assert len(bench.load_runs(sys.argv[1])) == 0 and bench.table and bench.compare\n"
+        "print(json.dumps([at_once, sorted(sys.modules)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    at_once, later = json.loads(done.stdout)
+    assert not set(at_once) & {*HEAVY, "pydantic", "typer"}
+    assert "bench.api.tables" in later and "bench.methods" not in later
+    assert not set(later) & {"torch", "transformers", "pandas", "recbole"}

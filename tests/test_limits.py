@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -17,6 +18,14 @@ def test_an_endless_loop_is_stopped_and_the_alarm_is_restored():
         while True:
             pass
     assert signal.getsignal(signal.SIGALRM) == before
+
+
+def test_code_that_catches_every_exception_is_stopped_too():
+    with pytest.raises(LimitError, match="does not end"), limited(0.1, 10**9):
+        while True:
+            with suppress(Exception):
+                while True:
+                    pass
 
 
 def test_an_alarm_of_somebody_else_goes_on():

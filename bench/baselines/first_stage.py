@@ -14,7 +14,9 @@ from bench.baselines.pretraining import FirstStage, Pretrained, PretrainedStore,
 from bench.baselines.text import Encoder, encoder_here, resolve_encoder
 from bench.baselines.training import TrainingReport
 from bench.errors import MethodError
+from bench.io import hash_json
 from bench.methods import Context, DomainView, Job, Method, PlanSpec, source_sha256
+from bench.methods.config import chosen_plugins
 
 __all__ = ["FirstStageMethod", "require_sequences"]
 
@@ -91,8 +93,13 @@ class FirstStageMethod(Method):
             seed=getattr(run, self.stage_seed),
             dtype=run.dtype,
             # A plugin that derives from a built-in method may train otherwise with equal settings.
-            plugin=source_sha256(type(self)),
+            plugin=self._plugin_source(),
         )
+
+    def _plugin_source(self) -> str | None:
+        """Identity of what plugins decide: the class, and what the configuration chooses by name."""
+        own, chosen = source_sha256(type(self)), chosen_plugins(self.config)
+        return hash_json({"class": own, **chosen}) if chosen else own
 
 
 def require_sequences(name: str, domains: Sequence[DomainView], *, least: int = 1) -> None:

@@ -133,7 +133,7 @@ class PretrainedStore:
         return any(self.root.glob(f"*-{adapter_id}/{_RECORD}"))
 
     def watch(self, on_use: Callable[[tuple[AdapterUse, ...], float, float], None]) -> None:
-        """Have ``on_use`` called after every first stage asked for, see :class:`AdapterStore`."""
+        """Have ``on_use`` called after every first stage asked for, see :class:`SharedStore`."""
         self._watchers.append(on_use)
 
     def get(

@@ -34,9 +34,10 @@ from bench.cli import (
     run,
     runs,
 )
+from bench.cli.complete import ListsNames
 from bench.cli.faults import debugging, explain
 from bench.cli.output import echo
-from bench.cli.streams import interrupted, one_interrupt, open_streams
+from bench.cli.streams import drop_unwritten, interrupted, one_interrupt, open_streams
 from bench.process import launched, quiet_threads
 from bench.terminal import printable
 
@@ -98,6 +99,7 @@ def _one_message() -> Iterator[None]:
 def _ended(error: BaseException) -> typer.Exit:
     """Tell what happened; the exit code to end with."""
     message, code = explain(error)
+    drop_unwritten()
     _complain(message)
     return typer.Exit(code)
 
@@ -157,7 +159,7 @@ app.command("export-requests")(exchange.export_requests)
 app.command("import-scores")(exchange.import_scores)
 app.command("check")(check.check)
 app.add_typer(new.app, name="new")
-app.command("merge")(merge.merge)
+app.command("merge", cls=ListsNames)(merge.merge)
 app.command("doctor")(doctor.doctor)
 
 

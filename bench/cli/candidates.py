@@ -22,7 +22,6 @@ from bench.cli.protocol_options import (
     TrainOn,
     TrainOnOption,
     load_task,
-    task_spec,
 )
 
 __all__ = ["app"]
@@ -32,9 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-# Tasks are the same for every method without sources; this one needs nothing.
-_ANY_METHOD = "random"
 
 
 class Splits(StrEnum):
@@ -66,16 +62,14 @@ def export(
     """Write the candidates of all users by raw id, one row each; the file holds no labels."""
     from bench.protocol import export_candidates
 
-    spec = task_spec(
-        _ANY_METHOD,
+    task = load_task(
         target,
         negatives=negatives,
         n_negatives=n_negatives,
         candidate_seed=candidate_seed,
         ties=ties,
         data_root=data_root,
-    )
-    task = load_task(spec)
+    ).task
     export_candidates(task, out, splits=_SPLITS[split])
     echo(f"{out}: {task.n_users:,} users, candidates {task.candidates_hash}")
 
@@ -91,16 +85,13 @@ def import_(
 ) -> None:
     """Check a candidate file against a domain; `bench run --candidates FILE` then ranks its sets."""
     task = load_task(
-        task_spec(
-            _ANY_METHOD,
-            target,
-            candidates=file,
-            train_on=train_on,
-            keep_leak=keep_leak,
-            ties=ties,
-            data_root=data_root,
-        )
-    )
+        target,
+        candidates=file,
+        train_on=train_on,
+        keep_leak=keep_leak,
+        ties=ties,
+        data_root=data_root,
+    ).task
     n_candidates = task.test(task.subset(None)).n_candidates
     print_table(
         ("", str(file)),
@@ -129,18 +120,15 @@ def hash_(
 ) -> None:
     """Print the identity of a task and of its candidates, to compare machines and versions."""
     task = load_task(
-        task_spec(
-            _ANY_METHOD,
-            target,
-            negatives=negatives,
-            n_negatives=n_negatives,
-            candidate_seed=candidate_seed,
-            train_on=train_on,
-            keep_leak=keep_leak,
-            ties=ties,
-            data_root=data_root,
-        )
-    )
+        target,
+        negatives=negatives,
+        n_negatives=n_negatives,
+        candidate_seed=candidate_seed,
+        train_on=train_on,
+        keep_leak=keep_leak,
+        ties=ties,
+        data_root=data_root,
+    ).task
     facts = {
         "target": task.target,
         "task_hash": task.task_hash,

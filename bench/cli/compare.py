@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from bench.cli.compare_text import difference_text, number_text, p_text
-from bench.cli.output import echo, print_json, print_table, split_names
+import bench
+from bench.cli.output import echo, print_json, split_names, terminal_width
 from bench.cli.run_options import parse_users
-from bench.cli.runs import open_store
+from bench.cli.runs import readable
 from bench.cli.steady import steadily
-from bench.report.plain import CORRECTION_NAMES, count_text
-
-if TYPE_CHECKING:
-    from bench.report.comparison import Pairwise
-    from bench.runs.stored import StoredRun
 
 __all__ = ["compare"]
 
@@ -91,8 +86,9 @@ def compare(
     far a table depends on its candidates.
     """
     from bench.errors import ConfigError
-    from bench.report.comparison import compare_all, pairwise_record
-    from bench.report.contenders import contenders_of_runs, contenders_of_target
+    from bench.report.comparison import pairwise_record
+    from bench.report.pairwise_text import pairwise_text
+    from bench.runs.store import open_store
 
     if report is not Report.PAIRS:
         refused = {"RUN": runs, "--methods": methods, "--reference": reference, "--also": also}
@@ -113,33 +109,27 @@ def compare(
             "expected run ids or --target, one of the two: `bench compare RUN RUN` or "
             "`bench compare --target D --methods A,B`."
         )
-    if runs:
-        opened = open_store(store)
-        contenders, notes = contenders_of_runs([opened.get(name) for name in runs], metric)
-    else:
-        contenders, notes = contenders_of_target(
-            _readable(store),
-            str(target),
-            split_names(methods or ""),
-            metric=metric,
-            profile=profile,
-            users=parse_users(users),
-            task=task,
-            all_configs=all_configs,
-        )
-    found = compare_all(
-        contenders,
-        metric,
+    opened = open_store(store)
+    chosen = [opened.get(name) for name in runs] if runs else readable(store)
+    found = bench.compare(
+        chosen,
+        target=target,
+        methods=split_names(methods or ""),
+        metric=metric,
         reference=reference,
         correction=correction.value,
         alpha=alpha,
         bound=bound,
-        secondary=split_names(also or ""),
+        also=split_names(also or ""),
+        profile=profile,
+        users=parse_users(users),
+        task=task,
+        all_configs=all_configs,
     )
     if as_json:
-        print_json({**pairwise_record(found), "notes": notes})
+        print_json(pairwise_record(found))
     else:
-        _print(found, notes)
+        echo(pairwise_text(found, terminal_width()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +156,7 @@ def _transfer(
     from bench.report.transfer import transfer, transfer_record
 
     found = transfer(
-        _readable(store),
+        readable(store),
         split_names(target or ""),
         **asdict(table),
         correction=correction.value,
@@ -188,88 +178,8 @@ def _robustness(
 
     if target is None:
         raise ConfigError("--report robustness without --target; expected one target domain.")
-    found = robustness(_readable(store), target, **asdict(table))
+    found = robustness(readable(store), target, **asdict(table))
     if as_json:
         print_json(robustness_record(found))
     else:
         print_robustness(found)
-
-
-def _readable(store: Path | None) -> list[StoredRun]:
-    """All runs of the store; damaged ones are named on standard error."""
-    from bench.runs.store import Damage
-
-    damaged: list[Damage] = []
-    found = open_store(store).list(damaged=damaged)
-    for one in damaged:
-        echo(f"left out: {one.reason}", err=True)
-    return found
-
-
-def _print(found: Pairwise, notes: list[str]) -> None:
-    echo(
-        f"{found.target}: {found.metric.upper()} of {found.n_users:,} users, "
-        f"task {found.task_hash[:12]}\n"
-    )
-    print_table(
-        ("method", "seeds", "mean", "rank", "runs"),
-        [
-            (
-                c.label,
-                ",".join(str(run.seed) for run in c.runs) if c.trainable else "-",
-                f"{c.mean:.4f}",
-                str(found.ranks.get(c.label, "")),
-                " ".join(run.run_id[:8] for run in c.runs),
-            )
-            for c in found.contenders
-        ],
-    )
-    checkpoint = any(pair.test.this_checkpoint for pair in found.pairs)
-    echo(
-        f"\nPaired t-test over users and training seeds, two-sided; "
-        f"{CORRECTION_NAMES[found.correction]} over {count_text(len(found.pairs), 'comparison')}, "
-        f"alpha {found.alpha:g}"
-    )
-    extra = tuple(found.pairs[0].secondary)
-    seeded = any(max(pair.test.seeds) > 1 for pair in found.pairs)
-    print_table(
-        (
-            *("methods", "difference [95 % CI]", "relative", "p", "adjusted p"),
-            *(("p (users)",) if seeded else ()),
-            *(f"p ({name})" for name in extra),
-            *("d_z", "better / same / worse", "detectable", "result"),
-        ),
-        [
-            (
-                f"{pair.a} - {pair.b}",
-                difference_text(pair.test),
-                "-" if pair.test.relative is None else f"{100 * pair.test.relative:+.1f} %",
-                p_text(pair.test.p) + ("*" if pair.test.this_checkpoint else ""),
-                p_text(pair.adjusted_p),
-                *((p_text(pair.test.p_users),) if seeded else ()),
-                *(p_text(pair.secondary[name]) for name in extra),
-                number_text(pair.test.d_z, "+.3f"),
-                f"{pair.test.wins} / {pair.test.ties} / {pair.test.losses}",
-                number_text(pair.test.minimum_detectable, ".4f"),
-                pair.verdict,
-            )
-            for pair in found.pairs
-        ],
-    )
-    echo(
-        "\nIntervals and p are those of single comparisons; adjusted p belongs to all of them. "
-        "detectable: smallest true\ndifference that this test finds with a chance of 80 %. "
-        '"not separated" does not mean equal; "equivalent" means that\nthe interval lies within '
-        "the bound."
-    )
-    if checkpoint:
-        echo(
-            "* A trained method has one seed: the test is about this checkpoint, not the method. "
-            "Add seeds with --seed 0,1,2."
-        )
-    if seeded:
-        echo("p (users): of these checkpoints alone, without the variance between seeds.")
-    if found.ranks:
-        echo("rank: best and worst place, given the differences that are significant.")
-    for note in notes:
-        echo(note)

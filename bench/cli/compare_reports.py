@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.cli.compare_text import difference_text, p_text
 from bench.cli.output import echo, print_table
-from bench.report.plain import CORRECTION_NAMES, count_text
+from bench.report.plain import CORRECTION_NAMES, count_text, difference_text, p_text
 
 if TYPE_CHECKING:
     from bench.report.robustness import RobustnessReport

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.complete import ListsNames
 from bench.cli.data_import import import_, remove
 from bench.cli.output import echo, human_bytes, print_json, print_table
 from bench.errors import unknown_name
@@ -28,7 +29,7 @@ Root = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app.command("import")(import_)
+app.command("import", cls=ListsNames)(import_)
 app.command("rm")(remove)
 
 

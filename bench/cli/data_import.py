@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.complete import reader_names
 from bench.cli.output import echo
 from bench.cli.protocol_options import OnError
 from bench.errors import ConfigError
@@ -105,6 +106,13 @@ def import_(
     on_error: Annotated[
         OnError, typer.Option(help="At a malformed line: stop, or skip and count.")
     ] = OnError.RAISE,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="Format, one of: {readers}. Default: found from the file.",
+            autocompletion=reader_names,
+        ),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier import.")] = False,
 ) -> None:
     """Import your own interactions under a name; `bench run --target NAME` finds it from then on."""
@@ -128,6 +136,7 @@ def import_(
         sequences=sequences,
         repeats=repeats.value,
         on_error=on_error.value,
+        reader=reader,
         replace=replace,
     )
     echo(f"{name}: {domain.n_users:,} users, {domain.n_items:,} items, {domain.n_events:,} events")

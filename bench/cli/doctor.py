@@ -34,7 +34,7 @@ def doctor() -> None:
     from bench.data.catalogue import CATALOGUE, GROUPS
     from bench.data.load import missing_domains
     from bench.io import cache_root, store_root
-    from bench.methods import registry
+    from bench.registry import all_problems
 
     problems: list[str] = []
     echo(f"Python {platform.python_version()} on {platform.platform()}")
@@ -83,7 +83,7 @@ def doctor() -> None:
             ],
         )
     echo(f"\n{_threads()}\n{_torch(problems)}")
-    problems += [f"method {found.name}: {found.reason}" for found in registry.problems()]
+    problems += [f"{found.name} ({found.origin}): {found.reason}" for found in all_problems()]
     for problem in problems:
         echo(f"problem: {problem}", err=True)
     if problems:

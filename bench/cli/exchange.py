@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,17 +24,11 @@ from bench.cli.protocol_options import (
     TrainOn,
     TrainOnOption,
     load_task,
-    note_left_out,
-    task_spec,
+    task_of,
 )
 from bench.cli.rivals import RivalsOption
-from bench.cli.runs import open_store
 from bench.errors import ConfigError
 from bench.names import METHOD_NAME
-
-if TYPE_CHECKING:
-    from bench.protocol import Task
-    from bench.runs.spec import RunSpec
 
 __all__ = ["export_requests", "import_scores"]
 
@@ -90,9 +84,9 @@ def export_requests(
 
     if sources is not None and not with_training:
         raise ConfigError(f"--sources {sources} without --with-training: requests have no sources.")
-    spec = task_spec(
-        "random",
+    handle = load_task(
         target,
+        sources=run_options.parse_sources(sources),
         negatives=negatives,
         n_negatives=n_negatives,
         candidate_seed=candidate_seed,
@@ -101,7 +95,7 @@ def export_requests(
         ties=ties,
         data_root=data_root,
     )
-    task = load_task(spec) if not with_training else _with_sources(spec, sources)
+    task = handle.with_sources() if with_training else handle.task
     users = task.subset(run_options.parse_limit(limit_users))
     if split is ExportedSplit.TEST:
         meta = write(task, task.test(users), out, titles=titles)
@@ -120,26 +114,6 @@ def export_requests(
         echo(f"  {training['note']}")
     if split is ExportedSplit.TEST:
         echo("Send scores back (user_id, item_id, score) with: bench import-scores")
-
-
-def _with_sources(spec: RunSpec, sources: str | None) -> Task:
-    """The task with the sources whose training rows are exported.
-
-    Raises:
-        ConfigError: a domain that nobody knows.
-        MissingDataError: a domain is not on disk.
-    """
-    from bench.data.load import study_sources
-    from bench.runs.resolve import require_available
-    from bench.runs.tasks import load_task as build
-
-    named = run_options.parse_sources(sources)
-    chosen = study_sources(spec.target, spec.data_root) if named is None else named
-    spec = spec.model_copy(update={"sources": tuple(chosen)})
-    require_available([spec])
-    task = build(spec).task
-    note_left_out(task)
-    return task
 
 
 def import_scores(
@@ -203,13 +177,14 @@ def import_scores(
     from bench.runs.external import store_scores
     from bench.runs.matrix import RunResult
     from bench.runs.results import run_json
+    from bench.runs.store import open_store
 
     if not METHOD_NAME.fullmatch(name):
         raise ConfigError(
             f"--name {name!r}: expected letters, digits and . _ : + -, beginning with a letter or digit."
         )
-    spec = task_spec(
-        name,
+    limit = run_options.parse_limit(limit_users)
+    handle = task_of(
         target,
         negatives=negatives,
         n_negatives=n_negatives,
@@ -218,8 +193,9 @@ def import_scores(
         keep_leak=keep_leak,
         ties=ties,
         data_root=data_root,
-        limit_users=run_options.parse_limit(limit_users),
-    ).model_copy(update={"seed": seed})
+    )
+    scored = {"method": name, "seed": seed, "limit_users": limit}
+    spec = handle.spec.model_copy(update=scored)
     opened = open_store(store)
     run = store_scores(
         spec,
@@ -234,6 +210,7 @@ def import_scores(
         score_seconds=score_seconds,
         peak_memory_mb=peak_memory_mb,
         hardware=hardware,
+        tasks=handle.cache,
     )
     if as_json:
         print_json(run_json(run))

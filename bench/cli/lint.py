@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.output import echo, print_json
-from bench.cli.runs import open_store
 from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ def lint(
     """
     from bench.report.lint import LintOptions
     from bench.report.lint import lint as check
+    from bench.runs.store import open_store
 
     options = LintOptions(n_candidates, n_users, slack)
     opened = open_store(store)

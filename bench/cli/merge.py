@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.complete import merger_names
 from bench.cli.output import echo, human_seconds, print_json
 from bench.errors import ConfigError, MissingAdapterError, ResultError
 
@@ -18,13 +19,15 @@ def merge(
     adapters: Annotated[
         list[str],
         typer.Argument(
-            metavar="ADAPTER...", help="PEFT folders, or ids of `bench adapters list`, in order."
+            metavar="ADAPTER...",
+            help="PEFT folders, or ids of `bench adapters list`, in order (ext-sub: the expert first).",
         ),
     ],
     method: Annotated[
         str,
         typer.Option(
-            help="weight-average, task-arithmetic, ties, dare, ext-sub (the expert first) or lora-lego."
+            help="One of: {mergers}.",
+            autocompletion=merger_names,
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder of the merged adapter.")],

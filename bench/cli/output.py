@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.terminal import echo, json_safe, one_line
+from bench.terminal import echo, json_safe, text_table
 
 __all__ = [
     "echo",
@@ -22,62 +21,14 @@ __all__ = [
 ]
 
 
-_NARROWEST = 12
-"""Characters below which a column is not wrapped: the words would fall to pieces."""
-
-
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a plain table; in a terminal that is too narrow its long cells are wrapped.
-
-    Where that is not enough, every row becomes a list of its cells. In a log and a pipe a table is
-    always as wide as its cells.
-    """
-    from tabulate import tabulate
-
-    head = [one_line(title) for title in headers]
-    body = [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
-    # Tabulate keeps two characters more than a heading.
-    padded = [f"{title}  " for title in head]
-    widths: list[int] | None = [max(map(len, column)) for column in zip(padded, *body, strict=True)]
-    wide = terminal_width()
-    if widths is not None and wide is not None and _total(widths) > wide:
-        widths = _narrowed(widths, wide)
-        if widths is None:
-            echo("\n\n".join(_record(head, row) for row in body))
-            return
-        body = [
-            ["\n".join(textwrap.wrap(c, w)) for c, w in zip(r, widths, strict=True)] for r in body
-        ]
-        head = ["\n".join(textwrap.wrap(c, w - 2)) for c, w in zip(head, widths, strict=True)]
-    echo(tabulate(body, headers=head, tablefmt="simple", disable_numparse=True))
+    """Print a plain table; in a terminal that is too narrow its long cells are wrapped."""
+    echo(text_table(headers, rows, terminal_width()))
 
 
 def terminal_width() -> int | None:
     """Columns of the terminal that standard output is; None for a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + 2 * (len(widths) - 1)
-
-
-def _narrowed(widths: Sequence[int], wide: int) -> list[int] | None:
-    """The widths with the widest made narrower until they fit; None where they cannot."""
-    found = list(widths)
-    while _total(found) > wide:
-        widest = max(range(len(found)), key=found.__getitem__)
-        if found[widest] <= _NARROWEST:
-            return None
-        found[widest] -= 1
-    return found
-
-
-def _record(head: Sequence[str], row: Sequence[str]) -> str:
-    """One row as lines of name and cell."""
-    left = max(map(len, head))
-    return "\n".join(
-        f"{title:<{left}}  {cell}".rstrip() for title, cell in zip(head, row, strict=True)
-    )
 
 
 def print_json(value: Any) -> None:

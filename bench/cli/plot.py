@@ -10,7 +10,7 @@ import typer
 
 from bench.cli.output import echo
 from bench.cli.run_options import parse_users
-from bench.cli.runs import open_store
+from bench.cli.runs import readable
 from bench.cli.steady import steadily
 
 __all__ = ["plot"]
@@ -68,16 +68,12 @@ def plot(
     ] = None,
 ) -> None:
     """Draw stored runs of one target; the rows are those of `bench leaderboard`."""
-    from bench.report.leaderboard import build_table
+    from bench import table
     from bench.report.plots import cost_figure, figure_format, interval_figure, write_figure
-    from bench.runs.store import Damage
 
     figure_format(out)
-    damaged: list[Damage] = []
-    runs = open_store(store).list(damaged=damaged)
-    for found in damaged:
-        echo(f"left out: {found.reason}", err=True)
-    table = build_table(
+    runs = readable(store)
+    board = table(
         runs,
         target,
         primary=metric,
@@ -88,9 +84,10 @@ def plot(
         all_configs=all_configs,
         ci=True,
     )
+    (drawn,) = board.tables
     if kind is Kind.COST:
-        figure = cost_figure(table, runs, metric, cost.value)
+        figure = cost_figure(drawn, runs, metric, cost.value)
     else:
-        figure = interval_figure(table, metric)
+        figure = interval_figure(drawn, metric)
     write_figure(figure, out)
     echo(f"wrote {out}", err=True)

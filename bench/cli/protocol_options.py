@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import bench
 from bench.cli.output import echo
 
 if TYPE_CHECKING:
-    from bench.protocol import Task
-    from bench.runs.spec import RunSpec
+    from bench import TaskHandle
 
 __all__ = [
     "MAX_SEED",
@@ -26,8 +26,7 @@ __all__ = [
     "TiesOption",
     "TrainOnOption",
     "load_task",
-    "note_left_out",
-    "task_spec",
+    "task_of",
 ]
 
 
@@ -78,53 +77,28 @@ DataRoot = Annotated[
 ]
 
 
-def task_spec(
-    method: str,
-    target: str,
-    *,
-    negatives: DrawnNegatives = DrawnNegatives.UNIFORM,
-    n_negatives: int = 29,
-    candidate_seed: int = 0,
-    train_on: TrainOn = TrainOn.TRAIN,
-    keep_leak: bool = False,
-    candidates: Path | None = None,
-    ties: Ties = Ties.FILE,
-    data_root: Path | None = None,
-    limit_users: int | None = None,
-) -> RunSpec:
-    """The specification of a run of ``method`` on the task that the options name."""
-    from bench.protocol import ProtocolOptions
-    from bench.runs.spec import RunSpec
+def task_of(target: str, **options: Any) -> TaskHandle:
+    """The task of a target by name.
 
-    return RunSpec(
-        method=method,
-        target=target,
-        protocol=ProtocolOptions(
-            negatives="imported" if candidates is not None else negatives.value,
-            n_negatives=n_negatives,
-            candidate_seed=candidate_seed,
-            train_on=train_on.value,
-            keep_leak=keep_leak,
-        ),
-        candidates=candidates,
-        ties=ties.value,
-        data_root=data_root,
-        limit_users=limit_users,
-    )
+    Args:
+        target: name of the domain.
+        options: as the command line has them, see :func:`bench.load_task`.
+    """
+    from bench.data.sources import check_name
+
+    check_name(target)  # not the path of a folder
+    values: dict[str, Any] = {
+        key: value.value if isinstance(value, StrEnum) else value for key, value in options.items()
+    }
+    return bench.load_task(target, **values)
 
 
-def load_task(spec: RunSpec) -> Task:
-    """Build the task of a specification whose method needs no sources; name the users it leaves out."""
-    from bench.runs.runner import prepare
-
-    task = prepare(spec).loaded.task
-    note_left_out(task)
-    return task
-
-
-def note_left_out(task: Task) -> None:
-    """Say on standard error how many users a task leaves out, and why."""
+def load_task(target: str, **options: Any) -> TaskHandle:
+    """As :func:`task_of`; the users that the task leaves out are named on standard error."""
     from bench.report.caption import left_out_note
 
-    for note in left_out_note(task.left_out.record() if task.left_out else None):
-        echo(f"note: {task.target}: {note}", err=True)
+    handle = task_of(target, **options)
+    left_out = handle.task.left_out
+    for note in left_out_note(left_out.record() if left_out else None):
+        echo(f"note: {target}: {note}", err=True)
+    return handle

@@ -100,3 +100,30 @@ def tables(
         return
     changed = write(files, out)
     echo(f"wrote {len(changed)} of {len(files)} files to {out}")
+
+
+@app.command("budgets")
+def budgets(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Markdown file that the page is written to.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if the file differs.")
+    ] = False,
+) -> None:
+    """Make the page on how much every trained result was trained, and which are too short.
+
+    Exit code 1 when --check finds a difference.
+    """
+    from bench.errors import ResultError
+    from bench.io import write_bytes
+    from bench.report.budgets import budget_page
+    from bench.report.committed import COMMAND
+    from bench.runs.store import RunStore
+
+    page = budget_page(RunStore(folder).list(), COMMAND).encode()
+    same = out.is_file() and out.read_bytes() == page
+    if check and not same:
+        raise ResultError(f"{out} is not what {folder} gives; run `{COMMAND}`.")
+    if not same:
+        write_bytes(out, page)
+    echo(f"{out} is what {folder} gives" if same else f"wrote {out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +22,6 @@ from bench.cli.rivals import (
 )
 from bench.cli.run_baseline import missing_baselines
 from bench.cli.run_transfer import print_transfer_of
-from bench.cli.runs import open_store
 from bench.errors import ConfigError, MissingDataError
 
 if TYPE_CHECKING:
@@ -172,6 +170,7 @@ def run(
     from bench.runs.matrix import expand
     from bench.runs.planning import plan_runs
     from bench.runs.resolve import require_available
+    from bench.runs.store import open_store
     from bench.runs.tasks import TaskCache
     from bench.waiting import patience
 
@@ -186,7 +185,6 @@ def run(
     overrides, own_overrides = run_options.split_overrides(
         merge(load_config_file(config) if config else {}, parse_set(set_ or ())), methods
     )
-    _check_device(device, present=not plan)
     common: dict[str, Any] = {
         "sources": run_options.parse_sources(sources),
         "protocol": ProtocolOptions(
@@ -265,29 +263,6 @@ def _note_unused_sources(specs: Sequence[RunSpec], given: Sequence[str] | None) 
             f"note: {', '.join(unused)} learn{'s' if len(unused) == 1 else ''} from the target alone; "
             f"--sources {','.join(given)} is not used for {'it' if len(unused) == 1 else 'them'}.",
             err=True,
-        )
-
-
-def _check_device(device: str, *, present: bool) -> None:
-    """Refuse a device that cannot work before any data are read.
-
-    Args:
-        device: what was asked for.
-        present: whether this machine must have it; a plan may be made for another one.
-    """
-    if device == "cpu":
-        return
-    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
-        raise ConfigError(f"--device {device!r}: expected cpu, cuda, cuda:N or mps.")
-    if not present:
-        return
-    import torch
-
-    backend = torch.backends.mps if device == "mps" else torch.cuda
-    if not backend.is_available():
-        raise ConfigError(
-            f"--device {device}: torch {torch.__version__} sees no such device. Use --device cpu, or "
-            "install a torch build for it (docs/install.md)."
         )
 
 

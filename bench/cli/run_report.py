@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.compare_text import p_text
 from bench.cli.output import echo, human_seconds, print_table
 from bench.cli.rivals import PRIMARY
-from bench.cli.runs import in_order
+from bench.report.plain import p_text
 
 if TYPE_CHECKING:
     from bench.report.comparison import Comparison
@@ -44,7 +43,7 @@ _SHORT = ("ndcg@1", "ndcg@5", "mrr@5")
 
 
 def _with_interval(run: StoredRun, metric: str) -> str:
-    value = run.metrics["metrics"][metric]
+    value = run.figures[metric]
     low, high = value["ci95"]
     return f"{value['mean']:.4f} [{low:.4f}, {high:.4f}]"
 
@@ -118,10 +117,7 @@ def print_runs(target: str, results: Sequence[RunResult]) -> None:
         )
         print_table(
             ("metric", "mean [95 % CI]"),
-            [
-                (name.upper(), _with_interval(first, name))
-                for name, _ in in_order(first.metrics["metrics"])
-            ],
+            [(name.upper(), _with_interval(first, name)) for name in first.figures],
         )
         echo(f"run {first.run_id}: {first.path}")
         return

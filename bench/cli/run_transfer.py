@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.cli.compare_reports import against_text
-from bench.cli.compare_text import difference_text, p_text
 from bench.cli.output import echo, print_table
 from bench.cli.rivals import PRIMARY
 from bench.cli.steady import steadily
+from bench.report.plain import difference_text, p_text
 
 if TYPE_CHECKING:
     from bench.methods import Method

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import bench
 from bench.cli.output import echo, human_seconds, print_json, print_table
 from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
-    from bench.runs.store import RunStore
+    from bench import Runs
+    from bench.runs.store import Damage, RunStore
     from bench.runs.stored import StoredRun
 
-__all__ = ["app", "in_order", "open_store"]
+__all__ = ["app", "readable"]
 
 PER_USER = "per_user.parquet"
 
@@ -31,24 +32,13 @@ Store = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first digits.")]
 
 
-def open_store(store: Path | None) -> RunStore:
-    """The store that an option or the environment names."""
-    from bench.io import store_root
-    from bench.runs.store import RunStore
-
-    return RunStore(store if store is not None else store_root())
-
-
-def in_order(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Metrics in the order of the evaluator; JSON files sort them by name."""
-    from bench.evaluation import METRICS
-
-    return [(name, metrics[name]) for name in METRICS if name in metrics]
-
-
-def _mean(run: StoredRun, metric: str) -> str:
-    found = run.metrics["metrics"].get(metric)
-    return "-" if found is None else f"{found['mean']:.4f}"
+def readable(store: Path | list[Path] | None, *, published: bool = False) -> Runs:
+    """All runs of the stores; damaged ones are named on standard error."""
+    damaged: list[Damage] = []
+    runs = bench.load_runs(store, published=published, damaged=damaged)
+    for one in damaged:
+        echo(f"left out: {one.reason}", err=True)
+    return runs
 
 
 @app.command("list")
@@ -59,34 +49,19 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the stored runs; damaged and failed ones are named on standard error."""
-    from bench.runs.store import Damage
+    from bench.runs.store import open_store
     from bench.runs.unfinished import unfinished_runs
 
     opened = open_store(store)
     damaged: list[Damage] = []
-    runs = opened.list(target=target, method=method, damaged=damaged)
+    # Copies of a run are listed as well, for every command that names it will ask which is meant.
+    runs = bench.Runs(opened.list(target=target, method=method, damaged=damaged))
     if not runs:
         _require_known(opened, target, method)
     if as_json:
         print_json([{**run.manifest, "path": str(run.path)} for run in runs])
     elif runs:
-        print_table(
-            ("run", "target", "method", "profile", "seed", "users", "ndcg@1", "ndcg@5", "task"),
-            [
-                (
-                    run.run_id,
-                    run.target,
-                    run.shown_name,
-                    run.profile,
-                    run.seed,
-                    run.n_users,
-                    _mean(run, "ndcg@1"),
-                    _mean(run, "ndcg@5"),
-                    run.task_hash[:8],
-                )
-                for run in runs
-            ],
-        )
+        print_table(*runs.listing())
     else:
         echo(
             f"No runs in {opened.root}. Begin with: "
@@ -147,6 +122,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print manifest and metrics.")] = False,
 ) -> None:
     """Show identity, configuration, metrics and costs of one run."""
+    from bench.runs.store import open_store
+
     found = open_store(store).get(run)
     if as_json:
         print_json({"manifest": found.manifest, "metrics": found.metrics, "path": str(found.path)})
@@ -197,7 +174,7 @@ def show(
         ("metric", "mean", "from", "to"),
         [
             (name, f"{v['mean']:.4f}", f"{v['ci95'][0]:.4f}", f"{v['ci95'][1]:.4f}")
-            for name, v in in_order(found.metrics["metrics"])
+            for name, v in found.figures.items()
         ],
     )
 
@@ -219,6 +196,7 @@ def rm(
 ) -> None:
     """Delete runs, damaged ones too; every name is looked up before the first is deleted."""
     from bench.errors import ConfigError
+    from bench.runs.store import open_store
 
     if not names and not unfinished:
         raise ConfigError("nothing to delete: name runs, or give --unfinished.")
@@ -252,6 +230,7 @@ def export(
     """Copy runs to a file or folder for another machine, or in a form to publish."""
     from bench.runs.archive import export_runs
     from bench.runs.results import export_result, published_manifest
+    from bench.runs.store import open_store
 
     opened = open_store(store)
 
@@ -276,6 +255,7 @@ def import_(
 ) -> None:
     """Copy exported runs into the store; every file is compared with its manifest first."""
     from bench.runs.archive import import_runs
+    from bench.runs.store import open_store
 
     for run in import_runs(source, open_store(store), replace=replace):
         echo(f"{run.run_id}  {run.shown_name} on {run.target}, seed {run.seed}")
@@ -296,14 +276,14 @@ def reproduce(
     from bench.runs.archive import reproduce_spec
     from bench.runs.progress import make_progress
     from bench.runs.runner import execute
-    from bench.runs.store import RunStore
+    from bench.runs.store import open_store
 
     before = open_store(store).get(name)
     spec = reproduce_spec(before, data_root=data_root)
     progress = make_progress("quiet" if quiet else "auto")
     try:
         with tempfile.TemporaryDirectory(prefix="bench-reproduce-") as scratch:
-            after = execute(spec, RunStore(Path(scratch)), progress=progress)
+            after = execute(spec, scratch, progress=progress)
             _compare(before, after)
     finally:
         progress.close()
@@ -315,17 +295,16 @@ def _named(run: StoredRun) -> str:
 
 def _compare(before: StoredRun, after: StoredRun) -> None:
     """Print both means of every metric; the per-user outcomes decide."""
-    metrics = before.metrics["metrics"]
     print_table(
         ("metric", "stored", "again", "difference"),
         [
             (
                 metric,
-                f"{metrics[metric]['mean']:.6f}",
-                f"{after.metrics['metrics'][metric]['mean']:.6f}",
-                f"{after.metrics['metrics'][metric]['mean'] - metrics[metric]['mean']:+.2e}",
+                f"{value['mean']:.6f}",
+                f"{after.figures[metric]['mean']:.6f}",
+                f"{after.figures[metric]['mean'] - value['mean']:+.2e}",
             )
-            for metric, _ in in_order(metrics)
+            for metric, value in before.figures.items()
         ],
     )
     differing = [

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TextIO
 
-__all__ = ["interrupted", "one_interrupt", "open_streams", "silent_interrupt"]
+__all__ = ["drop_unwritten", "interrupted", "one_interrupt", "open_streams", "silent_interrupt"]
 
 _AT_ONCE_SECONDS = 1.0
 _INTERRUPTED = 130
@@ -49,11 +49,24 @@ class _Forgiving(io.TextIOWrapper):
                 self._give_up()
 
     def _give_up(self) -> None:
-        """Send the rest of it, and what libraries write there, to nowhere."""
-        with suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+        _to_nowhere(self)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Send the rest of a stream, and what libraries write there, to nowhere."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def drop_unwritten() -> None:
+    """Lose what standard output holds and cannot write: the interpreter would fail at it once more."""
+    with suppress(ValueError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _to_nowhere(sys.stdout)
 
 
 def open_streams() -> None:

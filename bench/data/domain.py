@@ -91,7 +91,7 @@ class Items:
         return Items(self.ids.copy(), self.titles.copy(), columns, self.n_placeholders)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Domain:
     """One data set: vocabulary and chronological sequences of every user.
 
@@ -128,6 +128,10 @@ class Domain:
                 f"domain {self.name}: {len(self.timestamps)} timestamps for "
                 f"{len(self.sequences.items)} events."
             )
+
+    def __repr__(self) -> str:
+        sizes = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_events:,} events"
+        return f"Domain({self.name}: {sizes})"
 
     @property
     def n_users(self) -> int:

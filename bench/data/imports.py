@@ -55,6 +55,7 @@ def import_domain(
     sequences: bool = False,
     repeats: Repeats = "first",
     on_error: OnError = "raise",
+    reader: str | None = None,
     replace: bool = False,
 ) -> Domain:
     """Import a data set under a name of its own; ``load_domain(name)`` finds it from then on.
@@ -82,6 +83,7 @@ def import_domain(
         sequences: whether each line is a user followed by all his items.
         repeats: ``first`` event of each user and item, or ``keep`` all: refused if there are any.
         on_error: ``raise``, or ``skip`` and count malformed lines.
+        reader: name in :data:`bench.data.readers.READERS`, None: found from the files.
         replace: whether an earlier import of that name is replaced.
 
     Returns:
@@ -106,7 +108,16 @@ def import_domain(
             f"domain {name!r} exists in {folder}; choose another name, or replace it with --replace."
         )
     reading = Reading(
-        separator, quotes, header, encoding, time_format, tuple(where), sequences, repeats, on_error
+        separator,
+        quotes,
+        header,
+        encoding,
+        time_format,
+        tuple(where),
+        sequences,
+        repeats,
+        on_error,
+        reader,
     )
     files = [Path(inter)] if isinstance(inter, str | Path) else [Path(file) for file in inter]
     raw = read_files(name, files, items, mapping, reading)

@@ -22,6 +22,7 @@ from bench.data.sources import (
     stored_names,
 )
 from bench.errors import ConfigError, DataError, MissingDataError, unknown_name
+from bench.io import StrPath
 
 __all__ = [
     "is_available",
@@ -44,7 +45,7 @@ _RECORDS = {
 def load_domain(
     name: str,
     *,
-    data_root: Path | None = None,
+    data_root: StrPath | None = None,
     ties: Ties = "file",
     on_error: OnError = "raise",
 ) -> Domain:
@@ -66,6 +67,7 @@ def load_domain(
     """
     check_ties(ties)
     check_on_error(on_error)
+    data_root = None if data_root is None else Path(data_root)
     source = find_source(name, data_root)
     if source is None:
         raise not_found([name], data_root=data_root)

@@ -3,65 +3,19 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from bench.data.raw import OnError, RawData
+from bench.data.raw import RawData
+from bench.data.readers import READERS
+from bench.data.readers.base import Files, Reader, Reading, Repeats
 from bench.data.readers.columns import ColumnMapping
-from bench.data.readers.delimited import Dialect, Quotes
-from bench.data.readers.movielens import is_movielens, read_movielens
-from bench.data.readers.tabular import TableOptions, read_tabular
-from bench.data.readers.where import parse_condition
-from bench.errors import ConfigError, DataError
+from bench.errors import ConfigError, DataError, MethodError
+from bench.registry import BUILT_IN
 
 __all__ = ["Reading", "Repeats", "read_files"]
-
-Repeats = Literal["first", "keep"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How files are read.
-
-    Attributes:
-        separator: what separates fields of text; None: found from the ending and the first line.
-        quotes: ``csv`` or ``none``; None: by the rule of :mod:`bench.data.readers.delimited`.
-        header: whether line 1 of the interactions holds names; None: found from the file.
-        encoding: text encoding; None: UTF-8 (MovieLens: that of the release).
-        time_format: strftime directives of times; None: numbers or ISO 8601.
-        where: conditions that an interaction must meet, such as ``"rating >= 4"``.
-        sequences: whether each line is a user followed by all his items, oldest first.
-        repeats: of several events of one user and item, the earliest (``first``), or none of them:
-            such data are refused (``keep``).
-        on_error: ``raise``, or ``skip`` and count malformed lines.
-    """
-
-    separator: str | None = None
-    quotes: Quotes | None = None
-    header: bool | None = None
-    encoding: str | None = None
-    time_format: str | None = None
-    where: Sequence[str] = ()
-    sequences: bool = False
-    repeats: Repeats = "first"
-    on_error: OnError = "raise"
-
-    def words(self) -> list[str]:
-        """The options of `bench data import` that say the same."""
-        flags = {True: "--header", False: "--no-header", None: ""}
-        given = {
-            "--separator": self.separator,
-            "--quotes": self.quotes,
-            "--encoding": self.encoding,
-            "--time-format": self.time_format,
-            "--on-error": self.on_error if self.on_error != "raise" else None,
-        }
-        words = [word for flag, value in given.items() if value for word in (flag, value)]
-        words += [word for condition in self.where for word in ("--where", condition)]
-        return [w for w in (*words, flags[self.header], "--sequences" * self.sequences) if w]
 
 
 def read_files(
@@ -81,35 +35,47 @@ def read_files(
         reading: how.
 
     Raises:
-        ConfigError: options that do not fit the format.
+        ConfigError: options that do not fit the format, or an unknown reader.
         DataError: malformed files, or repeated events that ``reading`` wants to keep.
+        MethodError: a reader that an installed package announces is none.
     """
     if reading.repeats not in get_args(Repeats):
         raise ConfigError(f"repeats is {reading.repeats!r}; expected 'first' or 'keep'.")
     _require_items(inter, items, mapping)
-    conditions = [parse_condition(text) for text in reading.where]
-    if is_movielens(inter[0]):
-        _only_movielens(inter, items, mapping, reading)
-        raw = read_movielens(inter[0], encoding=reading.encoding, on_error=reading.on_error)
-    else:
-        if mapping is not None and not isinstance(mapping, ColumnMapping):
-            mapping = ColumnMapping.from_pairs(mapping)
-        words = ["bench", "data", "import", name, *map(str, inter)]
-        words += ["--items", str(items)] * (items is not None) + reading.words()
-        dialect = Dialect(
-            reading.separator,
-            reading.quotes,
-            reading.header,
-            reading.encoding or "utf-8",
-            reading.time_format,
+    if mapping is not None and not isinstance(mapping, ColumnMapping):
+        mapping = ColumnMapping.from_pairs(mapping)
+    chosen = reading.reader or _reader_of(inter[0])
+    raw = _reader(chosen).read(Files(name, inter, items, mapping, reading))
+    if not isinstance(raw, RawData):
+        raise MethodError(
+            f"reader {chosen!r} ({READERS.origin(chosen)}) returned {type(raw).__name__}, expected "
+            "bench.data.raw.RawData."
         )
-        options = TableOptions(dialect, conditions, reading.sequences, shlex.join(words))
-        raw = read_tabular(
-            inter, items, mapping=mapping, options=options, on_error=reading.on_error
-        )
+    if READERS.origin(chosen) != BUILT_IN:
+        source = READERS.source_sha256(chosen)
+        said = f"read by {chosen} of {READERS.origin(chosen)}, source {source}"
+        raw = replace(raw, notes=(said, *raw.notes))
     if reading.repeats == "keep":
         _refuse_repeats(raw)
     return replace(raw, notes=(*raw.notes, *_missing_parts(inter)))
+
+
+def _reader_of(path: Path) -> str:
+    """Name of the built-in reader of a file; a package that is installed never changes how one is read."""
+    for name in READERS:
+        if READERS.origin(name) == BUILT_IN and _reader(name).recognises(path):
+            return name
+    return "table"
+
+
+def _reader(name: str) -> Reader:
+    cls = READERS.load(name)
+    if not (isinstance(cls, type) and issubclass(cls, Reader)):
+        raise MethodError(
+            f"reader {name!r} ({READERS.origin(name)}): found {cls!r}, expected a subclass of "
+            "bench.data.readers.Reader."
+        )
+    return cls()
 
 
 def _require_items(
@@ -139,24 +105,6 @@ def _missing_parts(inter: Sequence[Path]) -> list[str]:
         for there in parts.values()
         if len(there) < 3
     ]
-
-
-def _only_movielens(
-    inter: Sequence[Path],
-    items: Path | None,
-    mapping: ColumnMapping | Mapping[str, str] | None,
-    reading: Reading,
-) -> None:
-    plain = Reading(encoding=reading.encoding, repeats=reading.repeats, on_error=reading.on_error)
-    if items is not None:
-        raise ConfigError(f"{inter[0]}: MovieLens brings its titles; leave the item table out.")
-    if mapping is not None or reading != plain:
-        raise ConfigError(
-            f"{inter[0]}: the columns of this format are known; leave the mapping (--column) out, and "
-            "the options of tables. To read one of its files as a table, name that file."
-        )
-    if len(inter) > 1:
-        raise ConfigError(f"{inter[0]}: a MovieLens data set stands alone; name no further files.")
 
 
 def _refuse_repeats(raw: RawData) -> None:

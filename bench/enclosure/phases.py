@@ -22,7 +22,8 @@ from bench.enclosure.watch import Places, Watch, watched
 from bench.errors import MethodError
 from bench.io import cache_root, store_root
 from bench.methods import Method
-from bench.methods.registry import BUILT_INS
+from bench.methods.registry import METHODS
+from bench.registry import BUILT_IN
 
 __all__ = ["Enclosure", "enclose_import", "enclose_run", "held_out_places", "own_module"]
 
@@ -124,7 +125,7 @@ def enclose_import(name: str, *, data_root: Path | None = None) -> Iterator[None
     Raises:
         MethodError: it reads prepared domains or stored runs.
     """
-    if name in BUILT_INS:
+    if name in METHODS and METHODS.origin(name) == BUILT_IN:
         yield
         return
     places = held_out_places(None, data_root, None).resolved()

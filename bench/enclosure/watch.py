@@ -92,6 +92,7 @@ class Watch:
         owner: the thread of the harness, where the watch concerns what the plugin does between its phases
             alone: in other threads, or in calls that lead through its code. None: it concerns everything.
         seen: one sentence for everything that was refused since the watch was last put on.
+        outside: how many calls lead to the plugin's own code that asked for the run, and waits for it.
     """
 
     label: str
@@ -99,6 +100,7 @@ class Watch:
     places: Places
     owner: int | None = None
     seen: list[str] = field(default_factory=list)
+    outside: int = 0
 
     def refuse(self, what: str) -> None:
         """Remember and raise.
@@ -158,11 +160,17 @@ class Watch:
         """Whether a call is the plugin's doing."""
         if self.owner is None or self.owner != threading.get_ident():
             return True
-        while frame is not None:
-            if str(frame.f_globals.get("__name__")).partition(".")[0] == self.module:
-                return True
-            frame = frame.f_back
-        return False
+        return _depth(frame, self.module) > self.outside
+
+
+def _depth(frame: FrameType | None, module: str) -> int:
+    """Calls from the first one to the last one into a top-level module; 0 if none leads there."""
+    depth = 0
+    while frame is not None:
+        own = str(frame.f_globals.get("__name__")).partition(".")[0] == module
+        depth += bool(depth or own)
+        frame = frame.f_back
+    return depth
 
 
 def _at_home(word: str) -> str:
@@ -242,6 +250,8 @@ def watched(watch: Watch) -> Iterator[None]:
         sys.addaudithook(_audit)
         _installed.append(True)
     watch.seen.clear()
+    # A run that a plugin's code starts while it is watched itself is its doing.
+    watch.outside = _active[0].outside if _active else _depth(sys._getframe(1), watch.module)
     polars = sys.modules.get("polars")
     with nullcontext() if polars is None else _asked_first(polars):
         _active.append(watch)

@@ -7,9 +7,8 @@ SciPy in, numbers out. Start at :func:`rank_outcomes`, then :func:`summarise`.
 from bench.evaluation.corrections import CORRECTIONS, Correction, adjust
 from bench.evaluation.effects import EQUIVALENCE_BOUND
 from bench.evaluation.intervals import MetricSummary, bootstrap_interval, summarise
-from bench.evaluation.metrics import METRICS, metric_means, metric_per_user, random_row
+from bench.evaluation.metrics import METRICS, Metric, metric_means, metric_per_user, random_row
 from bench.evaluation.outcomes import Outcomes
-from bench.evaluation.paired import PairedTest, paired_t_test
 from bench.evaluation.rank_intervals import RankInterval, rank_intervals
 from bench.evaluation.ranks import rank_outcomes
 from bench.evaluation.resampling import (
@@ -32,10 +31,10 @@ __all__ = [
     "METRICS",
     "Correction",
     "McNemarTest",
+    "Metric",
     "MetricSummary",
     "Outcomes",
     "PairedBootstrap",
-    "PairedTest",
     "RankInterval",
     "SeedComparison",
     "SignFlipTest",
@@ -50,7 +49,6 @@ __all__ = [
     "metric_means",
     "metric_per_user",
     "paired_bootstrap",
-    "paired_t_test",
     "random_row",
     "rank_intervals",
     "rank_outcomes",

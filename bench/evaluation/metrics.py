@@ -13,17 +13,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.errors import ConfigError, unknown_name
+from bench.errors import ConfigError, MethodError, unknown_name
 from bench.evaluation.outcomes import Outcomes
+from bench.registry import Registry
 
 __all__ = [
     "METRICS",
+    "METRIC_KINDS",
+    "Metric",
     "Policy",
     "TieRule",
     "metric_means",
@@ -48,27 +52,76 @@ METRICS: tuple[str, ...] = (
 Policy = Literal["keep", "close"]
 TieRule = Literal["expected", "optimistic", "pessimistic"]
 
+_CUT = re.compile(r"(.+)@([1-9][0-9]{0,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of one relevant item; greater is better.
+
+    Attributes:
+        summary: its value, or what it is, in a few words; r is the rank among n candidates.
+        gain: of the 1-based rank of the positive, 0 beyond rank k; it is asked for as ``NAME@k``.
+        values: or, of a metric without a cut-off, its value for every user: float64, shape ``(n,)``, from
+            n outcomes and the order of ties; it is asked for as ``NAME``.
+    """
+
+    summary: str
+    gain: Callable[[int], float] | None = None
+    values: Callable[[Outcomes, TieRule], NDArray[np.float64]] | None = None
+
+
+def _auc(outcomes: Outcomes, ties: TieRule) -> NDArray[np.float64]:
+    others = outcomes.n_candidates - 1.0
+    weight = {"expected": 0.5, "optimistic": 0.0, "pessimistic": 1.0}[ties]
+    below = others - outcomes.n_better - weight * outcomes.n_tied
+    values = np.full(len(outcomes), 0.5)
+    np.divide(below, others, out=values, where=others > 0)
+    return values
+
+
+HR = Metric("1", gain=lambda rank: 1.0)
 # NumPy's logarithm has other last bits on another processor or in another version.
-_GAINS: dict[str, Callable[[int], float]] = {
-    "hr": lambda rank: 1.0,
-    "ndcg": lambda rank: 1.0 / math.log2(rank + 1),
-    "mrr": lambda rank: 1.0 / rank,
-}
-_PATTERN = re.compile(r"(hr|ndcg|mrr)@([1-9][0-9]{0,5})")
+NDCG = Metric("1 / log2(r + 1)", gain=lambda rank: 1.0 / math.log2(rank + 1))
+MRR = Metric("1 / r", gain=lambda rank: 1.0 / rank)
+AUC = Metric("(n - r) / (n - 1), the share of other candidates below the positive", values=_auc)
+
+METRIC_KINDS: Registry[Metric] = Registry(
+    "metric",
+    {
+        "hr": "bench.evaluation.metrics:HR",
+        "ndcg": "bench.evaluation.metrics:NDCG",
+        "mrr": "bench.evaluation.metrics:MRR",
+        "auc": "bench.evaluation.metrics:AUC",
+    },
+)
+"""The metrics; a new one is a :class:`Metric` and a line here. Stored results hold :data:`METRICS`."""
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
     """Split ``ndcg@5`` into ``("ndcg", 5)``; ``auc`` gives ``("auc", 0)``.
 
     Raises:
-        ConfigError: not ``auc`` and not ``ndcg@k``, ``mrr@k`` or ``hr@k`` with k >= 1.
+        ConfigError: no metric of :data:`METRIC_KINDS`, or one with a cut-off k >= 1 if it has none, or the
+            reverse.
+        MethodError: what a plugin announces is no :class:`Metric`.
     """
-    if metric == "auc":
-        return "auc", 0
-    match = _PATTERN.fullmatch(metric)
-    if match is None:
-        raise unknown_name("metric", metric, (*METRICS, "hr@k", "mrr@k", "ndcg@k"))
-    return match[1], int(match[2])
+    match = _CUT.fullmatch(metric)
+    kind, k = (match[1], int(match[2])) if match else (metric, 0)
+    if kind not in METRIC_KINDS or (_kind(kind).gain is None) != (k == 0):
+        cut = (f"{name}@k" for name in METRIC_KINDS if name not in METRICS)
+        raise unknown_name("metric", metric, (*METRICS, *cut))
+    return kind, k
+
+
+def _kind(name: str) -> Metric:
+    found = METRIC_KINDS.load(name)
+    if not isinstance(found, Metric) or (found.gain is None) == (found.values is None):
+        raise MethodError(
+            f"metric {name!r} ({METRIC_KINDS.origin(name)}): found {found!r}, expected a "
+            "bench.evaluation.Metric with either gain or values."
+        )
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -79,7 +132,9 @@ def _tables(kind: str, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]
         ``gain``, shape ``(k + 1,)``: entry ``b`` is the gain with ``b`` candidates ahead, entry k is
         0; ``cumulative``, shape ``(k + 1,)``: entry ``b`` is the sum of the first ``b`` gains.
     """
-    gain = np.array([*map(_GAINS[kind], range(1, k + 1)), 0.0])
+    of_rank = _kind(kind).gain
+    assert of_rank is not None  # noqa: S101 - parse_metric gave a k
+    gain = np.array([*map(of_rank, range(1, k + 1)), 0.0])
     cumulative = np.append(0.0, np.cumsum(gain[:k]))
     gain.setflags(write=False)
     cumulative.setflags(write=False)
@@ -97,14 +152,14 @@ def metric_per_user(
 
     Args:
         outcomes: n outcomes.
-        metric: ``auc``, or ``ndcg@k``, ``mrr@k``, ``hr@k`` with any k >= 1.
+        metric: ``auc``, or ``ndcg@k``, ``mrr@k``, ``hr@k`` with any k >= 1, or one of a plugin.
         policy: for outcomes with answer slots, whether an invalid answer keeps its slot or later
             answers close up; no effect otherwise, nor on AUC.
         ties: ``expected`` over random tie-breaking (the protocol), or, for diagnosis, the best
             (``optimistic``) or worst (``pessimistic``) order of the tie group.
 
     Returns:
-        float64, shape ``(n,)``, in [0, 1]. A positive that is not ranked has 0 at every k; for AUC
+        float64, shape ``(n,)``, those of this package in [0, 1]. A positive that is not ranked has 0 at every k; for AUC
         all candidates that are not ranked form one tie group at the bottom. AUC without any other
         candidate is 0.5.
 
@@ -116,8 +171,9 @@ def metric_per_user(
         raise unknown_name("slot policy", policy, ("keep", "close"))
     if ties not in ("expected", "optimistic", "pessimistic"):
         raise unknown_name("tie rule", ties, ("expected", "optimistic", "pessimistic"))
-    if kind == "auc":
-        return _auc(outcomes, ties)
+    whole = _kind(kind).values
+    if whole is not None:
+        return whole(outcomes, ties)
     gain, cumulative = _tables(kind, k)
     ranks = outcomes.rank_keep if policy == "keep" else outcomes.rank_close
     if ranks is not None:
@@ -138,15 +194,6 @@ def metric_per_user(
             values[rows] = total / group
     if not outcomes.ranked.all():
         values[~outcomes.ranked] = 0.0
-    return values
-
-
-def _auc(outcomes: Outcomes, ties: TieRule) -> NDArray[np.float64]:
-    others = outcomes.n_candidates - 1.0
-    weight = {"expected": 0.5, "optimistic": 0.0, "pessimistic": 1.0}[ties]
-    below = others - outcomes.n_better - weight * outcomes.n_tied
-    values = np.full(len(outcomes), 0.5)
-    np.divide(below, others, out=values, where=others > 0)
     return values
 
 

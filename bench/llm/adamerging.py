@@ -33,7 +33,8 @@ from bench.errors import MethodError
 from bench.io import write_bytes
 from bench.llm.batching import n_steps, step_rows
 from bench.llm.engines.base import TokenIds
-from bench.llm.engines.tree import Forest, build_forest, build_tree
+from bench.llm.engines.tree import build_forest, build_tree, visible
+from bench.llm.own_forward import additive_mask
 from bench.llm.weighted_adapters import Mixture
 
 if TYPE_CHECKING:
@@ -154,8 +155,7 @@ def question_entropy(mixture: Mixture, question: Question) -> tuple[Tensor, int]
             tree.owners,
         )
     )
-    mask = torch.zeros(len(tokens), len(tokens), dtype=mixture.model.dtype, device=device)
-    mask.masked_fill_(torch.from_numpy(~_visible(forest)).to(device), float("-inf"))
+    mask = additive_mask(visible(forest), mixture.model.dtype, device)
     logits = mixture.forward(tokens, positions, mask, read)
     asked = logits[rows, targets] - torch.logsumexp(logits, dim=-1)[rows]
     if question.choices is not None:
@@ -164,18 +164,6 @@ def question_entropy(mixture: Mixture, question: Question) -> tuple[Tensor, int]
     sums = asked.new_zeros(len(question.answers)).index_add(0, owners, asked)
     lengths = torch.from_numpy(question.lengths).to(sums)
     return entropy(sums / lengths), len(tokens)
-
-
-def _visible(forest: Forest) -> NDArray[np.bool_]:
-    """Which tokens (columns) every token (row) of a forest of one tree sees, ``(n, n)``."""
-    n, cut = len(forest.tokens), forest.n_prompt
-    sees = np.zeros((n, n), dtype=np.bool_)
-    sees[:cut, :cut] = np.tri(cut, dtype=np.bool_)
-    sees[cut:, :cut] = True
-    for path in forest.paths:
-        for place, node in enumerate(path):
-            sees[cut + node, cut + path[: place + 1]] = True
-    return sees
 
 
 def _token_entropy(mixture: Mixture, question: Question) -> tuple[Tensor, int]:

@@ -18,7 +18,8 @@ from bench import __version__
 from bench.errors import InUseError, MethodError, ResultError, system_error
 from bench.io import canonical_json, hash_json, read_json, sha256_file, write_json
 from bench.llm.recipes import ADAPTER_ID
-from bench.merging.peft_config import explain
+from bench.merging.folders import METADATA_FILE
+from bench.merging.peft_config import CONFIG_FILE, WEIGHTS_FILE, explain
 from bench.methods import AdapterUse
 from bench.sealed import difference
 
@@ -35,7 +36,7 @@ __all__ = [
     "origin_of",
     "package_versions",
     "peft_files",
-    "read_adapter",
+    "read_stored",
     "sync_files",
     "sync_folder",
     "utc_now",
@@ -45,7 +46,7 @@ __all__ = [
 FORMAT = 1
 """Version of the adapter folder; readers refuse newer ones."""
 
-CONFIG, WEIGHTS, METADATA = "adapter_config.json", "adapter_model.safetensors", "bench_adapter.json"
+CONFIG, WEIGHTS, METADATA = CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE
 
 _OWN_HASH = "metadata_sha256"
 
@@ -190,7 +191,7 @@ def _damaged(folder: Path, reason: str) -> ResultError:
     )
 
 
-def read_adapter(folder: Path) -> StoredAdapter:
+def read_stored(folder: Path) -> StoredAdapter:
     """Read the metadata of an adapter; its other files are not opened.
 
     Raises:

@@ -36,7 +36,7 @@ from bench.llm.adapter_files import (
     origin_of,
     package_versions,
     peft_files,
-    read_adapter,
+    read_stored,
     sync_files,
     sync_folder,
     utc_now,
@@ -98,7 +98,7 @@ class AdapterStore:
         return tuple(self._used.values())
 
     def watch(self, on_use: Watcher) -> None:
-        """Have ``on_use`` called after every adapter asked for, see :class:`bench.methods.AdapterStore`."""
+        """Have ``on_use`` called after every adapter asked for, see :class:`bench.methods.SharedStore`."""
         self._watchers.append(on_use)
 
     def has(self, adapter_id: str) -> bool:
@@ -201,7 +201,7 @@ class AdapterStore:
             MissingAdapterError: no adapter or several of that name.
             ResultError: its metadata are damaged.
         """
-        return read_adapter(self.locate(name))
+        return read_stored(self.locate(name))
 
     def locate(self, name: str) -> Path:
         """Folder of the adapter that ``name`` means, readable or not; raises like :meth:`get`."""
@@ -236,7 +236,7 @@ class AdapterStore:
         adapters = []
         for folder in self.folders():
             try:
-                adapters.append(read_adapter(folder))
+                adapters.append(read_stored(folder))
             except ResultError as error:
                 if not folder.exists():
                     continue  # removed meanwhile
@@ -296,7 +296,7 @@ class AdapterStore:
         if not folder.exists():
             return None
         try:
-            found = read_adapter(folder)
+            found = read_stored(folder)
             check_files(found)
         except ResultError:
             if not folder.exists():
@@ -363,7 +363,7 @@ class AdapterStore:
         out.rename(self._folder(spec.adapter_id))
         sync_folder(self.root)
         shutil.rmtree(work, ignore_errors=True)
-        return read_adapter(self._folder(spec.adapter_id))
+        return read_stored(self._folder(spec.adapter_id))
 
     def _sweep(self, adapter_id: str) -> None:
         """Remove what is left where a process died after its adapter was in place."""

@@ -7,15 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bench.llm.engines import ENGINES
 from bench.llm.lora import LoraSpec
 from bench.llm.training import TrainingSpec
 from bench.methods import MethodConfig
+from bench.registry import Named
 
 __all__ = [
     "CPU_BATCH_TOKENS",
     "LIST_LENGTH",
     "PRIOR_SHARES",
-    "AdapterConfig",
+    "AdapterMethodConfig",
     "LLMConfig",
     "PromptStyle",
 ]
@@ -101,7 +103,7 @@ class LLMConfig(MethodConfig):
     prior_share: Annotated[float, Field(ge=0.0, le=1.0)] | Literal["validation"] = "validation"
     normalise: Literal["none", "tokens", "bytes"] = "none"
     match: Literal["normalised", "strict", "fuzzy"] = "normalised"
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Annotated[str, Named(ENGINES)] = "transformers"
     attention: str = "sdpa"
     quantisation: Literal["8bit", "4bit"] | None = None
     batch_tokens: int | None = Field(default=None, ge=1)
@@ -155,7 +157,7 @@ class LLMConfig(MethodConfig):
         return LIST_LENGTH if self.writes_lists else 1
 
 
-class AdapterConfig(LLMConfig):
+class AdapterMethodConfig(LLMConfig):
     """The same, and how a LoRA adapter is trained.
 
     Attributes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.llm.config import CPU_BATCH_TOKENS, AdapterConfig, LLMConfig, PromptStyle
+from bench.llm.config import CPU_BATCH_TOKENS, AdapterMethodConfig, LLMConfig, PromptStyle
 from bench.llm.lora import LoraSpec
 from bench.llm.machine import Machine
 from bench.llm.shapes import ModelShape
@@ -135,7 +135,7 @@ def _text(config: LLMConfig, tokens: float) -> float:
     return tokens if limit is None else min(tokens, float(limit))
 
 
-def training_work(sizes: Sequence[DomainSize], config: AdapterConfig) -> Work:
+def training_work(sizes: Sequence[DomainSize], config: AdapterMethodConfig) -> Work:
     """All epochs of a training on a mixture of domains; one named twice counts twice.
 
     Args:
@@ -146,7 +146,7 @@ def training_work(sizes: Sequence[DomainSize], config: AdapterConfig) -> Work:
     return one.times(config.training.epochs)
 
 
-def _domain_work(size: DomainSize, config: AdapterConfig) -> Work:
+def _domain_work(size: DomainSize, config: AdapterMethodConfig) -> Work:
     title = title_tokens(size, config)
     if config.prompt == "sequence":
         usable = [(length, n) for length, n in size.sequences.items() if length >= 2]
@@ -286,7 +286,7 @@ def prior_work(
 
 
 def seconds_of(
-    work: Work, shape: ModelShape, machine: Machine, *, training: AdapterConfig | None = None
+    work: Work, shape: ModelShape, machine: Machine, *, training: AdapterMethodConfig | None = None
 ) -> float:
     """Estimated wall seconds, the start of the process and of the model included.
 
@@ -319,7 +319,7 @@ def seconds_of(
     return start + (products + written) / machine.products + extra / machine.passes
 
 
-def training_memory_mb(shape: ModelShape, config: AdapterConfig, *, dtype: str) -> float:
+def training_memory_mb(shape: ModelShape, config: AdapterMethodConfig, *, dtype: str) -> float:
     """Peak memory of a training process in MB: weights, optimiser, activations of a micro-batch."""
     item = _ITEM[dtype]
     tokens = config.training.micro_batch_tokens

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench import merging
-from bench.errors import ConfigError, DataError, ResultError
+from bench.errors import ConfigError, ResultError
 from bench.io import hash_arrays, write_bytes, write_json
+from bench.merging import Adapter
+from bench.merging.folders import PREFIX
+from bench.merging.peft_config import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -29,18 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoraSpec",
-    "adapter_hash",
     "attach_lora",
     "initial_factors",
-    "read_adapter",
+    "named_arrays",
     "target_modules",
     "write_adapter",
     "write_init",
 ]
 
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
-_PREFIX = "base_model.model."
 _ADAPTER = "default"
 
 
@@ -124,8 +122,8 @@ def initial_factors(
         rng = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8")))
         bound = 1.0 / math.sqrt(d_in)
         uniform = rng.random((lora.r, d_in)) * (2.0 * bound) - bound
-        factors[f"{_PREFIX}{name}.lora_A.weight"] = uniform.astype(np.float32)
-        factors[f"{_PREFIX}{name}.lora_B.weight"] = np.zeros((d_out, lora.r), dtype=np.float32)
+        factors[f"{PREFIX}{name}.lora_A.weight"] = uniform.astype(np.float32)
+        factors[f"{PREFIX}{name}.lora_B.weight"] = np.zeros((d_out, lora.r), dtype=np.float32)
     return factors
 
 
@@ -141,7 +139,7 @@ def write_init(backbone: Backbone, lora: LoraSpec, init_seed: int, folder: Path)
         folder: where the adapter goes, in PEFT's format; created when absent.
 
     Returns:
-        SHA-256 of the factors (:func:`adapter_hash`).
+        SHA-256 of the factors.
 
     Raises:
         ConfigError: ``lora.targets`` names no linear layer.
@@ -189,32 +187,19 @@ def write_adapter(
         inference_mode=True,
     )
     write_bytes(
-        folder / WEIGHTS,
+        folder / WEIGHTS_FILE,
         save({n: np.ascontiguousarray(factors[n]) for n in sorted(factors)}, {"format": "pt"}),
     )
-    write_json(folder / SETTINGS, _plain(config.to_dict()))
+    write_json(folder / CONFIG_FILE, _plain(config.to_dict()))
 
 
-def read_adapter(folder: Path) -> dict[str, np.ndarray]:
-    """Factors of an adapter in PEFT's format, as float32 arrays under PEFT's names.
-
-    Raises:
-        ResultError: the folder holds no adapter, or one that is not supported.
-    """
-    try:
-        adapter = merging.read_adapter(folder)
-    except (ConfigError, DataError) as error:
-        raise ResultError(str(error)) from error
+def named_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
+    """The factors of an adapter as float32 arrays under PEFT's names."""
     return {
-        f"{_PREFIX}{module}.lora_{part}.weight": factor.float().numpy()
+        f"{PREFIX}{module}.lora_{part}.weight": factor.float().numpy()
         for module, pair in adapter.factors.items()
         for part, factor in zip("AB", pair, strict=True)
     }
-
-
-def adapter_hash(folder: Path) -> str:
-    """SHA-256 of an adapter's factors: names, shapes and float32 values."""
-    return hash_arrays(read_adapter(folder))
 
 
 def attach_lora(
@@ -242,7 +227,7 @@ def attach_lora(
 
     modules = target_modules(model, lora)
     expected = {
-        f"{_PREFIX}{name}.lora_{factor}.weight": shape
+        f"{PREFIX}{name}.lora_{factor}.weight": shape
         for name, (d_out, d_in) in modules.items()
         for factor, shape in (("A", (lora.r, d_in)), ("B", (d_out, lora.r)))
     }
@@ -268,7 +253,7 @@ def attach_lora(
             continue
         device = module.get_base_layer().weight.device
         for factor in ("A", "B"):
-            key = f"{_PREFIX}{name}.lora_{factor}.weight"
+            key = f"{PREFIX}{name}.lora_{factor}.weight"
             value = torch.from_numpy(factors[key].astype(np.float32)).to(device)
             parameters[key] = torch.nn.Parameter(value)
             getattr(module, f"lora_{factor}")[_ADAPTER].weight = parameters[key]

@@ -9,13 +9,24 @@ from typing import Any
 
 from bench.errors import ConfigError
 from bench.llm.adapters import AdapterSpec, AdapterStore, MergedSpec, StoredAdapter
-from bench.merging import Adapter, MergeConfig, make_config, merge, read_adapter, write_files
+from bench.merging import (
+    MERGERS,
+    Adapter,
+    MergeConfig,
+    make_config,
+    merge,
+    read_adapter,
+    write_files,
+)
 from bench.methods import Progress
 
 __all__ = ["MERGER_VERSION", "Merge", "check_settings", "found_out", "merge_spec", "obtain_merge"]
 
 # Part of a merged adapter's identity: raised whenever the same inputs give another adapter.
 MERGER_VERSION = 1
+
+_PLUGIN = "plugin_sha256"
+"""Parameter of a merge that holds the identity of a plugin's source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,10 @@ def merge_spec(parents: Sequence[str], how: Merge, *, seed: int) -> MergedSpec:
         ConfigError: wrong options.
     """
     parameters = {**how.options.model_dump(mode="json"), "seed": seed}
-    order = _order(parents, how.method, parameters)
+    source = MERGERS.source_sha256(how.method)
+    if source is not None:
+        parameters[_PLUGIN] = source
+    order = _order(parents, how.options, parameters)
     weights = parameters.get("weights")
     # Another number of weights is for the merger to refuse, with its own words.
     if weights is not None and len(weights) == len(parents):
@@ -86,12 +100,14 @@ def merge_spec(parents: Sequence[str], how: Merge, *, seed: int) -> MergedSpec:
     )
 
 
-def _order(parents: Sequence[str], method: str, parameters: Mapping[str, Any]) -> list[int]:
+def _order(
+    parents: Sequence[str], options: MergeConfig, parameters: Mapping[str, Any]
+) -> list[int]:
     """Places of the parents, by id; a parent with a role of its own keeps its place."""
     places = range(len(parents))
     if parameters.get("reference") is not None:
         return list(places)
-    expert = 1 if method == "ext-sub" else 0
+    expert = int(options.has_expert)
     return [*places[:expert], *sorted(places[expert:], key=lambda i: parents[i])]
 
 
@@ -119,7 +135,7 @@ def obtain_merge(
     by_id = {adapter.adapter_id: adapter for adapter in adapters}
 
     def make(out: Path, _checkpoints: Path) -> Mapping[str, Any]:
-        options = {key: value for key, value in spec.parameters.items() if key != "seed"}
+        options = {k: v for k, v in spec.parameters.items() if k not in ("seed", _PLUGIN)}
         wants_init = options.get("factor_reference") == "init"
         merged = merge(
             [read_adapter(by_id[parent].folder) for parent in spec.parents],

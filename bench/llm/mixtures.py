@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import MethodError
 from bench.llm.adapters import AdapterSpec, AdapterStore, MixturePart, StoredAdapter
 from bench.llm.backbones import Backbone, load_tokenizer, resolve_backbone
-from bench.llm.config import AdapterConfig, LLMConfig
+from bench.llm.config import AdapterMethodConfig, LLMConfig
 from bench.llm.examples import (
     Examples,
     concat,
@@ -65,7 +65,7 @@ def writer_for(
 
 
 def domain_examples(
-    view: DomainView, config: AdapterConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+    view: DomainView, config: AdapterMethodConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Examples:
     """Training examples of one domain: a keyed sample, the same whoever asks for it.
 
@@ -88,7 +88,7 @@ def domain_examples(
 
 
 def mixture_examples(
-    views: Sequence[DomainView], config: AdapterConfig, tokenizer: Any, seed: int
+    views: Sequence[DomainView], config: AdapterMethodConfig, tokenizer: Any, seed: int
 ) -> Examples:
     """Examples of all domains of a mixture, one after the other in the order given."""
     parts = [domain_examples(view, config, tokenizer, seed) for view in views]
@@ -113,7 +113,7 @@ class AdapterRecipe:
         order: 0, or the number of a further order of the same examples.
     """
 
-    config: AdapterConfig
+    config: AdapterMethodConfig
     init_seed: int
     seed: int
     dtype: str
@@ -226,7 +226,7 @@ def _text_settings(config: LLMConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _training_settings(config: AdapterConfig) -> dict[str, Any]:
+def _training_settings(config: AdapterMethodConfig) -> dict[str, Any]:
     """What of the training decides the adapter; a quantised base is another one."""
     settings = config.training.decisive(config.lora)
     return {**settings, "quantisation": config.quantisation} if config.quantisation else settings

@@ -33,6 +33,9 @@ _OPTIONAL: dict[PromptKind, tuple[str, ...]] = {
     "pointwise": ("system",),
 }
 _LONGEST = 100_000
+# Python compiles what Jinja makes of it: from 100 levels of blocks or 200 of brackets on it refuses, after
+# up to a minute.
+_DEEPEST = 50
 _FILTERS = ("capitalize", "default", "int", "length", "lower", "string", "title", "trim", "upper")
 # No loop, macro, call or product: text grows by what the file itself holds.
 _STATEMENTS = ("Output", "TemplateData", "If")
@@ -83,7 +86,9 @@ class Template:
             return ""
         context = self._source.new_context({**dict(self._variables), **values})
         try:
-            return "".join(self._source.blocks[block](context))
+            text = "".join(self._source.blocks[block](context))
+            text.encode()  # half a surrogate pair is no text
+            return text
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise ConfigError(
                 f"template {self.name}, block {block!r}: {error}. Blocks about an item know `title` "
@@ -188,6 +193,8 @@ def _parse(name: str, source: str) -> Template:
         raise ConfigError(f"template {name}, line {error.lineno}: {error.message}.") from None
     except RecursionError:
         raise ConfigError(f"template {name}: its expressions are nested too deeply.") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigError(f"template {name}: {error}.") from None
     except nodes.Impossible:
         raise ConfigError(
             f"template {name}: `set` outside a block takes constants only, such as "
@@ -218,10 +225,14 @@ def _check_constructs(name: str, root: nodes.Node) -> None:
     """
     from jinja2 import nodes
 
-    pending = [*root.iter_child_nodes()]
+    pending = [(node, 1) for node in root.iter_child_nodes()]
     while pending:
-        node = pending.pop()
+        node, depth = pending.pop()
         kind = type(node).__name__
+        if depth > _DEEPEST:
+            raise ConfigError(
+                f"template {name}, line {node.lineno}: nested more than {_DEEPEST} levels deep."
+            )
         if kind not in _CONSTRUCTS:
             raise ConfigError(
                 f"template {name}, line {node.lineno}: {kind.lower()} is not part of a prompt's language. "
@@ -232,7 +243,7 @@ def _check_constructs(name: str, root: nodes.Node) -> None:
                 f"template {name}, line {node.lineno}: filter {node.name!r}; expected one of "
                 f"{', '.join(_FILTERS)}."
             )
-        pending += node.iter_child_nodes()
+        pending += [(inner, depth + 1) for inner in node.iter_child_nodes()]
 
 
 def _is_blank(node: Any) -> bool:

@@ -22,6 +22,7 @@ _ASSISTANT = "WEAVEBENCH-ASSISTANT-TEXT"
 _DATE = "26 Jul 2024"
 _RENDER_SECONDS, _RENDER_BYTES = 30.0, 1_000_000_000
 """What rendering a model's own chat template may take; the template comes with the model's files."""
+_LONGEST = 1_000_000
 
 
 def to_ids(values: Sequence[int]) -> NDArray[np.int32]:
@@ -132,10 +133,9 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, system: str) -> ChatFrame:
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, which a prompt with "
             "`chat = true` needs. Use an instruction-tuned backbone, or a template with `chat = false`."
         )
-    turns, text = _opening(tokenizer, system)
+    text, answered = _rendered(tokenizer, system)
     head, _, tail = text.partition(_USER)
-    answered = _render(tokenizer, [*turns, {"role": "assistant", "content": _ASSISTANT}], False)
-    after = answered.rpartition(_ASSISTANT)[2]
+    after = answered.rpartition(_ASSISTANT)[2] if _ASSISTANT in answered else ""
     end = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"][:1]
     if not end or int(end[0]) not in control_ids(tokenizer):
         if tokenizer.eos_token_id is None:
@@ -148,8 +148,8 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, system: str) -> ChatFrame:
     return ChatFrame(to_ids(pieces[0]), to_ids(pieces[1]), int(end[0]))
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[list[dict[str, str]], str]:
-    """Turns up to the user's, and their rendering; with or without a system turn."""
+def _rendered(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[str, str]:
+    """The turns up to the user's, with or without a system turn; and the same with an answer."""
     from jinja2 import TemplateError
 
     user = {"role": "user", "content": _USER}
@@ -159,6 +159,8 @@ def _opening(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[list[dict
     for turns in attempts:
         try:
             text = _render(tokenizer, turns, True)
+            answer = {"role": "assistant", "content": _ASSISTANT}
+            answered = _render(tokenizer, [*turns, answer], False)
         except (
             TemplateError,
             ValueError,
@@ -170,7 +172,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[list[dict
             problem = str(error)
             continue
         if text.count(_USER) == 1 and system.strip() in text:
-            return turns, text
+            return text, answered
     raise ConfigError(
         f"the chat template of {tokenizer.name_or_path!r} cannot hold one user turn ({problem}). "
         "Expected a template that repeats the user's text once. Use another backbone."
@@ -189,4 +191,10 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], gen
             f"the chat template of {tokenizer.name_or_path!r} cannot be used: {error}. A template of two "
             "turns takes milliseconds; use another backbone."
         ) from error
+    if len(text) > _LONGEST:
+        raise ConfigError(
+            f"the chat template of {tokenizer.name_or_path!r} makes {len(text):,} characters of two turns; "
+            f"at most {_LONGEST:,} are read. Use another backbone."
+        )
+    text.encode()  # half a surrogate pair is no text
     return str(text)

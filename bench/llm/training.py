@@ -31,9 +31,11 @@ from bench.io import hash_arrays, hash_json
 from bench.llm.batching import Packed, check_examples, micro_batches, pack, shard, step_rows
 from bench.llm.checkpoint import read_checkpoint, write_checkpoint
 from bench.llm.fused import variable_length_kernel
-from bench.llm.lora import LoraSpec, attach_lora, read_adapter, target_modules, write_adapter
+from bench.llm.llama import loss_function
+from bench.llm.lora import LoraSpec, attach_lora, named_arrays, target_modules, write_adapter
 from bench.llm.processes import Processes, processes
 from bench.memory import kept_memory
+from bench.merging import read_adapter
 from bench.methods import QuietProgress
 
 if TYPE_CHECKING:
@@ -41,7 +43,13 @@ if TYPE_CHECKING:
     from bench.llm.examples import Examples
     from bench.methods import Progress
 
-__all__ = ["TRAINER_VERSION", "TrainingReport", "TrainingSpec", "learning_rate", "train_adapter"]
+__all__ = [
+    "TRAINER_VERSION",
+    "TrainingReport",
+    "TrainingSpec",
+    "learning_rate",
+    "train_adapter",
+]
 
 # Part of an adapter's identity: raised whenever the same inputs give another adapter.
 TRAINER_VERSION = 1
@@ -182,9 +190,8 @@ def train_adapter(
         MethodError: the examples cannot be trained on (:func:`~bench.llm.batching.check_examples`),
             the loss became NaN or infinite, or another process failed.
         ResultError: ``init`` does not fit the backbone or ``lora``.
+        ConfigError, DataError: it is no plain LoRA adapter (:func:`bench.merging.read_adapter`).
     """
-    from bench.llm.fast_model import loss_function
-
     group = processes()
     kind = torch.device(device)
     if kind.type == "cuda" and variable_length_kernel(kind, getattr(torch, dtype)) is None:
@@ -202,7 +209,7 @@ def train_adapter(
             context=getattr(text_config, "max_position_embeddings", None),
         )
         modules = target_modules(model, lora)
-        factors = read_adapter(init)
+        factors = named_arrays(read_adapter(init))
         vector = _Vector(attach_lora(model, lora, factors))
         loss_of = loss_function(model, gradient_checkpointing=training.gradient_checkpointing)
         optimiser = torch.optim.AdamW(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from bench.errors import ConfigError
-from bench.llm.engines.lora_factors import Factors, read_factors
+from bench.llm.engines.updates import Update, read_updates
 
 __all__ = ["Mixture", "recompute_layers"]
 
@@ -52,16 +52,16 @@ class Mixture:
         layer_wise: bool = True,
         temperature: float = 1.0,
     ) -> None:
-        read = [read_factors(folder, model) for folder in adapters]
+        read = [read_updates(folder, model) for folder in adapters]
         self.model = model
         self.modules = tuple(sorted(read[0]))
-        for folder, factors in zip(adapters, read, strict=True):
-            if set(factors) != set(self.modules):
+        for folder, updates in zip(adapters, read, strict=True):
+            if set(updates) != set(self.modules):
                 raise ConfigError(
-                    f"{folder} adapts {len(factors)} layers, {adapters[0]} adapts "
+                    f"{folder} adapts {len(updates)} layers, {adapters[0]} adapts "
                     f"{len(self.modules)}, not the same ones. Train them with the same targets."
                 )
-        self._stacks = [_Stack.of([factors[name] for factors in read]) for name in self.modules]
+        self._stacks = [_Stack.of([updates[name] for updates in read]) for name in self.modules]
         self._temperature = temperature
         shape = (len(self.modules) if layer_wise else 1, len(adapters))
         device = model.get_input_embeddings().weight.device
@@ -143,13 +143,13 @@ class _Stack:
     owner: Tensor
 
     @classmethod
-    def of(cls, factors: Sequence[Factors]) -> _Stack:
-        ranks = torch.tensor([len(f.a) for f in factors])
-        owner = torch.arange(len(factors)).repeat_interleave(ranks)
+    def of(cls, updates: Sequence[Update]) -> _Stack:
+        ranks = torch.tensor([len(u.a) for u in updates])
+        owner = torch.arange(len(updates)).repeat_interleave(ranks)
         return cls(
-            torch.cat([f.a for f in factors]),
-            torch.cat([f.b for f in factors], dim=1),
-            owner.to(factors[0].a.device),
+            torch.cat([u.a for u in updates]),
+            torch.cat([u.b for u in updates], dim=1),
+            owner.to(updates[0].a.device),
         )
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters to one LoRA adapter: weight average, task arithmetic, TIES, DARE, Ext-Sub, LoRA-LEGO.
+"""LoRA adapters to one LoRA adapter, by any of :data:`MERGERS`.
 
 Usable alone: nothing here knows of recommendation. Pure functions on factor pairs; reading and writing
 PEFT folders stands apart. Start at :func:`merge`; importing this package loads no torch.
@@ -16,7 +16,7 @@ from bench.merging.configs import (
     WeightAverageConfig,
 )
 from bench.merging.folders import read_adapter, write_adapter, write_files
-from bench.merging.registry import MERGERS, Merger, fold_weights, make_config, merge
+from bench.merging.registry import MERGERS, fold_weights, make_config, merge
 
 __all__ = [
     "MERGERS",
@@ -27,7 +27,6 @@ __all__ = [
     "Factors",
     "LoraLegoConfig",
     "MergeConfig",
-    "Merger",
     "TaskArithmeticConfig",
     "TiesConfig",
     "WeightAverageConfig",

@@ -1,14 +1,14 @@
-"""Options of the merging methods: frozen, with documented defaults, unknown keys rejected.
+"""The merging methods as their options: frozen, with documented defaults, unknown keys rejected.
 
-Importing this module loads no torch. Where several adapters go in, options that hold a value per adapter
+Importing this module loads no torch: a merger imports what computes in :meth:`MergeConfig.parts`. Where several adapters go in, options that hold a value per adapter
 follow the order in which the adapters are given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,10 @@ from pydantic import (
 )
 
 from bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bench.merging.adapter import Adapter
+    from bench.merging.merged import Part, Setting
 
 __all__ = [
     "DareConfig",
@@ -70,9 +74,44 @@ def check_weights(
 
 
 class MergeConfig(BaseModel):
-    """Base of all options."""
+    """A merging method: its options, and what it does with them.
+
+    The first line of the docstring is its description in listings.
+
+    Attributes:
+        has_expert: whether the first adapter has a role of its own; else the order means nothing.
+        pools_ranks: whether the ranks of all adapters are taken apart, so that their numbers may differ and
+            the result has no initialisation in common with them.
+        entrywise: whether products are merged entry by entry, so that dense ones are formed.
+        numbers_per_second: numbers of its adapters that it reads, merges and writes per second, for
+            estimates.
+        profiles: options that a profile of the methods changes, by profile.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    has_expert: ClassVar[bool] = False
+    pools_ranks: ClassVar[bool] = False
+    entrywise: ClassVar[bool] = False
+    numbers_per_second: ClassVar[float] = 40e6
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @property
+    def on_factors(self) -> bool:
+        """Whether the result depends on how each update is split into factors."""
+        return self.pools_ranks
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge adapters that fit together, module by module.
+
+        Args:
+            adapters: all with the same modules.
+            setting: the seed, and where notes and warnings go.
+
+        Yields:
+            Module name and merged factors, see :class:`bench.merging.merged.Part`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says not how it merges; define parts().")
 
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that the options fit so many adapters of these ranks; known before any is trained.
@@ -95,6 +134,11 @@ class _TwoSpaces(MergeConfig):
     space: Space = "factor"
     rank: Rank | None = None
 
+    @property
+    def on_factors(self) -> bool:
+        """Whether the result depends on how each update is split into factors."""
+        return self.space == "factor"
+
     @model_validator(mode="after")
     def _rank_needs_products(self) -> _TwoSpaces:
         if self.rank is not None and self.space == "factor":
@@ -113,6 +157,14 @@ class WeightAverageConfig(_TwoSpaces):
     """
 
     weights: Shares = None
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper-as-run": {"space": "product"}}
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge by :func:`bench.merging.weight_average.merge_weight_average`."""
+        from bench.merging.weight_average import merge_weight_average
+
+        return merge_weight_average(adapters, self, setting)
 
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that there is one weight per adapter.
@@ -138,6 +190,12 @@ class TaskArithmeticConfig(MergeConfig):
     weights: tuple[Finite, ...] | None = None
     reference: Annotated[int, Field(ge=0)] | None = None
     rank: Rank | None = None
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge by :func:`bench.merging.task_arithmetic.merge_task_arithmetic`."""
+        from bench.merging.task_arithmetic import merge_task_arithmetic
+
+        return merge_task_arithmetic(adapters, self, setting)
 
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that the reference is one of the adapters, and that each other one has a weight.
@@ -180,6 +238,15 @@ class TiesConfig(_TwoSpaces):
     scale: Finite = 1.0
     factor_reference: Literal["zero", "init"] = "zero"
 
+    entrywise: ClassVar[bool] = True
+    numbers_per_second: ClassVar[float] = 20e6
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge by :func:`bench.merging.ties.merge_ties`."""
+        from bench.merging.ties import merge_ties
+
+        return merge_ties(adapters, self, setting)
+
     @property
     def scope(self) -> Literal["global", "tensor"]:
         """The trim in use."""
@@ -221,6 +288,14 @@ class DareConfig(_TwoSpaces):
     scale: Finite = 1.0
     factor_reference: Literal["zero", "init"] = "zero"
     draw: Annotated[int, Field(ge=0)] = 0
+
+    entrywise: ClassVar[bool] = True
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge by :func:`bench.merging.dare.merge_dare`."""
+        from bench.merging.dare import merge_dare
+
+        return merge_dare(adapters, self, setting)
 
     @property
     def p(self) -> float:
@@ -272,6 +347,14 @@ class ExtSubConfig(MergeConfig):
     mode: Literal["subtract", "add_common"] = "subtract"
     rank: Rank | None = None
 
+    has_expert: ClassVar[bool] = True
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge by :func:`bench.merging.ext_sub.merge_ext_sub`."""
+        from bench.merging.ext_sub import merge_ext_sub
+
+        return merge_ext_sub(adapters, self, setting)
+
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that there is an expert and another adapter.
 
@@ -305,6 +388,15 @@ class LoraLegoConfig(MergeConfig):
     max_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     n_init: Annotated[int, Field(ge=1)] = 10
     max_iter: Annotated[int, Field(ge=1)] = 300
+
+    pools_ranks: ClassVar[bool] = True
+    numbers_per_second: ClassVar[float] = 5e6
+
+    def parts(self, adapters: Sequence[Adapter], setting: Setting) -> Iterator[tuple[str, Part]]:
+        """Merge by :func:`bench.merging.lora_lego.merge_lora_lego`."""
+        from bench.merging.lora_lego import merge_lora_lego
+
+        return merge_lora_lego(adapters, self, setting)
 
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that there are enough units to cluster.

@@ -34,7 +34,7 @@ from bench.merging.peft_config import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["METADATA_FILE", "read_adapter", "write_adapter", "write_files"]
+__all__ = ["METADATA_FILE", "PREFIX", "read_adapter", "write_adapter", "write_files"]
 
 METADATA_FILE = "bench_adapter.json"
 PREFIX = "base_model.model."

@@ -2,79 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import ConfigError, MethodError, did_you_mean, unknown_name
 from bench.merging.adapter import Adapter, AdapterConfig, Factors, padded
 from bench.merging.compatibility import aligned, check_compatible, check_init, check_same_init
-from bench.merging.configs import (
-    DareConfig,
-    ExtSubConfig,
-    LoraLegoConfig,
-    MergeConfig,
-    TaskArithmeticConfig,
-    TiesConfig,
-    WeightAverageConfig,
-    check_weights,
-)
+from bench.merging.configs import MergeConfig, check_weights
 from bench.merging.merged import Part, Setting
+from bench.registry import Registry
 
-__all__ = ["DTYPES", "MERGERS", "Merger", "fold_weights", "make_config", "merge"]
+__all__ = ["DTYPES", "MERGERS", "fold_weights", "make_config", "merge", "merging_name"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Number formats in which a result is stored."""
 
-MethodFunction = Callable[[Sequence[Adapter], MergeConfig, Setting], Iterator[tuple[str, Part]]]
+_CONFIGS = "bench.merging.configs"
+
+MERGERS: Registry[type[MergeConfig]] = Registry(
+    "merger",
+    {
+        "weight-average": f"{_CONFIGS}:WeightAverageConfig",
+        "task-arithmetic": f"{_CONFIGS}:TaskArithmeticConfig",
+        "ties": f"{_CONFIGS}:TiesConfig",
+        "dare": f"{_CONFIGS}:DareConfig",
+        "ext-sub": f"{_CONFIGS}:ExtSubConfig",
+        "lora-lego": f"{_CONFIGS}:LoraLegoConfig",
+    },
+)
+"""The mergers; a new one is a subclass of :class:`MergeConfig` in a file of its own, and a line here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Merger:
-    """One merging method.
-
-    Attributes:
-        name: as given to :func:`merge`.
-        config: class of its options.
-        path: ``module:function`` that does it; loaded on first use, because it needs torch.
-        summary: one line for listings.
-    """
-
-    name: str
-    config: type[MergeConfig]
-    path: str
-    summary: str
-
-    def function(self) -> MethodFunction:
-        """Load the function."""
-        module, _, name = self.path.partition(":")
-        return cast("MethodFunction", getattr(importlib.import_module(module), name))
-
-    def acts_on_factors(self, config: MergeConfig) -> bool:
-        """Whether the result depends on how each update is split into factors."""
-        return self.name == "lora-lego" or getattr(config, "space", "product") == "factor"
-
-
-def _merger(name: str, config: type[MergeConfig], summary: str) -> Merger:
-    stem = name.replace("-", "_")
-    return Merger(name, config, f"bench.merging.{stem}:merge_{stem}", summary)
-
-
-MERGERS: Mapping[str, Merger] = {
-    merger.name: merger
-    for merger in (
-        _merger("weight-average", WeightAverageConfig, "mean of the adapters"),
-        _merger("task-arithmetic", TaskArithmeticConfig, "sum of coefficient times update"),
-        _merger("ties", TiesConfig, "trim, elect signs, merge what agrees"),
-        _merger("dare", DareConfig, "drop at random and rescale, then average or TIES"),
-        _merger("ext-sub", ExtSubConfig, "subtract what the others do not share with the first"),
-        _merger("lora-lego", LoraLegoConfig, "cluster the ranks of all adapters"),
-    )
-}
+def merging_name(merger: str) -> str:
+    """Name of the method that merges single-domain adapters so."""
+    return "merge-average" if merger == "weight-average" else f"merge-{merger}"
 
 
 def make_config(method: str, values: Mapping[str, Any] | BaseModel | None = None) -> MergeConfig:
@@ -86,10 +50,14 @@ def make_config(method: str, values: Mapping[str, Any] | BaseModel | None = None
 
     Raises:
         ConfigError: unknown method or option (with suggestions), or a value out of range.
+        MethodError: a plugin that is no merger.
     """
-    if method not in MERGERS:
-        raise unknown_name("merging method", method, MERGERS)
-    cls = MERGERS[method].config
+    cls = MERGERS.load(method)
+    if not (isinstance(cls, type) and issubclass(cls, MergeConfig)):
+        raise MethodError(
+            f"merger {method!r} ({MERGERS.origin(method)}): found {cls!r}, expected a subclass of "
+            "bench.merging.MergeConfig."
+        )
     if isinstance(values, BaseModel):
         if not isinstance(values, cls):
             raise ConfigError(
@@ -149,18 +117,17 @@ def merge(
     options = make_config(method, config)
     if dtype not in DTYPES:
         raise unknown_name("number format", dtype, DTYPES)
-    merger = MERGERS[method]
-    factors = merger.acts_on_factors(options)
+    factors = options.on_factors
     warnings = check_compatible(adapters, products=not factors, assume_same_base=assume_same_base)
     setting = Setting(seed, init, warnings=warnings)
     options.check_inputs([adapter.config.r for adapter in adapters])
     if factors:
-        check_same_init(adapters, same_rank=method != "lora-lego", assume=assume_shared_init)
+        check_same_init(adapters, same_rank=not options.pools_ranks, assume=assume_shared_init)
     _check_reference(options, init, adapters)
-    parts = merger.function()(aligned(adapters), options, setting)
+    parts = options.parts(aligned(adapters), setting)
     # Sums of factors stay comparable with their inputs; clusters and products do not.
     inits = {adapter.config.init_hash for adapter in adapters}
-    keeps_init = factors and method != "lora-lego" and len(inits) == 1
+    keeps_init = factors and not options.pools_ranks and len(inits) == 1
     metadata = {
         "kind": "merged",
         "method": method,

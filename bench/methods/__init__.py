@@ -1,7 +1,6 @@
 """The method contract, its registry, and configuration."""
 
 from bench.methods.base import (
-    AdapterStore,
     AdapterUse,
     Capabilities,
     Context,
@@ -11,6 +10,7 @@ from bench.methods.base import (
     Progress,
     QuietProgress,
     Scores,
+    SharedStore,
     ValidationFigures,
 )
 from bench.methods.config import config_dict, load_config_file, parse_set, resolve_config
@@ -28,7 +28,6 @@ from bench.methods.registry import (
 from bench.protocol.types import DomainView, Requests, TrainView
 
 __all__ = [
-    "AdapterStore",
     "AdapterUse",
     "Capabilities",
     "Context",
@@ -45,6 +44,7 @@ __all__ = [
     "Requests",
     "RunDefaults",
     "Scores",
+    "SharedStore",
     "TrainView",
     "ValidationFigures",
     "config_dict",

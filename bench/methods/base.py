@@ -19,7 +19,6 @@ from bench.methods.plans import Job, PlanSpec, RunDefaults
 from bench.protocol.types import Requests, TrainView
 
 __all__ = [
-    "AdapterStore",
     "AdapterUse",
     "Capabilities",
     "Context",
@@ -29,6 +28,7 @@ __all__ = [
     "Progress",
     "QuietProgress",
     "Scores",
+    "SharedStore",
     "ValidationFigures",
 ]
 
@@ -189,7 +189,7 @@ class AdapterUse:
     trained_now: bool
 
 
-class AdapterStore(Protocol):
+class SharedStore(Protocol):
     """Where LoRA adapters, and first stages of baselines, are trained once and shared.
 
     The concrete stores belong to ``bench.llm`` and ``bench.baselines``. The runner asks for no more than this; methods know the concrete class.
@@ -232,7 +232,7 @@ class Context(Protocol):
     scratch: Path
     progress: Progress
     log: logging.Logger
-    adapters: AdapterStore | None
+    adapters: SharedStore | None
 
     def validate(self, method: Method) -> ValidationFigures:
         """Score the validation requests of the fixed nested user subset with ``method.score``."""
@@ -327,7 +327,7 @@ class Method(ABC):
         return RunDefaults()
 
     @classmethod
-    def adapter_store(cls, root: Path | None = None) -> AdapterStore | None:
+    def adapter_store(cls, root: Path | None = None) -> SharedStore | None:
         """The store that becomes ``context.adapters``; None for methods that share no trained state.
 
         Args:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,9 +22,11 @@ from pydantic_core import PydanticUndefined
 from bench.documents import DocumentError, parse_yaml
 from bench.errors import ConfigError, did_you_mean
 from bench.methods.base import Method, MethodConfig
+from bench.registry import Named, Registry
 
 __all__ = [
     "ConfigField",
+    "chosen_plugins",
     "config_dict",
     "config_fields",
     "load_config_file",
@@ -130,7 +132,9 @@ def _describe_field(name: str, info: FieldInfo, description: str) -> ConfigField
     default = info.get_default(call_default_factory=True) if not info.is_required() else None
     return ConfigField(
         name=name,
-        type=_type_text(info.annotation),
+        type=_type_text(
+            Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        ),
         default=None if default is PydanticUndefined else default,
         required=info.is_required(),
         description=description,
@@ -139,6 +143,9 @@ def _describe_field(name: str, info: FieldInfo, description: str) -> ConfigField
 
 def _type_text(annotation: Any) -> str:
     origin = get_origin(annotation)
+    if origin is Annotated:
+        named = _named(annotation.__metadata__)
+        return _type_text(annotation.__origin__) if named is None else " | ".join(named)
     if origin is Literal:
         return " | ".join(map(str, get_args(annotation)))
     if origin in (Union, UnionType):
@@ -148,6 +155,28 @@ def _type_text(annotation: Any) -> str:
     if origin is None and isinstance(annotation, type):
         return annotation.__name__
     return str(annotation).replace("typing.", "")
+
+
+def _named(metadata: Iterable[Any]) -> Registry[Any] | None:
+    """The registry whose names a field takes."""
+    return next((one.registry for one in metadata if isinstance(one, Named)), None)
+
+
+def chosen_plugins(config: BaseModel) -> dict[str, str]:
+    """SHA-256 of the source of every plugin that a configuration chooses by name, by dotted setting."""
+    found: dict[str, str] = {}
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            found |= {f"{name}.{key}": sha for key, sha in chosen_plugins(value).items()}
+            continue
+        # In ``Named | None`` the mark is inside the union.
+        inner = [m for part in get_args(info.annotation) for m in getattr(part, "__metadata__", ())]
+        named = _named([*info.metadata, *inner])
+        sha = named.source_sha256(value) if named is not None and value is not None else None
+        if sha is not None:
+            found[name] = sha
+    return found
 
 
 def resolve_config(

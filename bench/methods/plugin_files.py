@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import ExecutionLoader
 from importlib.machinery import ModuleSpec
-from importlib.metadata import entry_points
 from importlib.util import decode_source, module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +17,10 @@ from typing import Any
 from bench.errors import BenchError, ConfigError, MethodError, unknown_name
 from bench.io import canonical_json
 from bench.methods.base import Method
+from bench.registry import module_sha256, plugin_packages
 
 __all__ = ["is_file_name", "load_file", "plugin_code", "plugin_place", "source_sha256"]
 
-ENTRY_POINT_GROUP = "weavebench.methods"
 _PRIVATE = "_weavebench_plugin_"
 
 
@@ -146,10 +145,7 @@ def plugin_code() -> Iterator[None]:
 
 def plugin_place(error: BaseException) -> str | None:
     """File and line of the innermost frame of a plugin's code; None where none was passed."""
-    packages = {
-        point.value.partition(":")[0].partition(".")[0]
-        for point in entry_points(group=ENTRY_POINT_GROUP)
-    }
+    packages = plugin_packages()
     place, trace = None, error.__traceback__
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__", ""))
@@ -160,42 +156,9 @@ def plugin_place(error: BaseException) -> str | None:
 
 
 def source_sha256(cls: type[Method]) -> str | None:
-    """Identity of a plugin's source code, part of a run's id.
-
-    Args:
-        cls: a method class.
-
-    Returns:
-        None for classes of this package (their ``version`` and the package version say it). For a
-        file, the SHA-256 of its bytes as they were run. For an installed package, the SHA-256 over
-        the relative paths and contents of all its ``.py`` files.
+    """Identity of a plugin's source code, part of a run's id; None for classes of this package.
 
     Raises:
-        MethodError: a class whose source is on no disk, for example from an interactive session.
+        MethodError: a class whose source is on no disk, see :func:`bench.registry.module_sha256`.
     """
-    module = sys.modules.get(cls.__module__)
-    if cls.__module__.partition(".")[0] == "bench":
-        return None
-    recorded = getattr(module, "__weavebench_sha256__", None)
-    if isinstance(recorded, str):
-        return recorded
-    top = sys.modules.get(cls.__module__.partition(".")[0], module)
-    folders = [Path(p) for p in getattr(top, "__path__", ())]
-    if folders:
-        files = sorted(
-            (file.relative_to(folder).as_posix(), file)
-            for folder in folders
-            for file in folder.rglob("*.py")
-        )
-        digest = hashlib.sha256()
-        for relative, file in files:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            digest.update(canonical_json([relative, content]) + b"\n")
-        return digest.hexdigest()
-    single = getattr(module, "__file__", None)
-    if single is None or not Path(single).is_file():
-        raise MethodError(
-            f"{cls.__module__}.{cls.__qualname__}: no source file, so results could not be tied to "
-            "the code. Put the class into a file and name it file.py:Class."
-        )
-    return hashlib.sha256(Path(single).read_bytes()).hexdigest()
+    return module_sha256(cls.__module__, f"{cls.__module__}.{cls.__qualname__}")

@@ -1,9 +1,10 @@
 """Names of methods, and the road from a name to a class.
 
-Four kinds of names lead to a method:
+Five kinds of names lead to a method:
 
 * a built-in: ``item-knn``;
 * a method that an installed package announces in the entry-point group ``weavebench.methods``;
+* ``merge-`` and the name of a merger (``merge-average`` for weight-average): that merge as a method;
 * a class in a file: ``path/to/file.py:MyMethod`` (or ``path/to/file.py`` where it defines one);
 * a RecBole model of the allow-list: ``recbole:NARM``.
 
@@ -13,34 +14,29 @@ but itself.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import BaseModel
 
-from bench.errors import BenchError, ConfigError, MethodError, missing_package, unknown_name
+from bench.errors import BenchError, ConfigError, MethodError
+from bench.merging.registry import MERGERS, merging_name
 from bench.methods.base import Capabilities, Family, Method
 from bench.methods.config import ConfigField, config_fields, profile_values
 from bench.methods.plugin_files import (
-    ENTRY_POINT_GROUP,
     is_file_name,
     load_file,
     plugin_code,
     source_sha256,
 )
 from bench.names import METHOD_NAME
+from bench.registry import Problem, Registry, import_target
 
 __all__ = [
-    "BUILT_INS",
-    "ENTRY_POINT_GROUP",
+    "METHODS",
     "MethodInfo",
-    "Problem",
-    "Registry",
     "check_class",
     "describe",
     "describe_all",
@@ -54,7 +50,6 @@ __all__ = [
 
 RECBOLE_PREFIX = "recbole:"
 _RECBOLE = "bench.baselines.recbole.methods"
-_MERGED = "bench.llm.methods.merged"
 _CONTROLS = "bench.weaverec.controls"
 _RECBOLE_ALLOWED = "bench.baselines.recbole.models:ALLOWED"
 
@@ -80,12 +75,6 @@ BUILT_INS: Mapping[str, str] = {
     "target-only": "bench.llm.methods.single:TargetOnly",
     "all-data": "bench.llm.methods.single:AllData",
     "source-only": "bench.llm.methods.single:SourceOnly",
-    "merge-average": f"{_MERGED}:MergeAverage",
-    "merge-task-arithmetic": f"{_MERGED}:MergeTaskArithmetic",
-    "merge-ties": f"{_MERGED}:MergeTies",
-    "merge-dare": f"{_MERGED}:MergeDare",
-    "merge-ext-sub": f"{_MERGED}:MergeExtSub",
-    "merge-lora-lego": f"{_MERGED}:MergeLoraLego",
     "adamerging": "bench.llm.methods.adamerging:AdaMerging",
     "molorec": "bench.llm.methods.molorec:MoLoRec",
     "weaverec": "bench.weaverec.method:WeaveRec",
@@ -93,21 +82,6 @@ BUILT_INS: Mapping[str, str] = {
     "seed-average": f"{_CONTROLS}:SeedAverage",
     "all-data-average": f"{_CONTROLS}:AllDataAverage",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A method that cannot be used, for listings and ``bench doctor``.
-
-    Attributes:
-        name: the announced name.
-        origin: which package announced it.
-        reason: what is wrong and what to do.
-    """
-
-    name: str
-    origin: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,145 +111,19 @@ class MethodInfo:
     source_sha256: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    origin: str
-    target: str
-    load: Callable[[], Any]
-
-
-class Registry:
-    """A table from names to lazily imported methods.
-
-    Args:
-        built_ins: name -> ``module:Class``.
-        discover: returns the entry points of plugins; replaced in tests.
-    """
-
-    def __init__(
-        self,
-        built_ins: Mapping[str, str],
-        discover: Callable[[], Iterable[EntryPoint]] | None = None,
-    ) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._problems: list[Problem] = []
-        self._discover = discover
-        for name, target in built_ins.items():
-            self._add(name, _Entry("built-in", target, partial(_import_target, target)))
-
-    def register(
-        self, name: str, target: str | type[Method], *, origin: str = "registered"
-    ) -> None:
-        """Add a method by class or by ``module:Class``; the same pair twice is no error.
-
-        Raises:
-            ConfigError: the name is malformed, or means another method already.
-        """
-        if isinstance(target, str):
-            self._add(name, _Entry(origin, target, partial(_import_target, target)))
-        else:
-            label = f"{target.__module__}:{target.__qualname__}"
-            self._add(name, _Entry(origin, label, partial(_constant, target)))
-
-    def names(self) -> list[str]:
-        """All registered names, sorted; imports no method."""
-        self._load_plugins()
-        return sorted(self._entries)
-
-    def problems(self) -> tuple[Problem, ...]:
-        """Plugins that could not be registered (a name that is taken or malformed)."""
-        self._load_plugins()
-        return tuple(self._problems)
-
-    def origin(self, name: str) -> str:
-        """Where a registered name comes from."""
-        self._load_plugins()
-        return self._entries[name].origin
-
-    def load(self, name: str) -> Any:
-        """Import what a registered name points to, unchecked.
-
-        Raises:
-            ConfigError: unknown name, with suggestions.
-            MethodError: a plugin could not be imported.
-        """
-        self._load_plugins()
-        if name not in self._entries:
-            raise unknown_name("method", name, [*self._entries, *_recbole_names()])
-        entry = self._entries[name]
-        try:
-            return entry.load()
-        except BenchError:
-            raise
-        except (Exception, SystemExit) as error:
-            if entry.origin == "built-in":
-                raise
-            raise MethodError(
-                f"method {name!r} ({entry.origin}, {entry.target}) cannot be imported: "
-                f"{type(error).__name__}: {error}. Repair or uninstall that package."
-            ) from error
-
-    def _add(self, name: str, entry: _Entry) -> None:
-        if not METHOD_NAME.fullmatch(name):
-            raise ConfigError(
-                f"method name {name!r} ({entry.target}): expected letters, digits and . _ : + -, "
-                "beginning with a letter or digit."
-            )
-        if name.startswith(RECBOLE_PREFIX):
-            raise ConfigError(f"method name {name!r}: the prefix {RECBOLE_PREFIX!r} is reserved.")
-        known = self._entries.get(name)
-        if known is not None and known.target != entry.target:
-            raise ConfigError(
-                f"method name {name!r} of {entry.target} ({entry.origin}) is taken by "
-                f"{known.target} ({known.origin}). Give one of them another name."
-            )
-        self._entries.setdefault(name, entry)
-
-    def _load_plugins(self) -> None:
-        if self._discover is None:
-            return
-        discover, self._discover = self._discover, None
-        for point in sorted(discover(), key=lambda p: (p.name, p.value)):
-            package = (
-                f"package {point.dist.name} {point.dist.version}" if point.dist else "a package"
-            )
-            try:
-                self._add(point.name, _Entry(package, point.value, point.load))
-            except ConfigError as error:
-                self._problems.append(Problem(point.name, package, str(error)))
-
-
-def _constant(target: type[Method]) -> type[Method]:
-    return target
-
-
-def _import_target(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        missing = missing_package(error)
-        if missing is None or not module.startswith("bench."):
-            raise
-        raise missing from error
-
-
-def _discover_entry_points() -> Iterable[EntryPoint]:
-    return entry_points(group=ENTRY_POINT_GROUP)
-
-
-_registry = Registry(BUILT_INS, _discover_entry_points)
+METHODS: Registry[Any] = Registry("method", BUILT_INS, reserved=RECBOLE_PREFIX)
+METHODS.derive(MERGERS, merging_name, "bench.llm.methods.merged:method_for")
 
 
 def _recbole_names() -> list[str]:
     """Names of the RecBole allow-list; that module imports neither torch nor RecBole."""
-    allowed: Mapping[str, Any] = _import_target(_RECBOLE_ALLOWED)
+    allowed: Mapping[str, Any] = import_target(_RECBOLE_ALLOWED)
     return [RECBOLE_PREFIX + name for name in sorted(allowed)]
 
 
 def register(name: str, target: str | type[Method]) -> None:
-    """Add a method to the registry of this process; see :meth:`Registry.register`."""
-    _registry.register(name, target)
+    """Add a method to the registry of this process; see :meth:`bench.registry.Registry.register`."""
+    METHODS.register(name, target)
 
 
 def names(*, recbole: bool = True) -> list[str]:
@@ -284,12 +132,12 @@ def names(*, recbole: bool = True) -> list[str]:
     Args:
         recbole: whether the ``recbole:NAME`` allow-list is included.
     """
-    return sorted([*_registry.names(), *(_recbole_names() if recbole else [])])
+    return sorted([*METHODS.names(), *(_recbole_names() if recbole else [])])
 
 
 def problems() -> tuple[Problem, ...]:
     """Installed plugins whose name could not be registered."""
-    return _registry.problems()
+    return METHODS.problems()
 
 
 def load_class(name: str) -> Any:
@@ -302,8 +150,9 @@ def load_class(name: str) -> Any:
     if is_file_name(name):
         return load_file(name)
     if name.startswith(RECBOLE_PREFIX):
-        return _import_target(f"{_RECBOLE}:method_for")(name.removeprefix(RECBOLE_PREFIX))
-    return _registry.load(name)
+        return import_target(f"{_RECBOLE}:method_for")(name.removeprefix(RECBOLE_PREFIX))
+    METHODS.require(name, *_recbole_names())
+    return METHODS.load(name)
 
 
 def resolve(name: str) -> type[Method]:
@@ -417,4 +266,4 @@ def _origin(name: str) -> str:
         return name.rpartition(":")[0] if name.rpartition(".py:")[1] else name
     if name.startswith(RECBOLE_PREFIX):
         return "RecBole"
-    return _registry.origin(name) if name in _registry.names() else "unknown"
+    return METHODS.origin(name) if name in METHODS else "unknown"

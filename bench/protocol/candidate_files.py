@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
+from bench.io import StrPath
 from bench.protocol.imported import CandidateTable, ImportedCandidates
 from bench.protocol.tables import read_table, require_values, table_format, write_table
 from bench.protocol.types import Split
@@ -23,7 +24,7 @@ __all__ = ["export_candidates", "read_candidates"]
 _CHUNK = 65536
 
 
-def read_candidates(path: Path) -> ImportedCandidates:
+def read_candidates(path: StrPath) -> ImportedCandidates:
     """Read candidate sets from CSV, TSV (also .gz) or Parquet.
 
     Columns: ``user_id``, ``item_id``, and optionally ``split`` (``valid`` or ``test``; all ``test``
@@ -36,6 +37,7 @@ def read_candidates(path: Path) -> ImportedCandidates:
     """
     import polars as pl
 
+    path = Path(path)
     frame = read_table(path, ["user_id", "item_id"], ["split"])
     if not len(frame):
         raise ProtocolError(f"{path}: no rows; expected one per user and candidate.")
@@ -83,7 +85,7 @@ def _table(path: Path, rows: pl.DataFrame) -> CandidateTable:
 
 
 def export_candidates(
-    task: Task, path: Path, *, splits: tuple[Split, ...] = ("valid", "test")
+    task: Task, path: StrPath, *, splits: tuple[Split, ...] = ("valid", "test")
 ) -> None:
     """Write the candidate sets of all evaluated users in the form that :func:`read_candidates` reads.
 
@@ -109,4 +111,4 @@ def export_candidates(
             columns["user_id"].append(user_ids.gather(np.repeat(part.users, n_candidates)))
             columns["item_id"].append(item_ids.gather(part.candidates.ravel()))
             columns["split"].append(pl.repeat(split, part.candidates.size, eager=True))
-    write_table(path, {name: pl.concat(parts) for name, parts in columns.items()})
+    write_table(Path(path), {name: pl.concat(parts) for name, parts in columns.items()})

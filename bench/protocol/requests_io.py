@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.io import write_json
+from bench.io import StrPath, write_json
 from bench.partial import atomic_file
 from bench.protocol.types import DomainView, Requests
 
@@ -58,7 +58,7 @@ def training_path(path: Path) -> Path:
 
 
 def export_requests(
-    task: Task, requests: RequestSet, path: Path, *, titles: bool = False
+    task: Task, requests: RequestSet, path: StrPath, *, titles: bool = False
 ) -> dict[str, Any]:
     """Write requests as JSON lines (``.jsonl``) or Parquet (``.parquet``), one row per request.
 
@@ -84,12 +84,12 @@ def export_requests(
     note = TEST_NOTE if requests.split == "test" else VALID_NOTE
     meta = _meta(task, requests.split, requests.candidates_hash, requests.users, note)
     return _write_requests(
-        path, meta, parts, requests.domain, requests.n_candidates, requests.is_full, titles
+        Path(path), meta, parts, requests.domain, requests.n_candidates, requests.is_full, titles
     )
 
 
 def export_validation(
-    task: Task, users: NDArray[np.integer], path: Path, *, titles: bool = False
+    task: Task, users: NDArray[np.integer], path: StrPath, *, titles: bool = False
 ) -> dict[str, Any]:
     """Write the validation requests that a method sees while it fits, as :func:`export_requests` does.
 
@@ -107,10 +107,12 @@ def export_validation(
     meta = _meta(task, "valid", task.validation_hash, shown.users, VALID_NOTE)
     full = task.options.negatives == "full"
     width = int(shown.candidates.shape[1])
-    return _write_requests(path, meta, shown.chunks(_CHUNK), task.domains[0], width, full, titles)
+    return _write_requests(
+        Path(path), meta, shown.chunks(_CHUNK), task.domains[0], width, full, titles
+    )
 
 
-def export_training(task: Task, path: Path, *, titles: bool = False) -> dict[str, Any]:
+def export_training(task: Task, path: StrPath, *, titles: bool = False) -> dict[str, Any]:
     """Write the guarded training events of the target and of the task's sources, one row per user.
 
     Columns: ``domain``, ``user_id``, ``history`` (raw item ids, oldest first), ``timestamps`` (in the
@@ -128,6 +130,7 @@ def export_training(task: Task, path: Path, *, titles: bool = False) -> dict[str
     Raises:
         ProtocolError: unknown ending.
     """
+    path = Path(path)
     view = task.train_view(with_sources=True)
     domains = {domain.name: domain for domain in task.domains}
     views = (view.target, *view.sources)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench.data.strings import StringColumn
 from bench.errors import ProtocolError
+from bench.io import StrPath
 from bench.protocol.guard import match_ids
 from bench.protocol.keys import id_hashes
 from bench.protocol.tables import read_table
@@ -27,7 +28,7 @@ _CHUNK = 16384
 
 
 def read_scores(
-    path: Path,
+    path: StrPath,
     requests: RequestSet,
     *,
     may_leave_unranked: bool = False,
@@ -55,7 +56,7 @@ def read_scores(
             scores that are not finite numbers.
     """
     domain = requests.domain
-    table = _ScoreTable.read(path, domain, may_leave_unranked, ignore_extra)
+    table = _ScoreTable.read(Path(path), domain, may_leave_unranked, ignore_extra)
     wanted = np.zeros(domain.n_users, dtype=np.bool_)
     wanted[requests.users] = True
     if not ignore_extra:

@@ -131,6 +131,10 @@ class Task:
             }
         )
 
+    def __repr__(self) -> str:
+        sizes = f"{self.n_users:,} users, {self.n_items:,} items"
+        return f"Task({self.target}: {sizes}, leak guard {self.guard}, {self.task_hash[:12]})"
+
     def training_hashes(self, item_columns: Sequence[str] = ()) -> dict[str, str]:
         """SHA-256 of what training sees of the target and of every source, by name.
 

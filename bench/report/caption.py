@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report.grid import EM_RULE
+from bench.report.columns import EM_RULE
 from bench.report.options import TableOptions
-from bench.report.plain import CORRECTION_NAMES, p_figure
+from bench.report.plain import CORRECTION_NAMES, p_figure, share_text
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
 
 if TYPE_CHECKING:
@@ -198,6 +198,14 @@ def caption_lines(
         lines.append(
             f"{FLAGS['unchecked']} {', '.join(unchecked)}: code from outside of the package that had not "
             "passed the conformance kit (bench check) when it ran; nothing vouches for its figures."
+        )
+    short = [row for row in rows if row.budget_share is not None]
+    if short:
+        named = ", ".join(f"{row.label} {share_text(row.budget_share)}" for row in short)
+        lines.append(
+            f"{FLAGS['budget']} trained for less than its authors' regime, without a validation curve that is "
+            f"flat; share of the most rows that the authors train on: {named}. Such a row says little of "
+            "its method."
         )
     if options.costs:
         lines.append(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from bench.errors import ConfigError
-from bench.report.grid import EN_RULE
+from bench.report.columns import EN_RULE
 from bench.report.robustness import RobustnessReport, examine
 from bench.report.rows import RANDOM
 from bench.report.table import Table

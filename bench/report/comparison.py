@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,7 +14,6 @@ from bench.errors import ConfigError, ResultError, unknown_name
 from bench.evaluation import (
     EQUIVALENCE_BOUND,
     Correction,
-    PairedTest,
     RankInterval,
     SeedComparison,
     adjust,
@@ -21,11 +21,12 @@ from bench.evaluation import (
     mcnemar,
     metric_per_user,
     paired_bootstrap,
-    paired_t_test,
     rank_intervals,
     sign_flip_test,
 )
 from bench.report.contenders import Contender, require_comparable
+from bench.report.frames import frame
+from bench.report.pairwise_text import pairwise_rows, pairwise_text
 from bench.report.plain import finite
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Comparison:
     metric: str
     mean: float
     rival_mean: float
-    test: PairedTest
+    test: SeedComparison
 
 
 def compare(run: StoredRun, rival: StoredRun, metric: str = "ndcg@5") -> Comparison:
@@ -77,7 +78,8 @@ def compare(run: StoredRun, rival: StoredRun, metric: str = "ndcg@5") -> Compari
     require_comparable(run, rival)
     a = metric_per_user(run.outcomes(), metric)
     b = metric_per_user(rival.outcomes(), metric)
-    return Comparison(run, rival, metric, float(a.mean()), float(b.mean()), paired_t_test(a, b))
+    test = compare_seeds(a[None], b[None])
+    return Comparison(run, rival, metric, float(a.mean()), float(b.mean()), test)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,9 @@ class Pair:
     verdict: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Pairwise:
-    """Several methods on one target, pair by pair.
+    """Several methods on one target, pair by pair; it prints itself, and renders in a notebook.
 
     Attributes:
         target: target domain.
@@ -117,6 +119,7 @@ class Pairwise:
         contenders: best first.
         ranks: by label; empty where only a reference was compared with.
         pairs: the family of tests.
+        notes: what was joined or left out.
     """
 
     target: str
@@ -129,6 +132,25 @@ class Pairwise:
     contenders: tuple[Contender, ...]
     ranks: dict[str, RankInterval]
     pairs: tuple[Pair, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return pairwise_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(pairwise_text(self))}</pre>"
+
+    def to_frame(self, kind: str = "pandas") -> Any:
+        """One row per pair: ``a``, ``b``, ``difference``, ``lo``, ``hi``, ``p`` and others.
+
+        Args:
+            kind: ``pandas`` or ``polars``.
+
+        Raises:
+            ConfigError, MissingExtraError: as :func:`bench.report.frames.frame`.
+        """
+        rows = pairwise_rows(self)
+        return frame(rows, list(rows[0]), kind)
 
 
 def compare_all(
@@ -141,6 +163,7 @@ def compare_all(
     bound: float = EQUIVALENCE_BOUND,
     secondary: Sequence[str] = (),
     n_flips: int = 10_000,
+    notes: Sequence[str] = (),
 ) -> Pairwise:
     """Test every pair of contenders, or all against one that was declared beforehand.
 
@@ -153,6 +176,7 @@ def compare_all(
         bound: equivalence bound, > 0.
         secondary: names of :data:`SECONDARY`.
         n_flips: random sign assignments of ``flips``.
+        notes: what was joined or left out when the contenders were chosen.
 
     Raises:
         ResultError: fewer than two contenders.
@@ -206,6 +230,7 @@ def compare_all(
         contenders=tuple(contenders),
         ranks={} if reference is not None else _ranks(contenders, alpha, correction),
         pairs=pairs,
+        notes=tuple(notes),
     )
 
 
@@ -304,4 +329,5 @@ def pairwise_record(found: Pairwise) -> dict[str, Any]:
             }
             for pair in found.pairs
         ],
+        "notes": list(found.notes),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from bench.report.grid import Cell, Column, Section, columns, sections
+from bench.report.columns import Cell, Column
+from bench.report.grid import Section, columns, sections
 from bench.report.table import Table, TableSet
 
 __all__ = ["to_html"]
@@ -24,7 +25,7 @@ def to_html(table: Table | TableSet) -> str:
         parts += [to_html(one) for one in table.tables]
         return "".join([*parts, "</section>\n"])
     shown = columns(table)
-    head = "".join(_heading(column) for column in shown)
+    head = "".join(_heading(column, table) for column in shown)
     parts = [
         f'<table class="bench-table" data-target="{escape(table.target)}">',
         f"<caption>{escape(table.target)}</caption>",
@@ -40,9 +41,9 @@ def to_html(table: Table | TableSet) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _heading(column: Column) -> str:
+def _heading(column: Column, table: Table) -> str:
     kind = "" if column.is_text else ' class="figure"'
-    return f'<th scope="col"{kind}>{escape(column.title)}</th>'
+    return f'<th scope="col"{kind}>{escape(column.heading(table))}</th>'
 
 
 def _body(section: Section, shown: tuple[Column, ...]) -> list[str]:

@@ -10,16 +10,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.report.grid import (
-    EM_RULE,
-    EN_RULE,
-    Cell,
-    Column,
-    cells_of,
-    columns,
-    family_title,
-    sections,
-)
+from bench.report.columns import EM_RULE, EN_RULE, Cell, Column, family_title
+from bench.report.grid import cells_of, columns, sections
 from bench.report.table import FLAGS, Block, Row, Table, TableSet, family_key
 
 __all__ = ["escape_latex", "to_latex"]
@@ -53,9 +45,6 @@ _ESCAPES = {
 }
 _WIDE = 9
 """Columns that need both columns of a paper."""
-
-_OWN = {"rank", "own", "total", "memory"}
-"""Columns beside the metrics that every target of a wide table has its own of."""
 
 _PANEL = 16
 """Columns of figures that stay legible side by side: four targets with four metrics."""
@@ -107,7 +96,7 @@ def to_latex(table: Table | TableSet) -> str:
     # The spread stands beside the figure here; an interval column would double the width.
     shown = tuple(column for column in shown if column.key != "interval")
     spec = "".join("l" if column.is_text else "r" for column in shown)
-    head = " & ".join(_heading(column) for column in shown) + r" \\"
+    head = " & ".join(_heading(column, table) for column in shown) + r" \\"
     body: list[str] = []
     for index, section in enumerate(sections(table, shown)):
         if index:
@@ -136,7 +125,7 @@ def to_latex(table: Table | TableSet) -> str:
 
 def _wide(group: TableSet) -> str:
     tables = group.tables
-    own = _OWN | ({"seeds"} if _seeds_differ(tables) else set())
+    own = {"seeds"} if _seeds_differ(tables) else set()
     parts = {kind: _wide_lines(tables, kind, own) for kind in ("main", "other-users", "reported")}
     panels = [_panel(tables, parts, chunk, own) for chunk in _chunks(tables)]
     shared, of_one = _captions(tables)
@@ -146,7 +135,7 @@ def _wide(group: TableSet) -> str:
 
 def _chunks(tables: Sequence[Table]) -> list[range]:
     """Targets that share a row of columns: as many as stay legible, the panels alike."""
-    width = max(len(_group_columns(table, _OWN)) for table in tables)
+    width = max(len(_group_columns(table, ())) for table in tables)
     most = max(1, _PANEL // width)
     n_panels = -(-len(tables) // most)
     size = -(-len(tables) // n_panels)
@@ -162,7 +151,7 @@ def _panel(
         shown = _group_columns(tables[index], own)
         spec += "r" * len(shown)
         titles.append(rf"\multicolumn{{{len(shown)}}}{{c}}{{{_name(tables[index].target)}}}")
-        heads += [_heading(column) for column in shown]
+        heads += [_heading(column, tables[index]) for column in shown]
         rules.append(rf"\cmidrule(lr){{{position}-{position + len(shown) - 1}}}")
         position += len(shown)
     head = [" & ".join(titles) + r" \\", " ".join(rules), " & ".join(heads) + r" \\"]
@@ -195,8 +184,8 @@ def _seeds_differ(tables: Sequence[Table]) -> bool:
 
 
 def _group_columns(table: Table, own: Collection[str]) -> list[Column]:
-    """The columns that every target has its own of: metrics, and those of ``own``."""
-    return [column for column in columns(table) if column.is_metric or column.key in own]
+    """The columns that every target has its own of, those of ``own`` too."""
+    return [column for column in columns(table) if column.per_target or column.key in own]
 
 
 def _block(table: Table, kind: str) -> Block | None:
@@ -275,8 +264,8 @@ def _captions(tables: Sequence[Table]) -> tuple[list[str], list[str]]:
     return shared, own
 
 
-def _heading(column: Column) -> str:
-    return escape_latex(column.title)
+def _heading(column: Column, table: Table) -> str:
+    return escape_latex(column.heading(table))
 
 
 def _name(text: str) -> str:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CORRECTION_NAMES", "count_text", "finite", "p_figure"]
+if TYPE_CHECKING:
+    from bench.evaluation import SeedComparison
+
+__all__ = [
+    "CORRECTION_NAMES",
+    "count_text",
+    "difference_text",
+    "finite",
+    "number_text",
+    "p_figure",
+    "p_text",
+    "share_text",
+]
 
 # Apart from the corrections themselves: the command line reads it before any heavy import.
 CORRECTION_NAMES: Mapping[str, str] = {
@@ -27,6 +39,13 @@ def p_figure(p: float) -> str:
     return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
 
 
+def share_text(share: float | None) -> str:
+    """A share as percent with two digits: ``0.54 %``, ``14 %``, ``97 %``, ``170 %``; "" for None."""
+    if share is None:
+        return ""
+    return f"{float(f'{100 * share:.2g}'):g} %"
+
+
 def finite(value: Any) -> Any:
     """A nested value with infinite and undefined numbers as None, tuples as lists."""
     if isinstance(value, dict):
@@ -36,3 +55,21 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def p_text(p: float | None) -> str:
+    """A p-value for people."""
+    if p is None:
+        return "-"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def number_text(value: float, form: str = "+.4f") -> str:
+    """A number in the given form; a dash where it is not finite."""
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def difference_text(test: SeedComparison) -> str:
+    """A difference with its interval."""
+    low, high = test.ci95
+    return f"{number_text(test.difference)} [{number_text(low)}, {number_text(high)}]"

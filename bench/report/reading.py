@@ -9,10 +9,10 @@ from tabulate import tabulate
 
 from bench.evaluation.corrections import adjust
 from bench.evaluation.seeds import SeedComparison, compare_seeds
-from bench.report.plain import CORRECTION_NAMES, p_figure
+from bench.report.plain import CORRECTION_NAMES, count_text, p_figure
 from bench.report.rows import RANDOM, Measured
 from bench.report.significance import ALPHA, CORRECTION, Draft
-from bench.report.table import Table
+from bench.report.table import FLAGS, Row, Table
 from bench.report.writers import escape_markdown
 from bench.runs.stored import slug
 
@@ -39,7 +39,7 @@ class Pair:
 
 
 def training_free_pairs(drafts: Sequence[Draft]) -> list[Pair]:
-    """Every training-free row against every trained row, target by target, in the tables' order."""
+    """Every training-free row against every trained row that stands for its method, in the tables' order."""
     found = []
     for draft in drafts:
         order = {row.key: place for place, row in enumerate(draft.table.rows)}
@@ -47,7 +47,7 @@ def training_free_pairs(drafts: Sequence[Draft]) -> list[Pair]:
         free = [one for one in rows if not one.trainable and one.row.method != RANDOM]
         for one in free:
             for other in rows:
-                if other.trainable:
+                if other.trainable and not _is_short(other):
                     test = compare_seeds(one.values, other.values, trainable_a=False)
                     found.append((draft.table.target, one, other, test))
     adjusted = adjust([test.p for *_, test in found], CORRECTION).tolist() if found else []
@@ -68,7 +68,48 @@ def index_page(drafts: Sequence[Draft], command: str) -> str:
         "",
     ]
     lines += _reading(pairs)
+    lines += _skipped(drafts)
     return "\n".join(lines) + "\n"
+
+
+def _is_short(one: Measured) -> bool:
+    """Whether a row was trained too little to stand for its method."""
+    return "budget" in one.row.flags
+
+
+def _best(draft: Draft) -> Row:
+    """The unmarked row with the highest mean; the row of a random order has no mark."""
+    primary = draft.table.primary
+    unmarked = (one.row for one in draft.measured if not _is_short(one))
+    return max(unmarked, key=lambda row: (row.figures[primary].mean, row.label))
+
+
+def _skipped(drafts: Sequence[Draft]) -> list[str]:
+    """What the reading leaves out, and which of it is above the best unmarked row all the same."""
+    skipped = [one for draft in drafts for one in draft.measured if _is_short(one)]
+    if not skipped:
+        return []
+    above = [
+        f"{one.row.name} on {draft.table.target} ({one.row.figures[draft.table.primary].shown})"
+        for draft in drafts
+        for one in draft.measured
+        if _is_short(one)
+        and one.row.figures[draft.table.primary].mean
+        > _best(draft).figures[draft.table.primary].mean
+    ]
+    one_row = len(skipped) == 1
+    lines = [
+        "",
+        f"{count_text(len(skipped), 'trained row')} {'stays' if one_row else 'stay'} out of this reading and of "
+        f"the best rows (sign {FLAGS['budget']}): {'it was' if one_row else 'they were'} trained for less than "
+        "the authors' regime, without a validation curve that is flat. [Training budgets](../docs/budgets.md) has "
+        "the evidence and what it would take.",
+    ]
+    if above:
+        lines[-1] += (
+            f" Above the best unmarked row all the same: {escape_markdown(', '.join(above))}."
+        )
+    return lines
 
 
 def subset_stem(table: Table) -> str:
@@ -100,10 +141,7 @@ def _overview(drafts: Sequence[Draft], stem: Callable[[Table], str] = _target_st
     body = []
     for draft in drafts:
         table = draft.table
-        best = max(
-            (one.row for one in draft.measured),
-            key=lambda row: (row.figures[table.primary].mean, row.label),
-        )
+        best = _best(draft)
         seeds = sorted({len(one.row.seeds) for one in draft.measured if one.trainable})
         target = escape_markdown(table.target)
         star = "\\*" if "star" in _row_signs(draft, best.key) else ""
@@ -118,7 +156,8 @@ def _overview(drafts: Sequence[Draft], stem: Callable[[Table], str] = _target_st
                 f"[LaTeX]({stem(table)}.tex), [CSV]({stem(table)}.csv), [JSON]({stem(table)}.json)",
             ]
         )
-    headers = ["Target", "Users", "Rows", "Seeds of trained rows", "Best row", "Figure", "Files"]
+    headers = ["Target", "Users", "Rows", "Seeds of trained rows", "Best unmarked row", "Figure"]
+    headers += ["Files"]
     align = ["left", "right", "right", "right", "left", "right", "left"]
     return tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
 
@@ -129,7 +168,7 @@ def _row_signs(draft: Draft, key: tuple[str, str]) -> tuple[str, ...]:
 
 def _reading(pairs: Sequence[Pair]) -> list[str]:
     if not pairs:
-        return ["No target has both training-free and trained rows."]
+        return ["No target has both training-free rows and trained rows without a mark."]
     above = [pair for pair in pairs if pair.test.difference > 0]
     clear = [pair for pair in above if pair.adjusted_p < ALPHA and pair.test.same_sign]
     n_methods = sum(not pair.test.this_checkpoint for pair in clear)

@@ -20,6 +20,7 @@ from bench.evaluation import (
 )
 from bench.report.select import Series, restrict
 from bench.report.table import Cost, Figure, Row
+from bench.runs.budgets import judge
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
@@ -74,6 +75,8 @@ def measured(
     flags += ["invalid"] if valid is not None and valid < ENOUGH_VALID else []
     flags += ["imported"] if any(run.imported is not None for run in runs) else []
     flags += ["unchecked"] if any(_is_unchecked(run) for run in runs) else []
+    share = _budget_share(runs)
+    flags += ["budget"] if share is not None else []
     gap, tie_metric = _largest_gap(ties)
     fit = _mean_of(runs, lambda run: run.manifest["seconds"].get("fit"))
     values = np.stack([metric_per_user(one_seed, primary) for one_seed in outcomes])
@@ -97,6 +100,7 @@ def measured(
         n_adapted_on=n_seen,
         unseen=unseen,
         seconds_fit=fit,
+        budget_share=share,
         cost=_cost(runs),
     )
     return Measured(row, values, bool(record["method"].get("trainable", True)))
@@ -106,6 +110,12 @@ def _is_unchecked(run: StoredRun) -> bool:
     """Whether a plugin made the run that had not passed the conformance kit."""
     method = run.manifest["method"]
     return bool(method.get("plugin_sha256")) and method.get("conformance") != "passed"
+
+
+def _budget_share(runs: Sequence[StoredRun]) -> float | None:
+    """The smallest share of the authors' training that a run had which was trained too little."""
+    shares = [found.share for run in runs if (found := judge(run)) is not None]
+    return min((round(share, _DECIMALS) for share in shares if share is not None), default=None)
 
 
 def _share_valid(runs: Sequence[StoredRun]) -> float | None:

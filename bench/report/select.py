@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bench.errors import ConfigError, MissingRunError, ResultError, did_you_mean
 from bench.io import canonical_json
 from bench.report.plain import count_text
+from bench.runs.privacy import without_paths
 
 if TYPE_CHECKING:
     from bench.evaluation import Outcomes
@@ -236,7 +237,7 @@ def _with_one_default(series: Sequence[Series]) -> list[Series]:
             return one
         now, then = default.first.config, one.first.config
         differing = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
-        return Series(one.runs, False, tuple((key, str(then.get(key))) for key in differing))
+        return Series(one.runs, False, tuple((key, _shown(then.get(key))) for key in differing))
 
     return [named(one) for one in series]
 
@@ -274,7 +275,12 @@ def _age(run: StoredRun) -> tuple[str, str]:
 
 def _overrides(run: StoredRun) -> tuple[tuple[str, str], ...]:
     overrides = run.manifest.get("spec", {}).get("overrides") or {}
-    return tuple((key, str(overrides[key])) for key in sorted(overrides))
+    return tuple((key, _shown(overrides[key])) for key in sorted(overrides))
+
+
+def _shown(value: object) -> str:
+    """A setting in a label: tables are shared, so that of a path only the name is shown."""
+    return str(without_paths(value))
 
 
 def choose_users(runs: Sequence[StoredRun], n_users: int | None) -> NDArray[np.int32]:

@@ -44,6 +44,7 @@ FLAGS: Mapping[str, str] = {
     "inconsistent": "§",
     "invalid": "¶",
     "unchecked": "‖",
+    "budget": "#",
 }
 """What a reader must know of a row, with the sign that stands behind its name."""
 
@@ -118,6 +119,8 @@ class Row:
             the largest number of any seed.
         unseen: mean of the primary metric over the other users, or None where there are none such.
         seconds_fit: mean wall seconds of training, or None.
+        budget_share: share of the authors' training budget, the smallest of any seed and stage, if the row
+            was trained too little to stand for its method; None otherwise.
         marks: best and second best, by metric.
         signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
         cost: seconds and memory.
@@ -144,6 +147,7 @@ class Row:
     n_adapted_on: int = 0
     unseen: float | None = None
     seconds_fit: float | None = None
+    budget_share: float | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
     cost: Cost = Cost()

@@ -25,6 +25,7 @@ from bench.report.contenders import Contender, from_series
 from bench.report.labels import row_names
 from bench.report.plain import finite
 from bench.report.select import Series, choose_task, choose_users, group_series
+from bench.runs.budgets import is_short
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
@@ -79,6 +80,7 @@ class Gain:
         adjusted_p: corrected over all gains of the report.
         outcome: ``positive`` or ``negative``: significantly above or below the baseline; else
             ``equivalent`` where the interval lies within the bound, or ``not separated``.
+        short: whether a run of either was trained too little to stand for its method.
     """
 
     target: str
@@ -91,6 +93,7 @@ class Gain:
     test: SeedComparison
     adjusted_p: float
     outcome: Outcome
+    short: bool = False
 
     @property
     def verdict(self) -> str:
@@ -381,6 +384,7 @@ def _gain(
         test=test,
         adjusted_p=1.0,
         outcome="not separated",
+        short=any(is_short(run) for run in (*row.runs, *baseline.runs)),
     )
 
 

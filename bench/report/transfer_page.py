@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bench.report.plain import CORRECTION_NAMES, p_figure
+from bench.report.plain import CORRECTION_NAMES, count_text, p_figure
 from bench.report.significance import ALPHA, CORRECTION
+from bench.report.table import FLAGS
 from bench.report.transfer import (
     OUTCOMES,
     Gain,
@@ -115,11 +116,17 @@ def _choice(gains: Sequence[Gain]) -> str:
 
 
 def _counts(reports: Sequence[TransferReport]) -> str:
-    """How many gains over target-only came out how, as a sentence."""
-    counts = Counter(
-        gain.outcome for report in reports for gain in report.gains if gain.against == "target-only"
-    )
-    if not counts:
+    """How many gains over target-only came out how, in sentences; marked rows decide nothing."""
+    found = [gain for report in reports for gain in report.gains if gain.against == "target-only"]
+    if not found:
         return "No run on the target alone is stored."
+    n_short = sum(gain.short for gain in found)
+    counts = Counter(gain.outcome for gain in found if not gain.short)
     shown = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
-    return f"Of {counts.total()} gains over the target alone: {shown}."
+    told = f"Of {counts.total()} gains over the target alone: {shown}." if counts else ""
+    marked = (
+        f"{count_text(n_short, 'gain')} over the target alone "
+        f"{'is' if n_short == 1 else 'are'} listed and not counted: a row with the mark {FLAGS['budget']} stands "
+        "on one side. Rows of equal budgets may be compared with each other, but they say little of their methods."
+    )
+    return " ".join([told] * bool(told) + [marked] * bool(n_short))

@@ -19,7 +19,7 @@ from bench.evaluation import Outcomes
 from bench.evaluation.bounds import Reported, is_feasible
 from bench.evaluation.metrics import parse_metric
 from bench.report.verify_across import Problem, compare_results
-from bench.runs.privacy import private_settings, private_text
+from bench.runs.privacy import apart_from_files, private_values
 from bench.runs.records import metrics_record
 from bench.runs.spec import identity_of
 from bench.runs.store import RunStore
@@ -305,11 +305,9 @@ def _privacy(run: StoredRun) -> Iterator[tuple[str, str]]:
                     "outcomes only"
                 ),
             )
-    for field, value in private_settings(run.manifest):
-        yield "privacy", f"{MANIFEST}: {field} is {value!r}, a path of a machine"
-    for name in (MANIFEST, METRICS):
-        for line, what, found in private_text((run.path / name).read_text(encoding="utf-8")):
-            yield "privacy", f"{name}, line {line}: {found!r} looks like {what}"
+    for name, record in ((MANIFEST, apart_from_files(run.manifest)), (METRICS, run.metrics)):
+        for field, found, what in private_values(record):
+            yield "privacy", f"{name}: {field} holds {found!r}, which looks like {what}"
 
 
 def _stray_files(root: Path, folders: Sequence[Path]) -> list[Problem]:

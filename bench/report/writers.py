@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
 
-from bench.report.grid import Cell, Column, columns, sections
+from bench.report.columns import COLUMNS, METRICS, Cell, Column
+from bench.report.grid import columns, sections
 from bench.report.table import Row, Table, TableSet
 from bench.terminal import json_safe, one_line
 
@@ -39,7 +40,7 @@ def to_markdown(table: Table | TableSet) -> str:
             if section.block.kind != "reported" or column.is_metric or column.key == "method"
         ]
         body = [[_cell(cells[place], shown[place]) for place in kept] for _, cells in section.lines]
-        headers = [shown[place].title for place in kept]
+        headers = [shown[place].heading(table) for place in kept]
         align = ["left" if shown[place].is_text else "right" for place in kept]
         parts += [
             tabulate(body, headers, tablefmt="pipe", colalign=align, disable_numparse=True),
@@ -73,24 +74,12 @@ def to_csv(table: Table | TableSet) -> str:
     tables = table.tables if isinstance(table, TableSet) else (table,)
     metrics = tuple(dict.fromkeys(metric for one in tables for metric in one.metrics))
     with_intervals = any(one.with_intervals for one in tables)
-    header = [
-        *("target", "task_hash", "candidates_hash", "block", "family", "method", "label"),
-        *("profile", "seeds", "n_users"),
-    ]
-    for metric in metrics:
-        header.append(metric)
-        if with_intervals:
-            header += [f"{metric}_low", f"{metric}_high"]
-    header += [
-        "signs",
-        "rank_best",
-        "rank_worst",
-        "seconds_fit",
-        "seconds_own",
-        "seconds_total",
-        "peak_memory_mb",
-    ]
-    header += ["flags", "run_ids", "provenance"]
+    header = ["target", "task_hash", "candidates_hash", "block"]
+    for column in COLUMNS:
+        header += column.csv_names
+        if column is METRICS:
+            ends = ("", "_low", "_high") if with_intervals else ("",)
+            header += [f"{metric}{end}" for metric in metrics for end in ends]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
@@ -106,19 +95,32 @@ def to_csv(table: Table | TableSet) -> str:
 
 
 def _csv_cells(row: Row, metrics: Sequence[str], with_intervals: bool) -> list[Any]:
-    cells: list[Any] = [*map(as_text, (row.family, row.method, row.label, row.profile))]
-    cells += [" ".join(map(str, row.seeds)), row.n_users or ""]
+    cells: list[Any] = []
+    for column in COLUMNS:
+        if column is METRICS:
+            cells += _csv_figures(row, metrics, with_intervals)
+            continue
+        names, value = column.csv_names, column.value(row)
+        if value == column.absent:
+            cells += [""] * len(names)
+        else:
+            cells += map(_csv_cell, value if len(names) > 1 else [value] * len(names))
+    return cells
+
+
+def _csv_figures(row: Row, metrics: Sequence[str], with_intervals: bool) -> Iterator[str]:
     for metric in metrics:
         figure = row.figures.get(metric)
-        cells.append("" if figure is None else repr(figure.mean))
+        yield "" if figure is None else repr(figure.mean)
         if with_intervals:
             ends = figure.ci95 if figure is not None else None
-            cells += ["", ""] if ends is None else [repr(end) for end in ends]
-    cells += [as_text(" ".join(row.signs)), *(row.rank or ("", ""))]
-    costs = (row.seconds_fit, row.cost.own, row.cost.total, row.cost.memory_mb)
-    cells += ["" if value is None else repr(value) for value in costs]
-    texts = (" ".join(row.flags), " ".join(row.run_ids), row.provenance)
-    return [*cells, *map(as_text, texts)]
+            yield from ("", "") if ends is None else map(repr, ends)
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        value = " ".join(map(str, value))
+    return as_text(value) if isinstance(value, str) else repr(value)
 
 
 def as_text(text: str) -> str:
@@ -173,25 +175,16 @@ def _json_row(table: Table, row: Row) -> dict[str, Any]:
         figures[metric] = {"mean": figure.mean, "mark": row.marks.get(metric)}
         if figure.ci95 is not None:
             figures[metric]["ci95"] = list(figure.ci95)
-    return {
-        "method": row.method,
-        "label": row.label,
-        "family": row.family,
-        "profile": row.profile,
-        "seeds": list(row.seeds),
-        "n_users": row.n_users,
-        "metrics": figures,
-        "run_ids": list(row.run_ids),
-        "config": dict(row.config),
-        "sources": list(row.sources),
-        "flags": list(row.flags),
-        "share_tied": row.share_tied,
-        "tie_gap": row.tie_gap,
-        "tie_metric": row.tie_metric,
-        "seconds_fit": row.seconds_fit,
-        "signs": list(row.signs),
-        "rank": list(row.rank) if row.rank else None,
-        "cost": asdict(row.cost),
-        "provenance": row.provenance,
-        **({} if row.share_valid is None else {"share_valid": row.share_valid}),
-    }
+    found: dict[str, Any] = {"metrics": figures}
+    for column in COLUMNS:
+        value = column.value(row)
+        kept = column.in_json == "always" or (
+            column.in_json == "present" and value != column.absent
+        )
+        if column is not METRICS and kept:
+            *groups, name = column.key.split(".")
+            place = found
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[name] = list(value) if isinstance(value, tuple) else value
+    return found

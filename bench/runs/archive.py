@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bench.enclosure import enclose_import
 from bench.errors import ConfigError, ResultError
-from bench.io import atomic_folder, lock
+from bench.io import StrPath, atomic_folder, lock
 from bench.methods import MethodConfig
 from bench.methods.config import config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
@@ -21,7 +21,7 @@ from bench.partial import atomic_file, partial_folder
 from bench.process import usable_cpus
 from bench.runs.prints import prints_aside
 from bench.runs.spec import RunSpec
-from bench.runs.store import WORK, RunStore
+from bench.runs.store import WORK, RunStore, open_store
 from bench.runs.stored import MANIFEST, StoredRun, check_file, read_run
 
 __all__ = ["export_runs", "import_runs", "reproduce_spec"]
@@ -30,7 +30,7 @@ _MAX_MEMBERS = 1_000_000
 _MAX_BYTES = 1 << 40
 
 
-def export_runs(runs: Sequence[StoredRun], destination: Path) -> Path:
+def export_runs(runs: Sequence[StoredRun], destination: StrPath) -> Path:
     """Copy runs, complete with logs and models, to a ``.tar.gz`` file or into a folder.
 
     Args:
@@ -43,6 +43,7 @@ def export_runs(runs: Sequence[StoredRun], destination: Path) -> Path:
     Raises:
         ResultError: no run, a damaged run, or the file exists.
     """
+    destination = Path(destination)
     if not runs:
         raise ResultError("nothing to export: name at least one run (`bench runs list`).")
     for run in runs:
@@ -88,7 +89,9 @@ def _write_tar(runs: Sequence[StoredRun], stream: BinaryIO) -> None:
                         archive.addfile(info, content)
 
 
-def import_runs(source: Path, store: RunStore, *, replace: bool = False) -> list[StoredRun]:
+def import_runs(
+    source: StrPath, store: RunStore | StrPath, *, replace: bool = False
+) -> list[StoredRun]:
     """Copy runs from an exported file or from a folder of runs into a store.
 
     An archive is unpacked inside the store's work folder; members that are links, devices, or point
@@ -107,6 +110,7 @@ def import_runs(source: Path, store: RunStore, *, replace: bool = False) -> list
     Raises:
         ResultError: not an archive of runs, unsafe, damaged, or in conflict with the store.
     """
+    source, store = Path(source), open_store(store)
     if source.is_dir():
         return _import_folder(source, store, replace=replace)
     if not source.is_file():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.methods import AdapterStore, Method, Progress, ValidationFigures
+from bench.methods import Method, Progress, SharedStore, ValidationFigures
 from bench.validation import Validator
 
 __all__ = ["RunContext"]
@@ -30,7 +30,7 @@ class RunContext:
     progress: Progress
     log: logging.Logger
     validator: Validator
-    adapters: AdapterStore | None = None
+    adapters: SharedStore | None = None
     before_scoring: Callable[[], None] = lambda: None
 
     def validate(self, method: Method) -> ValidationFigures:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench.errors import ConfigError
 from bench.memory import physical_memory
 from bench.methods import Method
 from bench.process import available_threads, quiet_threads
@@ -30,6 +31,7 @@ __all__ = [
     "hardware",
     "limit_threads",
     "package_versions",
+    "require_device",
     "run_threads",
 ]
 
@@ -48,6 +50,32 @@ _PACKAGES = (
     "vllm",
     "safetensors",
 )
+
+
+def require_device(device: str, *, present: bool = True) -> None:
+    """Refuse a device that cannot work before any data are read.
+
+    Args:
+        device: what was asked for.
+        present: whether this machine must have it; a plan may be made for another one.
+
+    Raises:
+        ConfigError: no name of a device, or torch sees none of its kind.
+    """
+    if device == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise ConfigError(f"--device {device!r}: expected cpu, cuda, cuda:N or mps.")
+    if not present:
+        return
+    import torch
+
+    backend = torch.backends.mps if device == "mps" else torch.cuda
+    if not backend.is_available():
+        raise ConfigError(
+            f"--device {device}: torch {torch.__version__} sees no such device. Use --device cpu, or "
+            "install a torch build for it (docs/install.md)."
+        )
 
 
 def package_versions() -> dict[str, str]:

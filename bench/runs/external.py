@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError, MethodError, ResultError
-from bench.io import read_json, sha256_file
+from bench.io import StrPath, read_json, sha256_file
 from bench.methods import (
     Capabilities,
     Context,
@@ -27,8 +27,9 @@ from bench.runs.imported import Imported, declared
 from bench.runs.manifest import PreparedRun
 from bench.runs.runner import execute, prepare
 from bench.runs.spec import RunSpec
-from bench.runs.store import RunStore
+from bench.runs.store import RunStore, open_store
 from bench.runs.stored import StoredRun
+from bench.runs.tasks import TaskCache
 
 __all__ = ["ExternalScores", "store_scores"]
 
@@ -71,12 +72,13 @@ class ExternalScores(Method):
 
 def store_scores(
     spec: RunSpec,
-    file: Path,
-    store: RunStore,
+    file: StrPath,
+    store: RunStore | StrPath,
     *,
     version: str = "1",
-    requests_file: Path | None = None,
+    requests_file: StrPath | None = None,
     replace: bool = False,
+    tasks: TaskCache | None = None,
     **facts: Any,
 ) -> StoredRun:
     """Align a file of scores with the test requests of a task, evaluate it and store the run.
@@ -88,6 +90,7 @@ def store_scores(
         version: version of the model that scored.
         requests_file: the exported requests; their description must name this very task.
         replace: whether another import of the same name, version, seed, task and users is replaced.
+        tasks: tasks that are built already; None builds them.
         facts: fields of :class:`bench.runs.imported.Imported` that are known.
 
     Returns:
@@ -99,6 +102,7 @@ def store_scores(
         ProtocolError: scores are missing, repeated, not finite, or of other users or items.
         ResultError: something else is stored under this name; the message says what differs.
     """
+    file, store = Path(file), open_store(store)
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; expected a table of user_id, item_id, score.")
     record = declared({"file": file.name, "scores_sha256": sha256_file(file), **facts})
@@ -109,10 +113,11 @@ def store_scores(
         )
     cls = _class_of(spec.method, version, record)
     spec = spec.model_copy(update={"imported": record})
-    prepared = prepare(spec)
+    tasks = tasks or TaskCache()
+    prepared = prepare(spec, tasks=tasks)
     task = prepared.loaded.task
     if requests_file is not None:
-        _check_requests(requests_file, task, prepared.users_hash)
+        _check_requests(Path(requests_file), task, prepared.users_hash)
     siblings = _siblings(prepared, version, store)
     for run in siblings:
         known = (run.imported or {}).get("scores_sha256")
@@ -137,7 +142,7 @@ def store_scores(
     same = [run for run, differences in found.items() if not differences]
     cls.users = prepared.users
     cls.values = read_scores(file, task.test(prepared.users))
-    stored = same[0] if same else execute(spec, store, force=True)
+    stored = same[0] if same else execute(spec, store, force=True, tasks=tasks)
     for run in others:
         # The older one goes when the new one is complete.
         if run.run_id != stored.run_id:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import BenchError, InUseError, MethodError, ResultError
-from bench.io import atomic_folder, hash_json, write_json, write_text
+from bench.io import StrPath, atomic_folder, hash_json, write_json, write_text
 from bench.methods.config import merge
 from bench.partial import discard
 from bench.runs.planning import with_defaults
@@ -20,14 +20,14 @@ from bench.runs.records import utc_now
 from bench.runs.resolve import Resolved, require_available, resolve_spec
 from bench.runs.runner import CHECKPOINT_SECONDS, execute_run
 from bench.runs.spec import RunSpec
-from bench.runs.store import RunStore
+from bench.runs.store import RunStore, open_store
 from bench.runs.stored import FORMAT, LOG, MANIFEST, StoredRun
 from bench.runs.tasks import TaskCache
 
 __all__ = ["MatrixInterrupted", "RunResult", "expand", "run_matrix"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunResult:
     """What became of one specification.
 
@@ -47,6 +47,19 @@ class RunResult:
     error: Exception | None = None
     record: Path | None = None
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        if self.run is None:
+            return f"RunResult({self.spec.label}: {self.status}, {type(self.error).__name__})"
+        value = self.run.figures["ndcg@5"]
+        low, high = value["ci95"]
+        figure = f"NDCG@5 {value['mean']:.4f} [{low:.4f}, {high:.4f}]"
+        return f"RunResult({self.spec.label}: {figure}, {self.status}, run {self.run.run_id[:8]})"
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """``mean`` and ``ci95`` by metric; empty if there is no run."""
+        return {} if self.run is None else self.run.figures
 
 
 class MatrixInterrupted(KeyboardInterrupt):
@@ -68,6 +81,7 @@ def expand(
     limit_users: int | Literal["auto"] | None = "auto",
     dtype: str = "auto",
     planning: bool = False,
+    given: Collection[str] = (),
     overrides: Mapping[str, Any] | None = None,
     own_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     **common: Any,
@@ -81,6 +95,7 @@ def expand(
         limit_users: how many test users are scored; None = all, ``auto`` = the method's default.
         dtype: number format of the models; ``auto`` = the method's default.
         planning: whether nothing will be run, so that optional packages and models may be absent.
+        given: names of domains in memory.
         overrides: configuration values of every method.
         own_overrides: by method, values that win over ``overrides``.
         **common: further fields of :class:`RunSpec`, the same for all.
@@ -93,14 +108,15 @@ def expand(
     """
     specs: dict[str, RunSpec] = {}
     chosen = {"limit_users": limit_users, "dtype": dtype}
-    given: dict[str, Any] = {key: value for key, value in chosen.items() if value != "auto"}
+    fields: dict[str, Any] = {key: value for key, value in chosen.items() if value != "auto"}
     for target in targets:
         for method in methods:
-            given["overrides"] = merge(overrides or {}, (own_overrides or {}).get(method, {}))
+            fields["overrides"] = merge(overrides or {}, (own_overrides or {}).get(method, {}))
             for seed in seeds:
-                spec = RunSpec(method=method, target=target, seed=seed, **common, **given)
+                spec = RunSpec(method=method, target=target, seed=seed, **common, **fields)
                 spec = with_defaults(spec, limit_users=limit_users == "auto", dtype=dtype == "auto")
-                for one in _one_per_source(resolve_spec(spec, planning=planning)):
+                resolved = resolve_spec(spec, planning=planning, given=given)
+                for one in _one_per_source(resolved):
                     specs.setdefault(hash_json(one.model_dump(mode="json")), one)
     return list(specs.values())
 
@@ -115,7 +131,7 @@ def _one_per_source(resolved: Resolved) -> list[RunSpec]:
 
 def run_matrix(
     specs: Iterable[RunSpec],
-    store: RunStore,
+    store: RunStore | StrPath,
     *,
     force: bool = False,
     progress: Reporter | None = None,
@@ -130,7 +146,7 @@ def run_matrix(
 
     Args:
         specs: what to run.
-        store: where results are kept.
+        store: where results are kept, or its folder.
         force: run again what is stored.
         progress: reporter; None shows nothing.
         on_result: called with every result as soon as it is known.
@@ -144,10 +160,10 @@ def run_matrix(
         ConfigError, MissingExtraError: wrong use or missing data, found before the first run starts.
         MatrixInterrupted: Ctrl-C; finished runs are stored, the current one keeps its checkpoints.
     """
-    progress = progress or QuietProgress()
+    progress, store, tasks = progress or QuietProgress(), open_store(store), tasks or TaskCache()
     ordered = list(specs)
-    require_available(resolve_spec(spec).spec for spec in ordered)
-    tasks = tasks or TaskCache()
+    given = tasks.domains
+    require_available((resolve_spec(spec, given=given).spec for spec in ordered), given)
     results: dict[int, RunResult] = {}
     waiting = list(enumerate(ordered))
     for wait in (False, True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,11 +15,8 @@ from numpy.typing import NDArray
 
 from bench.evaluation import METRICS, Outcomes, summarise, tie_report
 from bench.io import canonical_json
-from bench.runs.spec import base_name
 
-__all__ = ["jsonable", "metrics_record", "per_user_bytes", "utc_now", "without_paths"]
-
-_ABSOLUTE = re.compile(r"^(?:[A-Za-z]:[\\/]|/|~|\\\\)")
+__all__ = ["jsonable", "metrics_record", "per_user_bytes", "utc_now"]
 
 
 def utc_now() -> str:
@@ -64,15 +60,4 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     canonical_json(value)
-    return value
-
-
-def without_paths(value: Any) -> Any:
-    """The same JSON value with absolute paths cut to their last part, so that a record can be shared."""
-    if isinstance(value, Mapping):
-        return {k: without_paths(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_paths(v) for v in value]
-    if isinstance(value, str) and _ABSOLUTE.match(value):
-        return base_name(value)
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from bench.enclosure import enclose_import
 from bench.errors import ConfigError, unknown_name
 from bench.io import canonical_json
 from bench.methods import Capabilities, Method, MethodConfig
-from bench.methods.config import config_dict, resolve_config
+from bench.methods.config import chosen_plugins, config_dict, resolve_config
 from bench.methods.registry import resolve as resolve_method
 from bench.methods.registry import source_sha256
+from bench.runs.environment import require_device
 from bench.runs.prints import prints_aside
 from bench.runs.spec import RunSpec
 
@@ -34,7 +35,8 @@ class Resolved:
         config: its validated configuration.
         capabilities: what the configured method needs.
         plugin_sha256: SHA-256 of a plugin's source, None for built-in methods.
-        content: SHA-256 of what the configuration names by a path, by setting.
+        content: SHA-256 of what the configuration names by a path, and of the source of plugins that it names,
+            by setting.
     """
 
     spec: RunSpec
@@ -51,26 +53,28 @@ class Resolved:
         return config.identity() if isinstance(config, MethodConfig) else config_dict(config)
 
 
-def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
+def resolve_spec(spec: RunSpec, *, planning: bool = False, given: Collection[str] = ()) -> Resolved:
     """Look up the method, validate its configuration and fix sources and seed.
 
     Args:
         spec: what is asked for.
         planning: whether nothing will be run, so that packages and models may be absent: what a GPU
             needs is planned on a laptop.
+        given: names of domains in memory.
 
     Raises:
         ConfigError: an unknown method, domain, profile or configuration key; a source that is
             unknown, the target or named twice (also where the method uses none); a method that needs
             sources and has none; a profile that is defined on other training events; a candidate file
-            without ``negatives=imported`` or the reverse.
+            without ``negatives=imported`` or the reverse; a device that there is none of.
         MissingExtraError: the method needs a package or asset that is absent.
     """
+    require_device(spec.device, present=not planning)
     with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
         method_cls = resolve_method(spec.method)
         config = resolve_config(method_cls, profile=spec.profile, overrides=spec.overrides)
         capabilities = method_cls.capabilities(config)
-    _require_known(spec.target, spec)
+    _require_known((spec.target, *(spec.sources or ())), spec, given)
     wanted = method_cls.run_defaults(spec.profile).train_on
     if wanted not in (None, spec.protocol.train_on):
         raise ConfigError(
@@ -90,7 +94,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False) -> Resolved:
     with prints_aside(), enclose_import(spec.method, data_root=spec.data_root):
         if not planning:
             method_cls.require(config)
-        content = dict(method_cls.content_hashes(config))
+        content = {**chosen_plugins(config), **method_cls.content_hashes(config)}
     update: dict[str, Any] = {
         "sources": _sources(spec, method_cls, capabilities),
         "seed": spec.seed if capabilities.trainable else 0,
@@ -131,18 +135,17 @@ def _at(values: Mapping[str, Any], key: str) -> bytes:
     return canonical_json(found)
 
 
-def _require_known(name: str, spec: RunSpec) -> None:
-    known = known_names(spec.data_root)
-    if name not in known:
-        raise unknown_name("domain", name, known)
+def _require_known(names: Iterable[str], spec: RunSpec, given: Collection[str]) -> None:
+    known = {*given, *known_names(spec.data_root)}
+    for name in names:
+        if name not in known:
+            raise unknown_name("domain", name, known)
 
 
 def _sources(
     spec: RunSpec, method_cls: type[Method], capabilities: Capabilities
 ) -> tuple[str, ...]:
     """The sources of the run; what was given is checked, whether the method uses it or not."""
-    for name in spec.sources or ():
-        _require_known(name, spec)
     if spec.target in (spec.sources or ()):
         raise ConfigError(
             f"{spec.target} is both the target and a source; a source must be another domain."
@@ -171,8 +174,12 @@ def _example(spec: RunSpec) -> str:
     return ",".join(group or others[:2])
 
 
-def require_available(specs: Iterable[RunSpec]) -> None:
+def require_available(specs: Iterable[RunSpec], given: Collection[str] = ()) -> None:
     """Fail with one error that lists every missing domain of all specifications.
+
+    Args:
+        specs: the specifications.
+        given: names of domains in memory.
 
     Raises:
         ConfigError: a domain that nobody knows.
@@ -181,7 +188,11 @@ def require_available(specs: Iterable[RunSpec]) -> None:
     by_root: dict[Path | None, list[str]] = {}
     for spec in specs:
         names = by_root.setdefault(spec.data_root, [])
-        names.extend(n for n in (spec.target, *(spec.sources or ())) if n not in names)
+        names.extend(
+            name
+            for name in (spec.target, *(spec.sources or ()))
+            if name not in names and name not in given
+        )
     for root, names in by_root.items():
         missing = missing_domains(names, data_root=root)
         if missing:

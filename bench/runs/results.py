@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,8 @@ from typing import Any
 
 from bench.errors import ResultError
 from bench.io import atomic_folder
-from bench.runs.privacy import private_settings, private_text
-from bench.runs.records import without_paths
-from bench.runs.spec import base_name, identity_of, portable_config
+from bench.runs.privacy import apart_from_files, base_name, private_values, texts, without_paths
+from bench.runs.spec import identity_of, portable_config
 from bench.runs.stored import (
     MANIFEST,
     METRICS,
@@ -99,14 +98,16 @@ def published_manifest(run: StoredRun) -> dict[str, Any]:
             ``bench results verify`` would refuse. The message names the field and the remedy.
     """
     content = run.manifest["method"].get("content") or {}
-    manifest: dict[str, Any] = {
-        **without_paths(dict(run.manifest)),
-        "config": portable_config(run.config, content),
-    }
-    for record, field in ((manifest["method"], "requested_as"), (manifest.get("spec"), "method")):
-        if record and isinstance(record.get(field), str):
-            record[field] = base_name(record[field])
-    asked = (run.manifest.get("spec") or {}).get("overrides")
+    asked = (run.manifest.get("spec") or {}).get("overrides") or {}
+    named = [
+        text for of in (run.config, asked) for field, text in texts("", of) if field in content
+    ]
+    # What a method reports may repeat them, also in the form of a hub's identifier.
+    known = {text: base_name(text) for text in sorted(named, key=len, reverse=True)}
+    manifest: dict[str, Any] = without_paths(apart_from_files(run.manifest), known, here=True)
+    for key, described in run.sets.items():
+        manifest["sets"][key]["file"] = described["file"]
+    manifest["config"] = portable_config(run.config, content)
     if asked:
         manifest["spec"]["overrides"] = portable_config(asked, content)
     _require_publishable(run, manifest)
@@ -114,22 +115,17 @@ def published_manifest(run: StoredRun) -> dict[str, Any]:
 
 
 def _require_publishable(run: StoredRun, manifest: Mapping[str, Any]) -> None:
-    for field, value in private_settings(manifest, here=True):
-        raise ResultError(
-            f"run {run.run_id} cannot be published: {field} is {value!r}, a path of this machine. "
-            "Only a path whose content the method declares (`content_hashes`) can be replaced by its "
-            "name. Run it with another value, or with a method that declares it."
-        )
-    texts = {
-        MANIFEST: json.dumps(manifest, sort_keys=True, indent=2, ensure_ascii=False),
-        METRICS: (run.path / METRICS).read_text(encoding="utf-8"),
-    }
-    for name, text in texts.items():
-        for line, what, found in private_text(text):
+    for name, record in ((MANIFEST, apart_from_files(manifest)), (METRICS, run.metrics)):
+        for field, found, what in private_values(record, here=True):
             raise ResultError(
-                f"run {run.run_id} cannot be published: {name} holds {found!r}, which looks like "
-                f"{what}: {text.splitlines()[line - 1].strip()[:120]}. Take it out of what the method "
-                "reports, and run it again."
+                f"run {run.run_id} cannot be published: {field} of {name} holds {found!r}, which looks "
+                f"like {what}. "
+                + (
+                    "Only a path whose content the method declares (`content_hashes`) can be replaced "
+                    "by its name. Run it with another value, or with a method that declares it."
+                    if re.match(r"(a key of )?(config|spec)\b", field)
+                    else "Take it out of what the method reports, and run it again."
+                )
             )
     try:
         identity = identity_of(manifest)

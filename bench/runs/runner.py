@@ -16,7 +16,7 @@ from bench.errors import (
     ResultError,
     system_error,
 )
-from bench.io import hash_json, lock, require_free_space
+from bench.io import StrPath, hash_json, lock, require_free_space
 from bench.methods import Progress
 from bench.partial import sweep
 from bench.runs.attempt import Attempt
@@ -27,7 +27,7 @@ from bench.runs.publish import publish
 from bench.runs.resolve import require_available, resolve_spec
 from bench.runs.sets import wanted_sets
 from bench.runs.spec import RunSpec, run_id
-from bench.runs.store import RunStore, sweep_locks
+from bench.runs.store import RunStore, open_store, sweep_locks
 from bench.runs.stored import StoredRun
 from bench.runs.tasks import TaskCache
 from bench.runs.work import Work
@@ -68,10 +68,11 @@ def prepare(
             a method that reads titles.
         DataError, ProtocolError: a domain cannot be read, or the task not be built.
     """
-    resolved = resolve_spec(spec, planning=planning)
-    require_available([resolved.spec])
+    tasks = tasks or TaskCache()
+    resolved = resolve_spec(spec, planning=planning, given=tasks.domains)
+    require_available([resolved.spec], given=tasks.domains)
     with (progress or QuietProgress()).stage(f"prepare {resolved.spec.target}"):
-        loaded = (tasks or TaskCache()).get(resolved.spec)
+        loaded = tasks.get(resolved.spec)
         task = loaded.task
         users = task.subset(resolved.spec.limit_users)
         users_hash = task.users_hash(users)
@@ -103,7 +104,7 @@ def prepare(
 
 def execute(
     spec: RunSpec,
-    store: RunStore,
+    store: RunStore | StrPath,
     *,
     force: bool = False,
     progress: Progress | None = None,
@@ -120,7 +121,7 @@ def execute(
 
     Args:
         spec: what to run.
-        store: where results are kept.
+        store: where results are kept, or its folder.
         force: run again although the result is stored; the old result stays until the new one is
             complete.
         progress: reporter; None shows nothing.
@@ -139,7 +140,7 @@ def execute(
     """
     return execute_run(
         spec,
-        store,
+        open_store(store),
         force=force,
         progress=progress,
         tasks=tasks,

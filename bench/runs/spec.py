@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from bench.io import hash_json
 from bench.protocol.types import ProtocolOptions
 from bench.runs.imported import Imported
+from bench.runs.privacy import base_name
 
-__all__ = ["RUN_ID_DIGITS", "RunSpec", "base_name", "identity_of", "portable_config", "run_id"]
+__all__ = ["RUN_ID_DIGITS", "RunSpec", "identity_of", "portable_config", "run_id"]
 
 RUN_ID_DIGITS = 16
 
@@ -83,11 +83,6 @@ class RunSpec(BaseModel):
     def portable(self) -> dict[str, Any]:
         """The specification as JSON values, without the paths of this machine and what a run imports."""
         return self.model_dump(mode="json", exclude={"data_root", "candidates", "imported"})
-
-
-def base_name(path: str) -> str:
-    """The last part of a path of any system, without the folders of a machine."""
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def portable_config(config: Mapping[str, Any], content: Mapping[str, str]) -> dict[str, Any]:

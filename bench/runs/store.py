@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MissingRunError, ResultError, RunGoneError, did_you_mean
-from bench.io import lock, read_json
+from bench.io import StrPath, lock, read_json, store_root
 from bench.partial import discard, older, replaced_name, settled, sweep
 from bench.runs.stored import MANIFEST, RUN_ID, StoredRun, folder_name, read_run, slug
 
-__all__ = ["Damage", "RunStore", "present", "sweep_locks"]
+__all__ = ["Damage", "RunStore", "open_store", "present", "sweep_locks"]
 
 WORK, FAILED = ".work", "failed"
 
@@ -213,6 +213,13 @@ class RunStore:
             except ResultError:
                 continue
         return records
+
+
+def open_store(store: RunStore | StrPath | None = None) -> RunStore:
+    """A store, or the store in a folder; None means ``BENCH_STORE``, else ``./bench-runs``."""
+    if isinstance(store, RunStore):
+        return store
+    return RunStore(store_root() if store is None else Path(store))
 
 
 def sweep_locks(work: Path) -> None:

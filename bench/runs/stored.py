@@ -64,7 +64,7 @@ Run ids and folders hold the name that a run was made under; tables, commands an
 _State = tuple[int, int] | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StoredRun:
     """One finished run.
 
@@ -79,6 +79,9 @@ class StoredRun:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, Any]
     state: _State = None
+
+    def __repr__(self) -> str:
+        return f"StoredRun({self.shown_name} on {self.target}, seed {self.seed}, {self.run_id[:8]})"
 
     @property
     def run_id(self) -> str:
@@ -159,6 +162,14 @@ class StoredRun:
     def shown_name(self) -> str:
         """The method's name for people: imported scores are marked wherever they stand."""
         return self.method if self.imported is None else f"{self.method} (imported)"
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """``mean`` and ``ci95`` by metric, in the evaluator's order; JSON files sort them by name."""
+        from bench.evaluation import METRICS
+
+        found = self.metrics["metrics"]
+        return {name: found[name] for name in METRICS if name in found}
 
     @property
     def sets(self) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from bench.data.domain import Domain
 from bench.data.load import load_domain, missing_domains, namespace_domains
 from bench.io import hash_json
 from bench.protocol import ImportedCandidates, Task, build_task
-from bench.runs.records import jsonable, without_paths
+from bench.runs.privacy import without_paths
+from bench.runs.records import jsonable
 from bench.runs.spec import RunSpec
 
 __all__ = ["LoadedTask", "TaskCache"]
@@ -31,10 +32,19 @@ class LoadedTask:
 
 
 class TaskCache:
-    """Keeps the last few tasks; runs of one target that need the same sources share one."""
+    """Keeps the last few tasks; runs of one target that need the same sources share one.
 
-    def __init__(self, size: int = 2) -> None:
+    Args:
+        size: how many.
+        domains: domains in memory; their names mean them, whatever is on disk.
+
+    Attributes:
+        domains: these domains by name.
+    """
+
+    def __init__(self, size: int = 2, domains: Iterable[Domain] = ()) -> None:
         self._size = size
+        self.domains: Mapping[str, Domain] = {domain.name: domain for domain in domains}
         self._tasks: OrderedDict[str, LoadedTask] = OrderedDict()
 
     def get(self, spec: RunSpec) -> LoadedTask:
@@ -58,22 +68,27 @@ class TaskCache:
             )
         )
         if key not in self._tasks:
-            self._tasks[key] = load_task(spec)
+            self._tasks[key] = load_task(spec, self.domains)
             while len(self._tasks) > self._size:
                 self._tasks.popitem(last=False)
         self._tasks.move_to_end(key)
         return self._tasks[key]
 
 
-def load_task(spec: RunSpec) -> LoadedTask:
+def load_task(spec: RunSpec, given: Mapping[str, Domain] | None = None) -> LoadedTask:
     """Load the domains of a resolved specification and build its task.
 
     The other domains of the namespace, of the catalogue and imported ones, take part in the leak
     guard where they are on disk; those that are not are named to the protocol, which then marks the
     guard as partial.
+
+    Args:
+        spec: the specification.
+        given: domains in memory, by name.
     """
+    given = given or {}
     sources = spec.sources or ()
-    domains = {name: _load(name, spec) for name in (spec.target, *sources)}
+    domains = {name: given.get(name) or _load(name, spec) for name in (spec.target, *sources)}
     roles = {spec.target: "target"} | dict.fromkeys(sources, "source")
     absent: tuple[str, ...] = ()
     if not spec.protocol.keep_leak:

@@ -11,11 +11,11 @@ from typing import Any
 from bench.errors import MethodError
 from bench.evaluation import Outcomes
 from bench.methods import (
-    AdapterStore,
     Capabilities,
     Method,
     Progress,
     QuietProgress,
+    SharedStore,
     ValidationFigures,
 )
 from bench.protocol.task import RequestSet, Task
@@ -51,7 +51,7 @@ class TestContext:
     threads: int = 1
     progress: Progress = field(default_factory=QuietProgress)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("bench.testing"))
-    adapters: AdapterStore | None = None
+    adapters: SharedStore | None = None
     validator: Validator | None = None
 
     def validate(self, method: Method) -> ValidationFigures:
@@ -82,7 +82,7 @@ def make_context(
     *,
     validation_users: int | None = DEFAULT_VALIDATION_USERS,
     capabilities: Capabilities | None = None,
-    adapters: AdapterStore | None = None,
+    adapters: SharedStore | None = None,
     **changes: Any,
 ) -> TestContext:
     """Make a context that validates on a task.

@@ -122,9 +122,10 @@ def _attributes(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         for slot in (slots,) if isinstance(slots, str) else slots:
             if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
                 yield f"{path}.{slot}", getattr(value, slot)
-    # The list of weak references leads to their callbacks, and these to what made them.
-    if getattr(value, "__weakref__", None) is not None:
-        yield f"{path}.__weakref__", value.__weakref__
+    # The list of weak references leads to their callbacks, and these to what made them. Before Python 3.11.5
+    # dataclasses with slots inherit a descriptor of another class, which raises a TypeError.
+    for number, reference in enumerate(weakref.getweakrefs(value)):
+        yield f"{path}.__weakref__[{number}]", reference
 
 
 def _properties(path: str, value: Any) -> Iterator[tuple[str, Any]]:

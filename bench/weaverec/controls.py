@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.merge import Merge
 from bench.llm.methods.branches import AdapterMethod, Branch
 from bench.methods import Family
@@ -33,7 +33,7 @@ class HybridOnly(AdapterMethod):
         return (Branch((*[target] * (1 + len(sources)), *sources)),)
 
 
-class AveragedConfig(AdapterConfig):
+class AveragedConfig(AdapterMethodConfig):
     """As every adapter, and how two of them are averaged.
 
     Attributes:
@@ -44,7 +44,7 @@ class AveragedConfig(AdapterConfig):
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {**values, "space": "product"} if name == "paper-as-run" else values
-        for name, values in AdapterConfig.profiles.items()
+        for name, values in AdapterMethodConfig.profiles.items()
     }
 
 

@@ -9,24 +9,24 @@ one adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.merge import Merge, check_settings
 from bench.llm.methods.branches import AdapterMethod, Branch, woven_branches
+from bench.merging import MERGERS
 from bench.methods import Family
+from bench.registry import Named
 
 __all__ = ["WeaveRec", "WeaveRecConfig"]
-
-MergerName = Literal["weight-average", "task-arithmetic", "ties", "dare", "ext-sub", "lora-lego"]
 
 _HYBRID_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the hybrids that ``weights=validation`` tries; the first of equals is taken."""
 
 
-class WeaveRecConfig(AdapterConfig):
+class WeaveRecConfig(AdapterMethodConfig):
     """As every adapter, and how the branches are made and merged.
 
     Attributes:
@@ -48,12 +48,12 @@ class WeaveRecConfig(AdapterConfig):
     weights: Literal["uniform", "validation"] = "uniform"
     alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     space: Literal["factor", "product"] = "factor"
-    merger: MergerName = "weight-average"
+    merger: Annotated[str, Named(MERGERS)] = "weight-average"
     merge: Mapping[str, Any] = Field(default_factory=dict)
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {**values, "space": "product"} if name == "paper-as-run" else values
-        for name, values in AdapterConfig.profiles.items()
+        for name, values in AdapterMethodConfig.profiles.items()
     }
 
     @field_validator("merger", mode="before")

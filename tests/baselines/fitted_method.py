@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.methods import AdapterStore, Method
+from bench.methods import Method, SharedStore
 from bench.protocol import Task
 from bench.testing import make_context
 
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=Method)
 
 
 def fitted(
-    method: M, task: Task, folder: Path, *, store: AdapterStore | None = None, **context: Any
+    method: M, task: Task, folder: Path, *, store: SharedStore | None = None, **context: Any
 ) -> M:
     """Fit a method with all sources of a task, and return it.
 

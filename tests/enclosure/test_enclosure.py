@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,26 @@ def test_code_in_the_place_of_the_package_is_found(monkeypatch):
         "bench.protocol.task.Task.domains",
         "bench.protocol.task.build_task",
     ]
+
+
+def test_code_that_asked_for_a_run_is_no_part_of_the_method_and_code_that_it_calls_is(tmp_path):
+    file = tmp_path / "runs" / "metrics.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    places = Places((), (file.parent,), ()).resolved()
+
+    def watch() -> Watch:
+        return Watch("mine", __name__, places, threading.get_ident())
+
+    def reads() -> str:
+        return file.read_text()
+
+    def runs_and_reads() -> None:
+        with watched(watch()):
+            file.read_text()
+
+    with watched(watch()):
+        assert file.read_text() == "{}"
+    for deed in (reads, runs_and_reads):
+        with pytest.raises(MethodError, match=r"mine reads .*stored runs"), watched(watch()):
+            deed()

@@ -22,6 +22,12 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_backbone(tmp_path_factory.mktemp("tiny") / "qwen2", "qwen2", seed=1)
 
 
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Mistral without a sliding window, with a chat tokenizer."""
+    return tiny_backbone(tmp_path_factory.mktemp("tiny") / "mistral", "mistral", seed=5)
+
+
 @pytest.fixture
 def backbone(tiny_llama: Path) -> Backbone:
     """That Llama, resolved."""

@@ -10,8 +10,9 @@ from llm_examples import LOG, make_examples
 
 from bench.llm.backbones import Backbone
 from bench.llm.examples import Examples
-from bench.llm.lora import LoraSpec, write_init
+from bench.llm.lora import LoraSpec, named_arrays, write_init
 from bench.llm.training import TrainingReport, TrainingSpec, train_adapter
+from bench.merging import read_adapter
 from bench.methods import QuietProgress
 
 # peft asks transformers for a property under its old name.
@@ -59,6 +60,11 @@ def train(
 
 def weights(folder: Path) -> Path:
     return folder / "adapter_model.safetensors"
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The factors of a folder under PEFT's names."""
+    return named_arrays(read_adapter(folder))
 
 
 def planted(n: int = 16, n_items: int = 4) -> Examples:

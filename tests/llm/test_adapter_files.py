@@ -133,18 +133,18 @@ def test_metadata_of_an_earlier_version_have_no_hash_of_their_own(store):
 
 def test_an_adapter_that_is_removed_meanwhile_is_gone_and_not_damaged(store, monkeypatch):
     adapter = store.obtain(recipe(), Maker())
-    read = adapters.read_adapter
+    read = adapters.read_stored
 
     def late(folder):
         if folder.exists():
             AdapterStore(store.root).remove(folder.name)
         return read(folder)
 
-    monkeypatch.setattr(adapters, "read_adapter", late)
+    monkeypatch.setattr(adapters, "read_stored", late)
     assert store.list() == []
     monkeypatch.undo()
     store.obtain(recipe(), Maker())
-    monkeypatch.setattr(adapters, "read_adapter", late)
+    monkeypatch.setattr(adapters, "read_stored", late)
     assert store.find(adapter.adapter_id) is None
     assert list(store.root.glob(".work/*")) == []
 

@@ -50,7 +50,7 @@ def test_variants_of_lora_score_as_in_peft(
     engine = TransformersEngine(load(tiny_qwen2))
     assert worst(score(engine, folder), expected) < 1e-4
     assert worst(score(engine, None), expected) > 0.1
-    engine._decoder = None
+    engine._llama = None
     assert worst(score(engine, folder), expected) < 1e-4
 
 

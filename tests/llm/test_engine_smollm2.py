@@ -77,7 +77,7 @@ def test_smollm2_equals_separate_forwards(backbone) -> None:
 def test_the_unknown_way_agrees_on_smollm2(backbone) -> None:
     prompts, branches = texts(backbone)
     known, unknown = (TransformersEngine(load_model(backbone)) for _ in range(2))
-    unknown._decoder = None
+    unknown._llama = None
     found = unknown.branch_log_probs(prompts, branches, adapter=None)
     assert worst(found, known.branch_log_probs(prompts, branches, adapter=None)) < 1e-4
 

@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_backbone
 
 from bench.llm.backbones import Backbone, find_backbone, load_model, load_tokenizer
-from bench.llm.config import AdapterConfig, LLMConfig
+from bench.llm.config import AdapterMethodConfig, LLMConfig
 from bench.llm.estimates import (
     Work,
     scoring_memory_mb,
@@ -36,7 +36,7 @@ BEAUTY = DomainSize(sequences={3: 100, 6: 300, 20: 50}, titles={40: 500, 70: 900
 EXAMPLES = 40_000
 
 
-def paper(**changes: Any) -> AdapterConfig:
+def paper(**changes: Any) -> AdapterMethodConfig:
     return resolve_config(resolve("target-only"), profile="paper", overrides=changes)
 
 
@@ -104,15 +104,17 @@ def test_titles_are_cut_as_configured():
 
 
 def test_work_of_a_training_follows_budget_epochs_and_mixture():
-    one = training_work([BEAUTY], AdapterConfig(train_examples=100))
+    one = training_work([BEAUTY], AdapterMethodConfig(train_examples=100))
     # Few sequences give all they have: 450 instead of 100,000.
-    every = training_work([BEAUTY], AdapterConfig(train_examples=100_000))
+    every = training_work([BEAUTY], AdapterMethodConfig(train_examples=100_000))
     assert every.read == pytest.approx(4.5 * one.read)
-    two = training_work([BEAUTY, BEAUTY], AdapterConfig(train_examples=100))
+    two = training_work([BEAUTY, BEAUTY], AdapterMethodConfig(train_examples=100))
     assert two.read == pytest.approx(2 * one.read)
-    epochs = training_work([BEAUTY], AdapterConfig(train_examples=100, training={"epochs": 3}))
+    epochs = training_work(
+        [BEAUTY], AdapterMethodConfig(train_examples=100, training={"epochs": 3})
+    )
     assert epochs.predicted == pytest.approx(3 * one.predicted)
-    short = training_work([BEAUTY], AdapterConfig(train_examples=100, max_prompt_tokens=32))
+    short = training_work([BEAUTY], AdapterMethodConfig(train_examples=100, max_prompt_tokens=32))
     assert short.read == pytest.approx(3200)
 
 
@@ -136,7 +138,7 @@ def test_seconds_are_the_arithmetic_over_the_rate():
     once = seconds_of(work, QWEN, slow) - start
     assert once == pytest.approx(2 * QWEN.block_weights * 1e6 / 0.4 / 1e12)
     assert seconds_of(work, QWEN, fast) - start == pytest.approx(once / 2)
-    plain, checked = AdapterConfig(), paper()
+    plain, checked = AdapterMethodConfig(), paper()
     assert seconds_of(work, QWEN, slow, training=plain) - start == pytest.approx(2 * once)
     assert seconds_of(work, QWEN, slow, training=checked) - start == pytest.approx(3 * once)
     # Written tokens come one by one.
@@ -151,11 +153,11 @@ def test_a_processor_spends_time_on_more_than_products():
 
 
 def test_memory_follows_dtype_packing_and_checkpointing():
-    config = AdapterConfig()
+    config = AdapterMethodConfig()
     wide = training_memory_mb(SMALL, config, dtype="float32")
     narrow = training_memory_mb(SMALL, config, dtype="bfloat16")
     assert 1.4 < (wide - 600) / (narrow - 600) < 2.0
-    checked = AdapterConfig(training={"gradient_checkpointing": True})
+    checked = AdapterMethodConfig(training={"gradient_checkpointing": True})
     assert training_memory_mb(SMALL, checked, dtype="bfloat16") < narrow - 500
     plain = scoring_memory_mb(QWEN, LLMConfig(), dtype="bfloat16")
     packed = scoring_memory_mb(QWEN, LLMConfig(quantisation="4bit"), dtype="bfloat16")
@@ -276,7 +278,7 @@ def test_a_plan_counts_about_the_tokens_that_are_trained_on(tiny_llama):
     ratio = sum(len(t.encode()) for t in titles) / sum(n_tokens)
     scaled = {round(b * estimates._BYTES_PER_TOKEN / ratio): n for b, n in size.titles.items()}
     for prompt in ("sequence", "listwise", "pointwise"):
-        config = AdapterConfig(prompt=prompt, train_examples=50, title_tokens=None)
+        config = AdapterMethodConfig(prompt=prompt, train_examples=50, title_tokens=None)
         examples = domain_examples(view, config, tokenizer, 0)
         work = training_work([DomainSize(size.sequences, scaled)], config)
         # The frame is counted in a large vocabulary; the tiny one writes it letter by letter.
@@ -287,7 +289,7 @@ def test_a_plan_counts_about_the_tokens_that_are_trained_on(tiny_llama):
 
 def test_settings_of_memory_alone_share_an_adapter(tiny_llama):
     def key(**changes: Any) -> str:
-        config = AdapterConfig(backbone=str(tiny_llama), **changes)
+        config = AdapterMethodConfig(backbone=str(tiny_llama), **changes)
         return AdapterRecipe(config, 0, 0, "float32").spec([("t", "0" * 64)]).adapter_id
 
     plain = key()

@@ -14,7 +14,8 @@ from bench.evaluation import metric_per_user
 from bench.io import lock
 from bench.llm.adapters import AdapterStore
 from bench.llm.methods.branches import AdapterMethod, Branch
-from bench.merging import read_adapter
+from bench.merging import MERGERS, read_adapter
+from bench.merging.registry import merging_name
 from bench.methods.config import resolve_config
 from bench.methods.registry import resolve
 from bench.protocol.task import Task, build_task
@@ -30,14 +31,7 @@ BUDGET = {
     "training.learning_rate": 0.01,
 }
 DOMAINS = ("north", "east", "south", "west")
-MERGES = (
-    "merge-average",
-    "merge-task-arithmetic",
-    "merge-ties",
-    "merge-dare",
-    "merge-ext-sub",
-    "merge-lora-lego",
-)
+MERGES = tuple(map(merging_name, MERGERS))
 
 
 def make(name: str, backbone: Path, **changes: Any) -> AdapterMethod:

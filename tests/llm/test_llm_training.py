@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 from llm_examples import make_examples, random_examples
-from llm_trainings import LORA, PEFT_WARNING, planted, train, weights
+from llm_trainings import LORA, PEFT_WARNING, arrays, planted, train, weights
 from safetensors.numpy import load_file
 
 from bench.errors import MethodError
-from bench.io import sha256_file
+from bench.io import hash_arrays, sha256_file
 from bench.llm.backbones import Backbone, load_model
 from bench.llm.batching import pack
-from bench.llm.fast_model import loss_function, plain_loss
-from bench.llm.lora import LoraSpec, adapter_hash, attach_lora, read_adapter, write_init
+from bench.llm.llama import loss_function
+from bench.llm.lora import LoraSpec, attach_lora, write_init
+from bench.llm.own_forward import plain_loss
 from bench.llm.training import TrainingSpec, learning_rate
 
 pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]
@@ -73,7 +74,7 @@ def test_the_trained_adapter_gives_the_same_outputs_in_peft(backbone: Backbone, 
     examples = planted()
     train(backbone, examples, tmp_path, TrainingSpec(epochs=8, learning_rate=0.01))
     model = load_model(backbone)
-    attach_lora(model, LORA, read_adapter(tmp_path / "out"))
+    attach_lora(model, LORA, arrays(tmp_path / "out"))
     packed = pack(examples, [0, 1, 2])
     with torch.no_grad():
         mine = float(loss_function(model)(packed))
@@ -104,10 +105,10 @@ def test_equal_seeds_give_equal_bytes_and_other_orders_share_the_start(
     assert sha256_file(weights(tmp_path / "a")) == sha256_file(weights(tmp_path / "b"))
     assert sha256_file(weights(tmp_path / "a")) != sha256_file(weights(tmp_path / "c"))
     assert first.losses != other.losses
-    assert adapter_hash(tmp_path / "init") == digest
-    start = read_adapter(tmp_path / "init")
+    assert hash_arrays(arrays(tmp_path / "init")) == digest
+    start = arrays(tmp_path / "init")
     for name in "ac":
-        moved = read_adapter(tmp_path / name)
+        moved = arrays(tmp_path / name)
         assert moved.keys() == start.keys()
         assert any((moved[k] != start[k]).any() for k in start if "lora_A" in k)
 
@@ -133,8 +134,8 @@ def test_how_a_step_is_computed_does_not_change_its_result(
     one = train(backbone, examples, tmp_path, plain, name="one")
     two = train(backbone, examples, tmp_path, plain.model_copy(update=change), name="two")
     assert one.losses == pytest.approx(two.losses, rel=1e-5)
-    first, second = read_adapter(tmp_path / "one"), read_adapter(tmp_path / "two")
-    start = read_adapter(tmp_path / "init")
+    first, second = arrays(tmp_path / "one"), arrays(tmp_path / "two")
+    start = arrays(tmp_path / "init")
     moved = math.sqrt(sum(float(((first[k] - start[k]) ** 2).sum()) for k in first))
     apart = math.sqrt(sum(float(((first[k] - second[k]) ** 2).sum()) for k in first))
     assert apart < 1e-2 * moved
@@ -152,12 +153,12 @@ def test_one_step_is_adamw_on_the_mean_over_labels(backbone: Backbone, tmp_path:
     )
     train(backbone, examples, tmp_path, training)
     model = load_model(backbone)
-    parameters = attach_lora(model, LORA, read_adapter(tmp_path / "init"))
+    parameters = attach_lora(model, LORA, arrays(tmp_path / "init"))
     mean = plain_loss(model, pack(examples, range(3))) / examples.n_labelled
     mean.backward()
     torch.nn.utils.clip_grad_norm_(parameters.values(), 0.5)
     torch.optim.AdamW(parameters.values(), lr=0.01, weight_decay=0.1, fused=False).step()
-    trained = read_adapter(tmp_path / "out")
+    trained = arrays(tmp_path / "out")
     for name, parameter in parameters.items():
         expected = parameter.detach().numpy()
         # The first step of Adam is the gradient's sign: where it is 0 up to rounding, any sign is.
@@ -200,6 +201,7 @@ import torch
 torch.set_num_threads(1)
 from llm_examples import random_examples
 from bench.llm.backbones import resolve_backbone
+from bench.llm.llama import loss_function
 from bench.llm.lora import LoraSpec
 from bench.llm.training import TrainingSpec, train_adapter
 from bench.methods import QuietProgress
@@ -239,7 +241,7 @@ def test_two_processes_train_the_adapter_of_one(backbone: Backbone, tmp_path: Pa
     )
     assert len(list(tmp_path.glob("process-*-of-2"))) == 2
     one, two = load_file(weights(tmp_path / "out")), load_file(weights(tmp_path / "out-two"))
-    start = read_adapter(tmp_path / "init")
+    start = arrays(tmp_path / "init")
     moved = math.sqrt(sum(float(((one[k] - start[k]) ** 2).sum()) for k in one))
     apart = math.sqrt(sum(float(((one[k] - two[k]) ** 2).sum()) for k in one))
     assert apart < 1e-2 * moved

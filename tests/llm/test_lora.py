@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from llm_trainings import arrays
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from bench.errors import ConfigError, ResultError
-from bench.io import sha256_file
+from bench.io import hash_arrays, sha256_file
 from bench.llm.backbones import load_model, resolve_backbone
 from bench.llm.lora import (
     LoraSpec,
-    adapter_hash,
     attach_lora,
     initial_factors,
-    read_adapter,
     target_modules,
     write_adapter,
     write_init,
@@ -71,7 +70,7 @@ def test_drawing_leaves_the_generators_alone(tiny_llama: Path, tmp_path: Path):
     np.random.seed(1)  # noqa: NPY002
     backbone = resolve_backbone(str(tiny_llama))
     write_init(backbone, LORA, 0, tmp_path / "init")
-    attach_lora(load_model(backbone), LORA, read_adapter(tmp_path / "init"))
+    attach_lora(load_model(backbone), LORA, arrays(tmp_path / "init"))
     assert (torch.rand(1), np.random.rand()) == expected  # noqa: NPY002
 
 
@@ -109,7 +108,7 @@ def test_the_stored_initialisation_is_a_peft_adapter_that_changes_nothing(
 
     backbone = resolve_backbone(str(tiny_llama))
     digest = write_init(backbone, LORA, 0, tmp_path / "one")
-    assert digest == adapter_hash(tmp_path / "one")
+    assert digest == hash_arrays(arrays(tmp_path / "one"))
     assert write_init(backbone, LORA, 0, tmp_path / "two") == digest
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert sha256_file(tmp_path / "one" / name) == sha256_file(tmp_path / "two" / name)
@@ -151,13 +150,4 @@ def test_factors_of_another_shape_are_refused(tiny_llama: Path, tmp_path: Path):
     with pytest.raises(
         ResultError, match=r"does not fit: 28 of 28 .*found \(4, 64\), expected \(8, 64\)"
     ):
-        attach_lora(load_model(backbone), LoraSpec(r=8), read_adapter(tmp_path / "init"))
-
-
-def test_a_folder_without_plain_lora_is_refused(tmp_path: Path):
-    with pytest.raises(ResultError, match=r"no adapter_config\.json and no adapter_model"):
-        read_adapter(tmp_path)
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
-    (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(ResultError, match=r"use_dora to True .*plain LoRA"):
-        read_adapter(tmp_path)
+        attach_lora(load_model(backbone), LoraSpec(r=8), arrays(tmp_path / "init"))

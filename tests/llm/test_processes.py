@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llm_trainings import arrays
 
 from bench.llm import processes
-from bench.llm.lora import read_adapter
 from bench.process import launched
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def factors(folder: Path) -> dict[str, np.ndarray]:
         for file in (folder / "cache" / "adapters").glob("*/bench_adapter.json")
         if json.loads(file.read_text())["kind"] == "trained"
     )
-    return read_adapter(found)
+    return arrays(found)
 
 
 def test_two_processes_end_with_the_figures_of_one(command, tmp_path: Path):
@@ -124,7 +124,7 @@ def test_two_processes_end_with_the_figures_of_one(command, tmp_path: Path):
     assert "2 process(es)" in log.read_text()
     mine, theirs = factors(one), factors(two)
     (begun,) = (
-        read_adapter(file.parent)
+        arrays(file.parent)
         for file in (one / "cache" / "adapters").glob("*/bench_adapter.json")
         if json.loads(file.read_text())["kind"] == "init"
     )

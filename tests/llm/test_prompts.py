@@ -342,6 +342,10 @@ def test_title_bytes_are_utf8(item: str) -> None:
             SEQUENCE + "{% block item %}{{ title.__class__.mro() }}{% endblock %}",
             "call is not part",
         ),
+        (
+            SEQUENCE + "{% block item %}{{ title ~ '\\ud800' }}{% endblock %}",
+            "block 'item'.*surrogates",
+        ),
     ],
 )
 def test_a_wrong_template_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -362,6 +366,10 @@ def test_a_wrong_template_says_what_is_wrong(tmp_path: Path, text: str, message:
         ("{% macro f() %}{{ f() }}{% endmacro %}", "macro is not part"),
         ("{{ title.__class__ }}", "getattr is not part"),
         ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "nested too deeply"),
+        ("{% if true %}" * 120 + "x" + "{% endif %}" * 120, "line 2: nested more than 50 levels"),
+        ("{{ n_answers" + "+1" * 300 + " }}", "nested more than 50 levels"),
+        ("{{ n_answers" + "|string" * 300 + " }}", "nested more than 50 levels"),
+        ("{{ " + "9" * 5000 + " }}", "4300 digits"),
         ("x" * 200_000, "at most 100,000"),
     ],
 )
@@ -474,7 +482,13 @@ def test_prompts_depend_neither_on_the_day_nor_on_a_reasoning_default() -> None:
     [
         (None, "has no chat template"),
         ("nothing", "repeats the user's text once"),
+        ("{{ messages[0]['content'] ~ '\\ud800' }}", "surrogates"),
         ("{{ messages[0]['content'] }}" * 2, "repeats the user's text once"),
+        (
+            "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}"
+            "{{ raise_exception('no answers') }}{% endif %}{% endfor %}",
+            "no answers",
+        ),
     ],
 )
 def test_a_backbone_that_cannot_chat_is_refused(template: str | None, message: str) -> None:
@@ -489,6 +503,10 @@ def test_a_backbone_that_cannot_chat_is_refused(template: str | None, message: s
         ("{{ 'x' * 40000000000 }}", "more than 1,000 MB of memory"),
         ("{{ 'x'.zfill(40000000000) }}", "more than 1,000 MB of memory"),
         ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        # Jinja computes constants as it compiles, and catches every Exception meanwhile.
+        ("{{ 3 ** 100000000 }}", "does not end within 0.5 s"),
+        ("{{ ('a ' * 10000000) | wordwrap(1) | length }}", "does not end within 0.5 s"),
+        ("{{ messages[0]['content'] ~ 'x' * 1999999 }}", "makes 2,0.* characters of two turns"),
     ],
 )
 def test_a_chat_template_is_stopped_in_time(
@@ -497,6 +515,15 @@ def test_a_chat_template_is_stopped_in_time(
     monkeypatch.setattr("bench.llm.tokens._RENDER_SECONDS", 0.5)
     with pytest.raises(ConfigError, match=message):
         writer("listwise", chat_tokenizer(template))
+
+
+def test_a_template_that_leaves_answers_out_ends_them_with_the_end_of_text() -> None:
+    one = writer("listwise", chat_tokenizer("<|im_start|>{{ messages[-1]['content'] }}"))
+    users_only = (
+        "<|im_start|>{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    )
+    two = writer("listwise", chat_tokenizer(users_only))
+    assert one.answer(0)[-1] == two.answer(0)[-1] == TOKENIZER.eos_token_id
 
 
 def test_an_answer_without_an_end_mark_ends_with_the_end_of_text() -> None:

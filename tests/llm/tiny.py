@@ -27,7 +27,7 @@ TRAINING_TEXT = (
 
 def tiny_backbone(
     folder: Path,
-    architecture: Literal["llama", "qwen2"] = "llama",
+    architecture: Literal["llama", "mistral", "qwen2"] = "llama",
     vocab: int = 384,
     seed: int = 0,
     hidden: int = 32,
@@ -36,11 +36,12 @@ def tiny_backbone(
 
     The weights are drawn wide enough for next-token distributions to differ clearly between
     prompts (a logit has a standard deviation of about 2). As in the real models, Llama shares its
-    input and output embeddings (like SmolLM2), Qwen2 has separate ones and attention biases.
+    input and output embeddings (like SmolLM2), Qwen2 has separate ones and attention biases, and
+    Mistral's heads are not as wide as the model divided by their number.
 
     Args:
         folder: where the model goes; created.
-        architecture: which of the two.
+        architecture: which of the three.
         vocab: tokens, >= 300 (256 bytes, 3 special tokens, merges).
         seed: of the weights; the tokenizer is always the same.
         hidden: width of the model, split over four attention heads.
@@ -49,7 +50,7 @@ def tiny_backbone(
         ``folder``, loadable by ``AutoModelForCausalLM`` and ``AutoTokenizer``.
     """
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
     sizes = {
         "vocab_size": vocab,
@@ -64,7 +65,10 @@ def tiny_backbone(
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[architecture](**sizes)
+    if architecture == "mistral":
+        sizes |= {"head_dim": hidden // 2, "sliding_window": None}
+    configs = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+    config = configs[architecture](**sizes)
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)

@@ -99,9 +99,7 @@ def test_the_order_of_adapters_changes_no_bit(case):
     given_ = adapters(4)
     order = [0, 3, 1, 2] if method == "ext-sub" else [2, 0, 3, 1]
     weights = [0.1, 0.2, 0.3, 0.4]
-    takes_weights = (
-        "weights" in MERGERS[method].config.model_fields and config.get("inner") != "ties"
-    )
+    takes_weights = "weights" in MERGERS.load(method).model_fields and config.get("inner") != "ties"
     one = {**config, "weights": weights} if takes_weights else config
     two = {**config, "weights": [weights[i] for i in order]} if takes_weights else config
     expected = merge(given_, method, one)

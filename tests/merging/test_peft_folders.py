@@ -428,10 +428,10 @@ def test_adapters_that_make_no_sense_are_refused():
 def test_configurations_are_frozen_and_round_trip_through_json():
     from bench.merging import MERGERS, make_config
 
-    for name, merger in MERGERS.items():
+    for name in MERGERS:
         config = make_config(name)
         assert make_config(name, json.loads(config.model_dump_json())) == config
-        assert merger.config.__doc__
+        assert type(config).__doc__
         with pytest.raises(ValueError, match="frozen"):
             config.seed = 1
 

@@ -10,7 +10,8 @@ import pytest
 
 from bench.errors import ConfigError, MethodError
 from bench.methods import Family, Method, registry, source_sha256
-from bench.methods.registry import BUILT_INS, Registry
+from bench.methods.registry import BUILT_INS
+from bench.registry import Registry
 
 FILE = textwrap.dedent(
     '''
@@ -167,7 +168,7 @@ class Two(One):
 
 
 def test_register_twice_is_fine_and_a_conflict_is_not():
-    table = Registry({})
+    table = Registry("method", {}, discover=list)
     table.register("one", One)
     table.register("one", One)
     with pytest.raises(ConfigError, match=r"'one'.*is taken by .*:One"):
@@ -178,11 +179,11 @@ def test_register_twice_is_fine_and_a_conflict_is_not():
 @pytest.mark.parametrize("name", ["", "has blank", "-x", "recbole:Mine", "a/b"])
 def test_malformed_names_are_refused(name):
     with pytest.raises(ConfigError, match="method name"):
-        Registry({}).register(name, One)
+        Registry("method", {}, reserved="recbole:").register(name, One)
 
 
 def entry(name: str, value: str) -> EntryPoint:
-    return EntryPoint(name=name, value=value, group=registry.ENTRY_POINT_GROUP)
+    return EntryPoint(name=name, value=value, group=registry.METHODS.group)
 
 
 def test_plugins_are_discovered_once_and_lazily():
@@ -192,7 +193,7 @@ def test_plugins_are_discovered_once_and_lazily():
         calls.append(1)
         return [entry("lazy", "no_such_module_2:X")]
 
-    table = Registry({"popularity": BUILT_INS["popularity"]}, discover)
+    table = Registry("method", {"popularity": BUILT_INS["popularity"]}, discover=discover)
     assert not calls
     assert table.names() == ["lazy", "popularity"]
     assert table.names() == ["lazy", "popularity"]
@@ -201,8 +202,8 @@ def test_plugins_are_discovered_once_and_lazily():
 
 def test_broken_plugin_breaks_only_itself(monkeypatch):
     points = [entry("broken", "no_such_module_2:X"), entry("popularity", "json:loads")]
-    table = Registry({"popularity": BUILT_INS["popularity"]}, lambda: points)
-    monkeypatch.setattr(registry, "_registry", table)
+    table = Registry("method", {"popularity": BUILT_INS["popularity"]}, discover=lambda: points)
+    monkeypatch.setattr(registry, "METHODS", table)
     with pytest.raises(MethodError, match=r"'broken'.*cannot be imported.*no_such_module_2"):
         registry.resolve("broken")
     infos, problems = registry.describe_all()
@@ -212,9 +213,9 @@ def test_broken_plugin_breaks_only_itself(monkeypatch):
 
 
 def test_plugin_with_another_name_than_announced(monkeypatch):
-    table = Registry({}, list)
+    table = Registry("method", {}, discover=list)
     table.register("uno", One)
-    monkeypatch.setattr(registry, "_registry", table)
+    monkeypatch.setattr(registry, "METHODS", table)
     with pytest.raises(MethodError, match="says name = 'one'"):
         registry.resolve("uno")
 

@@ -121,6 +121,7 @@ class RunWriter:
             "config": config or {},
             "spec": {"overrides": overrides or {}},
             "diagnostics": more.pop("diagnostics", {}),
+            "data": more.pop("data", {}),
             "training": more.pop("training", None),
             "seconds": {"fit": more.pop("fit", 2.5), "score": 0.1},
             "finished": finished,

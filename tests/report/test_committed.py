@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from bench.cli.app import app
 from bench.errors import ResultError
 from bench.evaluation import metric_per_user
+from bench.report.budgets import budget_page
 from bench.report.committed import differences, render, write
 from bench.report.leaderboard import draft_table
 from bench.report.missing import missing_commands
@@ -131,6 +132,39 @@ def test_reading_tests_every_training_free_row_against_every_trained_one(results
     assert pair.test.this_checkpoint
     assert pair.test.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
     assert pair.adjusted_p >= pair.test.p
+
+
+def test_rows_trained_too_little_are_marked_and_left_out_of_the_reading(write_run):
+    curve = [0.2 + 0.01 * epoch for epoch in range(12)]
+    options = {"target": "toyland", "task": "t" * 64, "family": "single-domain"}
+    more = {"config": {"rows": "prefixes"}, "data": {"toyland": {"events": 4000, "users": 400}}}
+    for method, figures in (("gru4rec", curve), ("sasrec", [*curve, *[0.3] * 3, 0.29, 0.28, 0.27])):
+        history = [{"epoch": n + 1, "ndcg@5": value} for n, value in enumerate(figures)]
+        training = {"history": history, "best_epoch": 12}
+        outcomes = random_outcomes(400, len(figures), skill=2.5)
+        write_run(method, outcomes, training=training, **options, **more)
+    knn = random_outcomes(400, 0, skill=1.5)
+    write_run("knn", knn, trainable=False, **{**options, "family": "reference"})
+    files = {name: content.decode() for name, content in render(write_run.root).items()}
+    rows = {row["method"]: row for row in json.loads(files["toyland.json"])["blocks"][0]["rows"]}
+    assert rows["gru4rec"]["flags"] == ["budget"]
+    assert rows["gru4rec"]["budget_share"] == pytest.approx(12 / 300)
+    assert (rows["sasrec"]["flags"], "budget_share" in rows["sasrec"]) == ([], False)
+    assert "gru4rec \\#" in files["toyland.md"]
+    assert "trained for less than its authors' regime" in files["toyland.md"]
+    assert "gru4rec 4 %" in files["toyland.md"]
+    assert r"\#" in files["toyland.tex"]
+    (line,) = [line for line in files["toyland.csv"].splitlines() if ",gru4rec," in line]
+    assert ",budget," in line
+    drafts = [draft_table(RunStore(write_run.root).list(), "toyland")]
+    assert {pair.trained.row.method for pair in training_free_pairs(drafts)} == {"sasrec"}
+    assert "1 trained row stays out of this reading" in files["README.md"]
+    page = budget_page(RunStore(write_run.root).list(), "make pages")
+    assert "Of 2 trained runs 1 is short." in page
+    assert page.count("past its best |") == 1
+    takes = page[page.index("## What the short rows would take") :]
+    assert "gru4rec" in takes
+    assert "sasrec" not in takes
 
 
 def test_reading_separates_methods_from_checkpoints(results):

@@ -114,6 +114,17 @@ def test_only_the_default_configuration_stands_for_a_method(write_run):
     assert not any("other configurations" in line for line in every.caption)
 
 
+def test_a_table_that_is_shared_names_no_folder_of_a_setting(write_run):
+    values = [{"model": f"/srv/{owner}/llm"} for owner in ("me", "you")]
+    runs = [
+        write_run("m", random_outcomes(50, seed), config=value, overrides=value)
+        for seed, value in enumerate(values)
+    ]
+    table = build_table(runs, "toyland", all_configs=True)
+    assert {f"m (model=llm) [{run.run_id[:8]}]" for run in runs} <= set(by_label(table))
+    assert "/srv" not in to_json(table) + to_markdown(table) + to_csv(table)
+
+
 def test_a_row_says_what_its_runs_note_of_themselves(write_run):
     noted = {"source pre-trained, MiniLM": {}, "no pre-training, MiniLM": {"pretrain": "none"}}
     runs = []

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from report_runs import outcomes_with_ranks, random_outcomes
 
-from bench.report.leaderboard import build_table, to_csv, to_json, to_markdown
+from bench.report import grid, writers
+from bench.report.columns import COLUMNS, Column, Page
+from bench.report.leaderboard import (
+    build_table,
+    to_csv,
+    to_html,
+    to_json,
+    to_latex,
+    to_markdown,
+)
+from bench.report.site import Board, index, write_site
 from bench.report.writers import as_text
 
 
@@ -137,3 +147,33 @@ def test_files_end_with_one_newline(table):
     for write in (to_markdown, to_csv, to_json):
         text = write(table)
         assert text.endswith("\n") and not text.endswith("\n\n") and "\r" not in text
+
+
+def test_a_column_that_is_described_once_stands_in_every_format_and_on_the_page(
+    table, tmp_path, monkeypatch
+):
+    extra = Column(
+        "shares.users",
+        lambda row: row.n_users / 1200 or None,
+        "Share",
+        text=lambda share: f"{share:.0%}",
+        csv=("share_users",),
+        page=Page("Share", "number"),
+    )
+    for module in (grid, writers, index):
+        monkeypatch.setattr(module, "COLUMNS", (*COLUMNS, extra))
+    knn = next(row for row in table.rows if row.method == "knn")
+    assert knn.n_users == 1200
+    head, *body = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert head.rstrip("| ").endswith("Share")
+    assert next(line for line in body if " knn " in line).rstrip("| ").endswith("100%")
+    (line,) = (line for line in to_latex(table).splitlines() if "& knn &" in line)
+    assert line.endswith(r"& 100\% \\")
+    assert '<td class="figure">100%</td></tr>' in to_html(table)
+    lines = csv.DictReader(io.StringIO(to_csv(table)))
+    assert {line["method"]: line["share_users"] for line in lines}["llm"] == repr(10 / 1200)
+    rows = json.loads(to_json(table))["blocks"][0]["rows"]
+    assert {row["method"]: row["shares"]["users"] for row in rows}["knn"] == 1.0
+    page = write_site([Board(table, table.metrics)], [], tmp_path / "site").read_text()
+    assert page.count('<th scope="col" class="number">Share</th>') == len(table.blocks)
+    assert '<td class="number">1%</td>' in page

@@ -57,17 +57,23 @@ def test_two_targets_share_the_hybrid_of_their_domains(spec, store, log):
     assert made["tokens"] == 1000
 
 
+def timed(wanted, store):
+    """The manifest of a run, and the wall seconds that it took with everything."""
+    began = time.perf_counter()
+    manifest = execute(wanted, store).manifest
+    return manifest, time.perf_counter() - began
+
+
 def test_own_seconds_leave_the_training_of_adapters_out_and_the_total_counts_it_for_everyone(
     spec, store
 ):
-    first = execute(spec("alpha", pause=PAUSE), store).manifest
-    second = execute(spec("beta", pause=PAUSE), store).manifest
+    first, first_took = timed(spec("alpha", pause=PAUSE), store)
+    second, second_took = timed(spec("beta", pause=PAUSE), store)
     cost = first["adapters"][0]["seconds"]
     assert cost >= 2 * PAUSE
-    for manifest in (first, second):
+    for manifest, took in ((first, first_took - cost), (second, second_took)):
         seconds = manifest["seconds"]
-        assert seconds["fit"] < PAUSE
-        assert seconds["total"] < PAUSE
+        assert seconds["total"] <= took
         assert seconds["fit"] + seconds["score"] <= seconds["total"] + 0.002
         assert seconds["adapters"] == pytest.approx(cost)
         assert seconds["total_with_adapters"] == pytest.approx(seconds["total"] + cost, abs=0.002)
@@ -82,7 +88,7 @@ def test_own_seconds_leave_the_training_of_adapters_out_and_the_total_counts_it_
 def test_json_of_a_run_holds_the_total_with_adapters(spec, store):
     record = run_json(execute(spec(pause=PAUSE), store))
     assert set(record["seconds"]) == {"fit", "score", "total_with_adapters"}
-    assert record["seconds"]["total_with_adapters"] >= 2 * PAUSE > record["seconds"]["fit"]
+    assert record["seconds"]["total_with_adapters"] >= 2 * PAUSE + record["seconds"]["fit"]
 
 
 def test_a_method_without_adapters_has_an_empty_list_and_equal_totals(make_spec, store):
@@ -101,6 +107,7 @@ def test_another_domain_trains_only_what_is_new(spec, store, log):
 
 
 def test_interrupted_training_goes_on_from_its_checkpoint_and_keeps_its_cost(spec, store, log):
+    began = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         execute(spec(pause=PAUSE, fault="train"), store)
     assert AdapterStore().list() == []
@@ -108,12 +115,13 @@ def test_interrupted_training_goes_on_from_its_checkpoint_and_keeps_its_cost(spe
     with pytest.raises(KeyboardInterrupt):
         execute(spec(pause=PAUSE, fault="train"), store)
     run = execute(spec(pause=PAUSE, fault="train"), store)
+    took = time.perf_counter() - began
     assert trainings(log) == ["alpha", "beta"]
     (use,) = run.manifest["adapters"]
     assert use["trained_now"]
     assert use["seconds"] >= 2 * PAUSE, "the cost of all attempts"
-    seconds = run.manifest["seconds"]
-    assert seconds["total"] < PAUSE, "interrupted training is no time of the run's own either"
+    own = run.manifest["seconds"]["total"]
+    assert own <= took - use["seconds"], "interrupted training is no time of the run's own either"
     assert AdapterStore().list()[0].metadata["cost"]["attempts"] == 3
 
 

@@ -19,7 +19,8 @@ from bench.runs.environment import (
     package_versions,
     run_threads,
 )
-from bench.runs.records import jsonable, without_paths
+from bench.runs.privacy import without_paths
+from bench.runs.records import jsonable
 from bench.runs.runner import execute
 from bench.runs.scoring import merge_diagnostics
 from bench.validation import chunk_rows
@@ -170,11 +171,11 @@ def test_json_values_are_plain_and_finite():
 def test_paths_are_cut_to_their_last_part_and_nothing_else_is_changed():
     value = {
         "a": "/home/me/file.py:Class",
-        "b": ["C:\\data\\x", "~/y", "a/b", "https://x/y"],
-        "n": 1,
+        "b": ["C:\\data\\x", "~/y", "a/b", "https://x/y", "2026/01/31", "a/b/c"],
+        "n": {"me/x.csv": 1, "you/x.csv": 2},
     }
     assert without_paths(value) == {
         "a": "file.py:Class",
-        "b": ["x", "y", "a/b", "https://x/y"],
-        "n": 1,
+        "b": ["x", "y", "a/b", "https://x/y", "2026/01/31", "c"],
+        "n": {"x.csv": 1, "x.csv (2)": 2},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from bench.cli.app import app
 from bench.errors import ResultError
 from bench.report.verify import verify_folder
 from bench.runs.archive import reproduce_spec
-from bench.runs.privacy import private_settings, private_text
+from bench.runs.privacy import private_values, without_paths
 from bench.runs.results import export_result
 from bench.runs.runner import execute, prepare
 from bench.runs.stored import read_run, write_manifest
@@ -127,7 +128,7 @@ def test_the_run_id_is_that_of_the_content_wherever_it_lies(run_with, weights, t
 )
 def test_a_path_whose_content_is_not_hashed_is_refused(run_with, tmp_path, path):
     run = run_with(model=path)
-    with pytest.raises(ResultError, match=r"config\.model is .*a path of this machine"):
+    with pytest.raises(ResultError, match=r"config\.model of .*a path of a machine"):
         export_result(run, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
@@ -138,7 +139,7 @@ def test_the_name_of_a_folder_here_is_a_path_and_that_of_a_hub_is_none(
     monkeypatch.chdir(tmp_path)
     _published(run_with(model="owner/model"), tmp_path)
     (tmp_path / "acme-project" / "llm").mkdir()
-    with pytest.raises(ResultError, match=r"config\.model is 'acme-project/llm'"):
+    with pytest.raises(ResultError, match=r"config\.model .* 'acme-project/llm'"):
         export_result(run_with(model="acme-project/llm"), tmp_path / "more")
 
 
@@ -198,6 +199,8 @@ def test_nothing_is_written_if_one_of_several_runs_is_refused(run_with, tmp_path
         ("https://example.org/a/b", False),
         ("0.5", False),
         ("a/b/c", True),
+        ("/", False),
+        ("dir\\model", True),
         ("/srv/x", True),
         ("/srv/my files/x", True),
         ("C:\\Users\\x", True),
@@ -207,16 +210,62 @@ def test_nothing_is_written_if_one_of_several_runs_is_refused(run_with, tmp_path
     ],
 )
 def test_settings_that_are_paths(value, private):
-    manifest = {"method": {}, "config": {"a": [{"b": value}]}}
-    found = [("config.a[0].b", value)] if private else []
-    assert list(private_settings(manifest)) == found
+    found = [("config.a[0].b", value, "a path of a machine")] if private else []
+    assert list(private_values({"config": {"a": [{"b": value}]}}, here=True)) == found
 
 
 @pytest.mark.parametrize(
-    "text", ["and so on ... /x", "1/2", "2026-01-01T00:00:00Z", "weights 0.4, 0.3/0.1", "a.b/c"]
+    "path",
+    [
+        *("/srv/acme/x", "/acme/x.bin", "/gpfs/acme", "//host/acme/x", "file:///srv/acme/x"),
+        *("file:/srv/acme/x", "FILE://host/acme/x", "s3://acme/x", "~/acme/x", "~me/acme"),
+        *("$HOME/acme", "${HOME}/acme/x", "../acme", "./acme", "acme/models/x.bin", "acme/x.csv"),
+        *("C:\\acme\\x", "c:\\acme\\x", "D:/acme/x", "\\\\host\\acme\\x", "..\\acme\\x"),
+        *("%USERPROFILE%\\acme", "C:\\\\acme\\\\x", "https://me:word@acme/x"),
+    ],
+)
+@pytest.mark.parametrize(
+    "place", ["{}", "read {} twice", "no file '{}'", "from={}", "first\n{}", "({})"]
+)
+def test_a_path_is_cut_or_found_in_whatever_form_and_place(path, place):
+    text = place.format(path)
+    for record in ({"a": [text]}, {"a": {text: 1}}, {"a": {"b": {text: {"c": None}}}}):
+        for left in (record, without_paths(record)):
+            found = list(private_values(left))
+            assert found or not re.search(r"[\\/]", str(left))
+        assert list(private_values(record))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("and so on ... /x", "1/2", "2026-01-01T00:00:00Z", "weights 0.4, 0.3/0.1", "a.b/c"),
+        *("2026/01/31", "Yes/no. /no_think", "<b>x</b>", "see https://example.org/a/b.json twice"),
+        *("~5/10 users", "$10/month", "Answer: A\nB: yes/no/maybe?", "50%/50%", "hf://a/b"),
+    ],
 )
 def test_ordinary_text_is_not_private(text):
-    assert list(private_text(text)) == []
+    assert list(private_values({text: text})) == []
+
+
+def test_what_a_method_reports_of_a_declared_path_is_cut_too(
+    run_with, weights, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = run_with(weights="acme-project/weights.bin")
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    said = {"note": "read acme-project/weights.bin twice"}
+    write_manifest(run.path, manifest | {"diagnostics": said})
+    found = _published(read_run(run.path), tmp_path).manifest["diagnostics"]
+    assert found["note"] == "read weights.bin twice"
+
+
+def test_a_key_of_the_configuration_that_is_a_path_is_refused(run_with, tmp_path):
+    run = run_with()
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    write_manifest(run.path, manifest | {"config": {"weights": {"acme/a/adapter": 0.5}}})
+    with pytest.raises(ResultError, match=r"a key of config\.weights .*'acme/a/adapter'"):
+        export_result(read_run(run.path), tmp_path / "results")
 
 
 def test_the_gate_finds_a_path_in_the_configuration_of_a_published_result(run_with, tmp_path):

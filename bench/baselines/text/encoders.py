@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from bench import assets
 from bench.errors import ConfigError, MissingExtraError, ResultError, unknown_name
@@ -19,6 +19,7 @@ from bench.io import hash_json, read_json
 from bench.pretrained.hub import download
 from bench.pretrained.model_folder import POOLING_FILE, check_folder, folder_hash
 from bench.pretrained.quiet import quiet_transformers
+from bench.registry import Named, Registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ __all__ = [
     "BUILT_IN",
     "DEFAULT_ENCODER",
     "DTYPES",
+    "POOLINGS",
     "Encoder",
     "Pooling",
     "encoder_content",
@@ -36,7 +38,16 @@ __all__ = [
     "resolve_encoder",
 ]
 
-Pooling = Literal["cls", "mean"]
+POOLINGS: Registry[Callable[..., Any]] = Registry(
+    "pooling",
+    {
+        "cls": "bench.baselines.text.passes:first_token",
+        "mean": "bench.baselines.text.passes:mean_of_tokens",
+    },
+)
+"""How the states of a text's tokens become one vector, see :func:`bench.baselines.text.passes.pool`."""
+
+Pooling = Annotated[str, Named(POOLINGS)]
 """How the last layer's token vectors become one: the first token's, or the mean of all."""
 BUILT_IN = ("all-minilm-l6-v2",)
 """Encoders that are assets: ``bench assets pull NAME``."""

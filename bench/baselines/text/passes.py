@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.baselines.text.encoders import Pooling
+from bench.baselines.text.encoders import POOLINGS, Pooling
 from bench.baselines.text.title_tokens import like_widths
 
 __all__ = ["first_position", "pass_groups", "pool"]
@@ -42,15 +42,26 @@ def pass_groups(widths: NDArray[np.integer], device: torch.device) -> list[NDArr
     return like_widths(widths, cells=_TOKENS if device.type == "cpu" else _TOKENS_ELSEWHERE)
 
 
-def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+def pool(states: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
     """One vector per row, float32, shape ``(b, d)``.
 
     Args:
         states: last hidden states, shape ``(b, l, d)``.
-        mask: 1 for tokens, 0 for padding, shape ``(b, l)``; the first column is 1.
-        pooling: the first token's state, or the mean over the tokens.
+        mask: 1 for tokens, 0 for padding, shape ``(b, l)``, the first column is 1; None: no padding.
+        pooling: name in :data:`bench.baselines.text.encoders.POOLINGS`, a function of the other two.
     """
-    if pooling == "cls":
-        return states[:, 0].float()
+    pooled: Tensor = POOLINGS.load(pooling)(states.float(), mask)
+    return pooled
+
+
+def first_token(states: Tensor, mask: Tensor | None) -> Tensor:
+    """The state of the first token."""
+    return states[:, 0]
+
+
+def mean_of_tokens(states: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over the tokens."""
+    if mask is None:
+        return states.mean(dim=1)
     weights = mask[..., None].float()
-    return (states.float() * weights).sum(1) / weights.sum(1)
+    return (states * weights).sum(1) / weights.sum(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bench.baselines.text.encoders import (
     DEFAULT_ENCODER,
     DTYPES,
+    POOLINGS,
     Encoder,
     Pooling,
     load_encoder_model,
@@ -83,13 +84,12 @@ def encode_texts(
     shown = progress or QuietProgress()
     found = resolve_encoder(encoder, progress=shown.status)
     chosen = pooling or found.pooling
-    if chosen not in get_args(Pooling):
-        raise unknown_name("pooling", chosen, get_args(Pooling))
+    POOLINGS.require(chosen)
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     if max_tokens < _FEWEST_TOKENS:
         raise ConfigError(f"max_tokens={max_tokens}: expected {_FEWEST_TOKENS} or more.")
-    key = {
+    key: dict[str, Any] = {
         "format": _FORMAT,
         "encoder": found.content_hash,
         "pooling": chosen,
@@ -98,6 +98,9 @@ def encode_texts(
         "n_texts": len(texts),
         "texts": _texts_hash(texts),
     }
+    source = POOLINGS.source_sha256(chosen)
+    if source is not None:  # other code of a plugin gives other vectors
+        key["pooling_sha256"] = source
     label = Path(encoder).name.lower()[:40] or "encoder"
     folder = cache_root() / "text-vectors" / f"{label}-{hash_json(key)[:24]}"
     vectors = _stored(folder)
@@ -234,9 +237,11 @@ def _pooled(model: Any, ids: NDArray[np.int64], pooling: Pooling) -> NDArray[np.
     """One vector per row of token ids without padding; float32, shape ``(b, d)``."""
     import torch
 
+    from bench.baselines.text.passes import pool
+
     # A Longformer logs that it pads to its window.
     with torch.inference_mode(), quiet_transformers():
-        states = model(input_ids=torch.from_numpy(ids).to(model.device)).last_hidden_state.float()
-        pooled = states[:, 0] if pooling == "cls" else states.mean(dim=1)
+        states = model(input_ids=torch.from_numpy(ids).to(model.device)).last_hidden_state
+        pooled = pool(states, None, pooling)
     vectors: NDArray[np.float32] = pooled.cpu().numpy()
     return vectors

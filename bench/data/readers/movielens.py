@@ -29,11 +29,12 @@ from bench.data.raw import (
     skipped_lines,
 )
 from bench.data.readers.archive import Place, open_place
+from bench.data.readers.base import Files, Reader
 from bench.data.readers.delimited import Columns, Dialect, read_delimited
 from bench.data.readers.rows import events_of, items_of
 from bench.errors import DataError
 
-__all__ = ["find_movielens", "is_movielens", "read_movielens", "source_files"]
+__all__ = ["MovieLens", "find_movielens", "is_movielens", "read_movielens", "source_files"]
 
 _PAIRS = (("u.data", "u.item"), ("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv"))
 _RATINGS = tuple(ratings for ratings, _ in _PAIRS)
@@ -111,6 +112,18 @@ def is_movielens(path: Path) -> bool:
         return False
     members = open_place(path, _NAMES).members
     return any({ratings, movies} <= members.keys() for ratings, movies in _PAIRS)
+
+
+class MovieLens(Reader):
+    """A MovieLens folder or .zip, 100K to 32M, with its titles."""
+
+    def recognises(self, path: Path) -> bool:
+        return is_movielens(path)
+
+    def read(self, files: Files) -> RawData:
+        files.refuse_table_options(titles_inside=True)
+        asked = files.reading
+        return read_movielens(files.inter[0], encoding=asked.encoding, on_error=asked.on_error)
 
 
 def source_files(place: Path) -> tuple[Path, ...]:

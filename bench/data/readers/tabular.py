@@ -6,6 +6,7 @@ columns; what happens to them afterwards is the same for all.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.data.raw import (
     skipped_lines,
 )
 from bench.data.readers.atomic import ATOMIC
+from bench.data.readers.base import Files, Reader
 from bench.data.readers.columns import (
     ColumnMapping,
     Found,
@@ -36,10 +38,10 @@ from bench.data.readers.parquet import read_parquet
 from bench.data.readers.records import PER_LINE, Fields, first_keys, read_records
 from bench.data.readers.rows import events_of, items_of
 from bench.data.readers.times import check_time_format, expected_time, parse_times
-from bench.data.readers.where import Condition, keep_rows
+from bench.data.readers.where import Condition, keep_rows, parse_condition
 from bench.errors import ConfigError, DataError
 
-__all__ = ["ColumnMapping", "TableOptions", "read_tabular"]
+__all__ = ["ColumnMapping", "TableOptions", "Tables", "read_tabular"]
 
 _RECORDS = (".json", ".jsonl", ".ndjson")
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".item")
@@ -61,6 +63,31 @@ class TableOptions:
     where: Sequence[Condition] = ()
     sequences: bool = False
     command: str = "bench data import NAME FILE"
+
+
+class Tables(Reader):
+    """Delimited text, lines of JSON, Parquet, RecBole's .inter: any table with its columns named."""
+
+    def read(self, files: Files) -> RawData:
+        asked = files.reading
+        words = ["bench", "data", "import", files.name, *map(str, files.inter)]
+        words += ["--items", str(files.items)] * (files.items is not None) + asked.words()
+        dialect = Dialect(
+            asked.separator,
+            asked.quotes,
+            asked.header,
+            asked.encoding or "utf-8",
+            asked.time_format,
+        )
+        conditions = [parse_condition(text) for text in asked.where]
+        options = TableOptions(dialect, conditions, asked.sequences, shlex.join(words))
+        return read_tabular(
+            files.inter,
+            files.items,
+            mapping=files.mapping,
+            options=options,
+            on_error=asked.on_error,
+        )
 
 
 def read_tabular(

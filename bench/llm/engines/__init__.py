@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import unknown_name
 from bench.llm.engines.base import Choice, Engine, Generation, TokenIds
+from bench.registry import Registry
 
 if TYPE_CHECKING:
     from bench.llm.backbones import Backbone
 
 __all__ = ["ENGINES", "Choice", "Engine", "Generation", "TokenIds", "make_engine"]
 
-ENGINES = ("transformers", "vllm")
-"""Names that :func:`make_engine` knows."""
+ENGINES: Registry[Callable[..., Engine]] = Registry(
+    "engine",
+    {
+        "transformers": "bench.llm.engines:transformers_engine",
+        "vllm": "bench.llm.engines:vllm_engine",
+    },
+)
+"""Functions that load a backbone; each takes it and the keyword arguments of :func:`make_engine`."""
 
 
 def make_engine(
@@ -29,7 +36,7 @@ def make_engine(
     """Load a backbone into an engine.
 
     Args:
-        name: ``transformers`` or ``vllm``.
+        name: name in :data:`ENGINES`.
         backbone: the model to load.
         device: torch device.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
@@ -41,21 +48,28 @@ def make_engine(
         ConfigError: no engine of that name.
         MissingExtraError: the engine's packages are not installed.
     """
-    settings: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "attention": attention,
-        "quantisation": quantisation,
-    }
-    if name == "transformers":
-        from bench.llm.backbones import load_model
-        from bench.llm.engines.transformers import TransformersEngine
+    return ENGINES.load(name)(
+        backbone,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        quantisation=quantisation,
+        batch_tokens=batch_tokens,
+    )
 
-        return TransformersEngine(load_model(backbone, **settings), batch_tokens=batch_tokens)
-    if name == "vllm":
-        from bench.llm.engines.vllm import VllmEngine
-        from bench.llm.engines.vllm_options import options_from_environment
 
-        options = options_from_environment()
-        return VllmEngine(backbone, **settings, batch_tokens=batch_tokens, options=options)
-    raise unknown_name("engine", name, ENGINES)
+def transformers_engine(backbone: Backbone, *, batch_tokens: int, **settings: Any) -> Engine:
+    """transformers, with an own forward pass for the families that it knows."""
+    from bench.llm.backbones import load_model
+    from bench.llm.engines.transformers import TransformersEngine
+
+    return TransformersEngine(load_model(backbone, **settings), batch_tokens=batch_tokens)
+
+
+def vllm_engine(backbone: Backbone, *, batch_tokens: int, **settings: Any) -> Engine:
+    """vLLM, of an extra and an environment of its own."""
+    from bench.llm.engines.vllm import VllmEngine
+    from bench.llm.engines.vllm_options import options_from_environment
+
+    options = options_from_environment()
+    return VllmEngine(backbone, **settings, batch_tokens=batch_tokens, options=options)

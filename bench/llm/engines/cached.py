@@ -1,87 +1,18 @@
-"""Scoring and generation through a model's own forward pass and its key-value cache.
-
-Works for every causal language model of transformers. A prompt is read once and its cache repeated
-for the branches; generation reads left-padded batches.
-"""
+"""Generation through a model's own forward pass and its key-value cache, in left-padded batches."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.llm.engines.base import Generation, TokenIds
 from bench.llm.engines.choices import ListWalk
-from bench.llm.engines.tree import Tree
 
-__all__ = ["constrained", "greedy", "tree_log_probs"]
-
-_LOGITS_BYTES = 1 << 28
-"""Most bytes of float32 logits held at one time."""
-
-
-def tree_log_probs(model: Any, tree: Tree, batch_tokens: int) -> NDArray[np.float32]:
-    """Log-probabilities (nats) of everything that a tree asks for.
-
-    The paths of the tree are rows of right-padded batches after the prompt's cache; a common prefix
-    is read once per path. A batch, with the repeated cache, holds at most ``batch_tokens`` tokens
-    (or one path).
-
-    Args:
-        model: causal language model of transformers.
-        tree: a prompt with its branches.
-        batch_tokens: most tokens in memory, the cached prompt counted for every path.
-
-    Returns:
-        float32, shape ``(n_asked,)``, in the tree's order.
-    """
-    device = model.get_input_embeddings().weight.device
-    asked, targets = np.array(tree.asked), torch.tensor(tree.targets, device=device)
-    result = np.empty(len(asked), dtype=np.float32)
-
-    ids = torch.from_numpy(tree.prompt.astype(np.int64)).to(device)[None]
-    done = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-    here = np.flatnonzero(asked < 0)
-    result[here] = _log_probs(done.logits[0, -1:], np.zeros(len(here), int), targets[here])
-
-    longest = max(map(len, tree.paths), default=1)
-    n_rows = batch_tokens // (len(tree.prompt) + longest)
-    n_rows = max(1, min(n_rows, _LOGITS_BYTES // (4 * longest * done.logits.shape[-1])))
-    for start in range(0, len(tree.paths), n_rows):
-        paths = tree.paths[start : start + n_rows]
-        place = {node: (i, j) for i, path in enumerate(paths) for j, node in enumerate(path)}
-        cache = copy.deepcopy(done.past_key_values)
-        cache.batch_repeat_interleave(len(paths))
-        longest = max(map(len, paths))
-        ids = torch.tensor(
-            [[tree.tokens[node] for node in path] + [0] * (longest - len(path)) for path in paths],
-            device=device,
-        )
-        real = torch.tensor(
-            [[1] * (len(tree.prompt) + len(path)) + [0] * (longest - len(path)) for path in paths],
-            device=device,
-        )
-        logits = model(
-            input_ids=ids, attention_mask=real, past_key_values=cache, use_cache=True
-        ).logits
-        here = np.flatnonzero(np.isin(asked, list(place)))
-        rows = np.array([place[node][0] * longest + place[node][1] for node in asked[here]], int)
-        result[here] = _log_probs(logits.flatten(0, 1), rows, targets[here])
-    return result
-
-
-def _log_probs(logits: Tensor, rows: NDArray[np.int64], tokens: Tensor) -> NDArray[np.float32]:
-    """Log-probability of one token per entry of ``rows``, from logits ``(n, vocabulary)``."""
-    places = torch.from_numpy(rows).to(logits.device)
-    logits = logits.float()
-    chosen = logits[places, tokens] - torch.logsumexp(logits, dim=-1)[places]
-    found: NDArray[np.float32] = chosen.cpu().numpy()
-    return found
+__all__ = ["constrained", "greedy"]
 
 
 def greedy(

@@ -13,25 +13,28 @@ from numpy.typing import NDArray
 
 from bench.errors import ConfigError, MethodError
 from bench.llm.engines.base import Choice, Generation, TokenIds
-from bench.llm.engines.cached import constrained, greedy, tree_log_probs
+from bench.llm.engines.cached import constrained, greedy
 from bench.llm.engines.choices import ListWalk
-from bench.llm.engines.decoder import ForestDecoder, is_known
 from bench.llm.engines.head import token_log_probs
-from bench.llm.engines.lora_factors import Factors, attached, read_factors, stamp
 from bench.llm.engines.tree import Piece, Tree, build_forest, build_tree, split
+from bench.llm.engines.updates import Update, attached, read_updates, stamp
+from bench.llm.llama import LayerLora, Llama, is_known
+from bench.llm.own_forward import row_log_probs, takes_tree_mask, tree_log_probs
 from bench.memory import release_accelerators
 
 __all__ = ["TransformersEngine"]
 
 _ADAPTERS_KEPT = 8
+_LOGITS_BYTES = 1 << 30
+"""Most bytes of the logits (float32) of one tree, by a model's own forward pass."""
 
 
 class TransformersEngine:
     """Scores and generates with a model of transformers.
 
-    Branches are scored in one pass over the packed tree of every user
-    (:mod:`bench.llm.engines.decoder`) for the families that it knows, and with a repeated
-    key-value cache for all others; the results are the same up to rounding.
+    Branches are scored in one pass over the packed trees of several users for the families that
+    :class:`bench.llm.llama.Llama` knows, and by the model's own forward pass, tree by tree, for all
+    others (:mod:`bench.llm.own_forward`); the results are the same up to rounding.
 
     Args:
         model: causal language model in evaluation mode. Linear layers with one input are stored
@@ -50,7 +53,8 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._longest: int | None = getattr(model.config, "max_position_embeddings", None)
-        self._decoder = ForestDecoder(model) if is_known(model) else None
+        self._llama = Llama(model) if is_known(model) else None
+        self._takes_mask = self._llama is None and takes_tree_mask(model)
         self._adapters: OrderedDict[tuple[str, int, int], _Adapter] = OrderedDict()
 
     def branch_log_probs(
@@ -136,7 +140,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Free the model; the engine is not used afterwards."""
-        self._model = self._decoder = None
+        self._model = self._llama = None
         self._adapters.clear()
         release_accelerators()
 
@@ -156,7 +160,7 @@ class TransformersEngine:
             adapter: PEFT folder, or None for the base.
         """
         order = sorted(budgets, key=lambda i: (-len(prompts[i]), -budgets[i], i))
-        with torch.inference_mode(), attached(self._model, self._factors(adapter)):
+        with torch.inference_mode(), attached(self._model, self._updates(adapter)):
             while order:
                 longest, budget, n = len(prompts[order[0]]), budgets[order[0]], 1
                 while n < len(order):
@@ -181,15 +185,19 @@ class TransformersEngine:
                 self._check_ids(branch, f"a branch of prompt {user}")
         loaded = self._load(adapter)
         found = []
+        batch_tokens = self._batch_tokens
+        if self._llama is None:
+            batch_tokens = min(batch_tokens, _LOGITS_BYTES // (4 * self._vocabulary))
         with torch.inference_mode():
-            for batch in split(prompts, branches, self._batch_tokens):
+            for batch in split(prompts, branches, batch_tokens):
                 pieces = []
                 for piece in batch:
                     own = branches[piece.user][piece.start : piece.stop]
                     tree = build_tree(prompts[piece.user], own, choices)
                     if tree.asked:
                         pieces.append((piece, tree))
-                        self.tokens_processed += tree.size
+                        as_rows = self._llama is None and not self._takes_mask
+                        self.tokens_processed += tree.size_in_rows if as_rows else tree.size
                 for (piece, tree), values in zip(
                     pieces, self._forest_answers([t for _, t in pieces], loaded), strict=True
                 ):
@@ -201,11 +209,13 @@ class TransformersEngine:
     ) -> list[NDArray[np.float32]]:
         if not trees:
             return []
-        if self._decoder is None:
-            with attached(self._model, None if adapter is None else adapter.factors):
-                return [tree_log_probs(self._model, tree, self._batch_tokens) for tree in trees]
+        if self._llama is None:
+            with attached(self._model, None if adapter is None else adapter.updates):
+                if self._takes_mask:
+                    return [tree_log_probs(self._model, tree) for tree in trees]
+                return [row_log_probs(self._model, tree, self._batch_tokens) for tree in trees]
         forest = build_forest(trees)
-        hidden = self._decoder(forest, None if adapter is None else adapter.stacked)
+        hidden = self._llama.states(forest, None if adapter is None else adapter.stacked)
         head = self._model.get_output_embeddings().weight
         rows, targets = (torch.from_numpy(a).to(head.device) for a in (forest.rows, forest.targets))
         values = token_log_probs(hidden, head, rows, targets).cpu().numpy()
@@ -234,20 +244,20 @@ class TransformersEngine:
             return None
         key = stamp(folder)
         if key not in self._adapters:
-            self._adapters[key] = _Adapter(read_factors(folder, self._model), self._decoder)
+            self._adapters[key] = _Adapter(read_updates(folder, self._model), self._llama)
         self._adapters.move_to_end(key)
         while len(self._adapters) > _ADAPTERS_KEPT:
             self._adapters.popitem(last=False)
         return self._adapters[key]
 
-    def _factors(self, folder: Path | None) -> dict[str, Factors] | None:
+    def _updates(self, folder: Path | None) -> dict[str, Update] | None:
         adapter = self._load(folder)
-        return None if adapter is None else adapter.factors
+        return None if adapter is None else adapter.updates
 
 
 class _Adapter:
-    """Factors by module, and stacked for the decoder where there is one."""
+    """Updates by module, and stacked for a model of the known families."""
 
-    def __init__(self, factors: dict[str, Factors], decoder: ForestDecoder | None) -> None:
-        self.factors = factors
-        self.stacked = None if decoder is None else decoder.prepare(factors)
+    def __init__(self, updates: dict[str, Update], llama: Llama | None) -> None:
+        self.updates = updates
+        self.stacked: list[LayerLora] | None = None if llama is None else llama.stack(updates)

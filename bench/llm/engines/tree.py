@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.llm.engines.base import TokenIds
 
-__all__ = ["Forest", "Piece", "Tree", "build_forest", "build_tree", "split"]
+__all__ = ["Forest", "Piece", "Tree", "build_forest", "build_tree", "split", "visible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,13 @@ class Tree:
 
     @property
     def size(self) -> int:
-        """How many tokens the model reads."""
+        """How many tokens the tree holds."""
         return len(self.prompt) + len(self.tokens)
+
+    @property
+    def size_in_rows(self) -> int:
+        """How many tokens its paths hold, each behind the whole prompt."""
+        return sum(len(self.prompt) + len(path) for path in self.paths or [[]])
 
 
 def build_tree(
@@ -186,6 +191,18 @@ def build_forest(trees: Sequence[Tree]) -> Forest:
         rows=rows.reshape(-1),
         targets=np.array([token for tree in trees for token in tree.targets], dtype=np.int64),
     )
+
+
+def visible(forest: Forest) -> NDArray[np.bool_]:
+    """Which tokens (columns) every token (row) of a forest of one tree sees, ``(n, n)``."""
+    n, cut = len(forest.tokens), forest.n_prompt
+    sees = np.zeros((n, n), dtype=np.bool_)
+    sees[:cut, :cut] = np.tri(cut, dtype=np.bool_)
+    sees[cut:, :cut] = True
+    for path in forest.paths:
+        for place, node in enumerate(path):
+            sees[cut + node, cut + path[: place + 1]] = True
+    return sees
 
 
 def _bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.errors import ConfigError, MethodError
 from bench.llm.engines.base import Choice, Generation, TokenIds
-from bench.llm.engines.lora_factors import stamp
+from bench.llm.engines.updates import stamp
 from bench.llm.engines.vllm_options import (
     Route,
     VllmOptions,

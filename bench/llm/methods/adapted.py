@@ -16,7 +16,7 @@ from bench.io import hash_arrays
 from bench.llm.adamerging import AdaptationSpec, Question, adapt
 from bench.llm.adapters import MergedSpec, StoredAdapter, adapters_of
 from bench.llm.backbones import load_model, load_tokenizer, resolve_backbone
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.merge import Merge
 from bench.llm.methods.branches import AdapterMethod
 from bench.llm.methods.planning import JobWriter
@@ -46,7 +46,7 @@ ADAMERGING_VERSION = 1
 _OF_SCORING = 3.0
 
 
-class AdaptedConfig(AdapterConfig):
+class AdaptedConfig(AdapterMethodConfig):
     """As every adapter, and how the merge is adapted.
 
     Attributes:
@@ -71,7 +71,7 @@ class AdaptedConfig(AdapterConfig):
         name: {**values, "entropy": "token", "adapt_on": "test"}
         if name == "paper-as-run"
         else values
-        for name, values in AdapterConfig.profiles.items()
+        for name, values in AdapterMethodConfig.profiles.items()
     }
 
     @model_validator(mode="after")

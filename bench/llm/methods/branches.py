@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from bench.errors import InUseError, MethodError
 from bench.llm.adapters import StoredAdapter, adapters_of
 from bench.llm.backbones import Backbone
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.merge import Merge, found_out, merge_spec, obtain_merge
 from bench.llm.methods.base import LLMMethod
 from bench.llm.methods.planning import JobWriter
@@ -47,7 +47,7 @@ def woven_branches(target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
 class AdapterMethod(LLMMethod):
     """Trains (or finds) the adapters of its branches and serves one: the only one, or their merge."""
 
-    Config = AdapterConfig
+    Config = AdapterMethodConfig
     uses_sources: ClassVar[bool] = False
     one_source: ClassVar[bool] = False
 

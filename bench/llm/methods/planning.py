@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.io import read_json
 from bench.llm.backbones import Backbone, find_backbone
-from bench.llm.config import AdapterConfig, LLMConfig
+from bench.llm.config import AdapterMethodConfig, LLMConfig
 from bench.llm.estimates import (
     Work,
     batch_tokens,
@@ -28,11 +28,8 @@ from bench.methods import Job, PlanSpec
 
 __all__ = ["JobWriter"]
 
-# Numbers of its adapters that a merge reads, merges and writes per second, entries of their products
-# where it acts on these one by one, and what it takes anyway. Averages of factors were measured on
-# SmolLM2's and Qwen2's shapes, the other methods on SmolLM2's.
-_MERGED_PER_SECOND, _MERGE_START = 40e6, 1.0
-_MERGED_BY_METHOD = {"ties": 20e6, "lora-lego": 5e6}
+# What a merge takes anyway, and entries of products per second where it acts on these one by one.
+_MERGE_START = 1.0
 _PRODUCT_ENTRIES_PER_SECOND = 25e6
 
 
@@ -64,7 +61,7 @@ class JobWriter:
 
     def adapter(self, label: str, key: str, domains: Sequence[str]) -> Job:
         """The training of one adapter."""
-        config: AdapterConfig = self._config
+        config: AdapterMethodConfig = self._config
         sizes = [self._spec.sizes.get(name) for name in domains]
         known = [size for size in sizes if size is not None]
         work = training_work(known, config) if len(known) == len(sizes) else None
@@ -79,9 +76,9 @@ class JobWriter:
         if self.shape is not None:
             lora = self._config.lora
             numbers = (n_adapters + 1) * self.shape.lora_weights(lora)
-            seconds = _MERGE_START
-            seconds += numbers / _MERGED_BY_METHOD.get(merge.method, _MERGED_PER_SECOND)
-            if merge.method in ("ties", "dare") and merge.settings.get("space") == "product":
+            options = merge.options
+            seconds = _MERGE_START + numbers / options.numbers_per_second
+            if options.entrywise and not options.on_factors:
                 entries = n_adapters * self.shape.adapted_weights(lora)
                 seconds += entries / _PRODUCT_ENTRIES_PER_SECOND
             memory = merge_memory_mb(self.shape, lora, n_adapters)
@@ -151,7 +148,7 @@ class JobWriter:
         work: Work | None,
         memory: float | None,
         *,
-        training: AdapterConfig | None = None,
+        training: AdapterMethodConfig | None = None,
         on_gpu: Work | None = None,
     ) -> Job:
         """A job of this work on the planned device, and of ``on_gpu`` (or the same) on the reference."""

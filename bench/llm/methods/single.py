@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from bench.errors import ConfigError
-from bench.llm.config import AdapterConfig
+from bench.llm.config import AdapterMethodConfig
 from bench.llm.methods.branches import AdapterMethod, Branch
 from bench.methods import Family
 
@@ -36,7 +36,7 @@ class AllData(AdapterMethod):
         return (Branch((target, *sources)),)
 
 
-class SourceOnlyConfig(AdapterConfig):
+class SourceOnlyConfig(AdapterMethodConfig):
     """As every adapter; the run of each source is chosen by its validation figures."""
 
     choose_by_validation: bool = True

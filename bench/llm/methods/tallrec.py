@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bench.llm.config import AdapterConfig, PromptStyle
+from bench.llm.config import AdapterMethodConfig, PromptStyle
 from bench.llm.lora import LoraSpec
 from bench.llm.methods.branches import AdapterMethod, Branch
 from bench.methods import Family
@@ -37,7 +37,7 @@ class TALLRecLora(LoraSpec):
     targets: Literal["all-linear"] | tuple[str, ...] = ("q_proj", "v_proj")
 
 
-class TALLRecConfig(AdapterConfig):
+class TALLRecConfig(AdapterMethodConfig):
     """As every adapter, with the published shape of the adapter and the published history length.
 
     Attributes:
@@ -54,14 +54,14 @@ class TALLRecConfig(AdapterConfig):
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
         "paper": {
-            **_without(_OWN, AdapterConfig.profiles["paper"]),
+            **_without(_OWN, AdapterMethodConfig.profiles["paper"]),
             "backbone": _BACKBONE,
             "training.learning_rate": 1e-4,
         },
         # The row of the reference study: its lists and its adapter under another backbone, which
         # reads 4,096 tokens with the answer.
         "paper-as-run": {
-            **_without(("prompt",), AdapterConfig.profiles["paper-as-run"]),
+            **_without(("prompt",), AdapterMethodConfig.profiles["paper-as-run"]),
             "backbone": _BACKBONE,
             "variant": "listwise",
             "title_chars": 120,

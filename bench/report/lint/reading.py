@@ -27,7 +27,7 @@ _MOST_DIGITS = 9
 _CUT = re.compile(r"@\s*([1-9][0-9]{0,3})")
 _KIND_ONLY = re.compile(r"ndcg|hr|hits?|hit rate|hit ratio|recall|mrr", re.I)
 _MISSING = re.compile(r"(?:[-–—/]|n/?a|nan|none|null|oom|)", re.I)
-_SIGNS = " \t*^†‡§¶‖∗⋆★"
+_SIGNS = " \t*^†‡§¶‖#∗⋆★"
 _DERIVED = re.compile(
     r"(?:[%Δ↑+]\s*)?(?:rel(?:ative|\.)?\s*)?(?:improv(?:e(?:ments?)?)?\.?|impr?\.|impr|gains?|delta|p[- ]?values?|δ)(?![\w-]).*",
     re.I,

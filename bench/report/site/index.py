@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.report.columns import COLUMNS, METRICS, Column
 from bench.report.companion import companions
 from bench.report.costs import COSTS, cost_of
-from bench.report.grid import rank_text
 from bench.report.plain import count_text
 from bench.report.site.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
@@ -23,7 +23,7 @@ from bench.report.site.parts import (
     interval_bar,
     ordered,
 )
-from bench.report.table import FLAGS, SIGNS, Block, Kind, Row
+from bench.report.table import FLAGS, SIGNS, Block, Kind, Row, Table
 
 if TYPE_CHECKING:
     from bench.report.site.write import Board
@@ -201,16 +201,13 @@ def _facts(board: Board) -> str:
 def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> Element:
     table = board.table
     primary = table.primary
-    with_profile = len({row.profile for row in table.rows if row.profile}) > 1
-    with_users = block.kind == "other-users"
+    before, after = _plain_columns(table, block.kind)
     measured = block.kind != "reported"
     heads = [
         el("th", "Method", scope="col", class_="name"),
         el("th", "Family", scope="col", class_="family"),
     ]
-    heads += [el("th", "Profile", scope="col")] if with_profile else []
-    heads += [el("th", "Seeds", scope="col", class_="number seeds")] if measured else []
-    heads += [el("th", "Users", scope="col", class_="number")] if with_users else []
+    heads += [_heading(table, column) for column in before]
     for metric in board.shown:
         classes = "number figure primary" if metric == primary else "number figure"
         heads.append(el("th", metric.upper(), scope="col", class_=classes))
@@ -224,14 +221,10 @@ def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> E
                 title=f"from {scale.low:.4f} to {scale.high:.4f}",
             )
         )
-        if table.with_ranks:
-            what = f"best and worst place, given which differences in {primary.upper()} are significant"
-            heads.append(el("th", "Rank", scope="col", class_="number rank", title=what))
+    heads += [_heading(table, column) for column in after]
+    if measured:
         heads.append(el("th", "Training", scope="col", class_="number cost"))
-    body = [
-        _row(site, board, row, scale, with_profile=with_profile, kind=block.kind)
-        for row in block.rows
-    ]
+    body = [_row(site, board, row, scale, block.kind) for row in block.rows]
     return el(
         "div",
         el(
@@ -246,10 +239,34 @@ def _table(site: Site, board: Board, block: Block, scale: Scale, name: str) -> E
     )
 
 
-def _row(
-    site: Site, board: Board, row: Row, scale: Scale, *, with_profile: bool, kind: Kind
-) -> Element:
+def _plain_columns(table: Table, kind: Kind) -> tuple[list[Column], list[Column]]:
+    """The columns that are no more than a text, those before the figures and those behind."""
+    place = COLUMNS.index(METRICS)
+    before, after = (
+        [c for c in part if c.page is not None and kind in c.page.kinds and c.when(table)]
+        for part in (COLUMNS[:place], COLUMNS[place:])
+    )
+    return before, after
+
+
+def _heading(table: Table, column: Column) -> Element:
+    page = column.page
+    assert page is not None  # noqa: S101 - see _plain_columns
+    told = page.help(table) if page.help else None
+    return el("th", page.title, scope="col", class_=page.css or None, title=told)
+
+
+def _plain_cell(table: Table, row: Row, column: Column) -> Element:
+    page = column.page
+    assert page is not None  # noqa: S101 - see _plain_columns
+    order = page.order(table, row) if page.order else None
+    text = column.drawn(table, row).text
+    return el("td", text, class_=page.css or None, data_order=order)
+
+
+def _row(site: Site, board: Board, row: Row, scale: Scale, kind: Kind) -> Element:
     table = board.table
+    before, after = _plain_columns(table, kind)
     signs = "".join(sign for flag, sign in FLAGS.items() if flag in row.flags)
     name: Element | str = row.label
     if row.run_ids:
@@ -265,20 +282,13 @@ def _row(
         ),
         el("td", family_name(family_of(row)), class_="family"),
     ]
-    cells += [el("td", row.profile or NONE)] if with_profile else []
-    n_seeds = len(row.seeds)
-    if kind != "reported":
-        seeds = str(n_seeds) if n_seeds else NONE
-        cells.append(el("td", seeds, class_="number seeds", data_order=n_seeds))
-    if kind == "other-users":
-        cells.append(el("td", _users(row), class_="number", data_order=row.n_users))
+    cells += [_plain_cell(table, row, column) for column in before]
     cells += [_cell(site, row, metric, primary=metric == table.primary) for metric in board.shown]
+    if kind != "reported":
+        cells.append(_bar_cell(board, row, scale))
+    cells += [_plain_cell(table, row, column) for column in after]
     if kind == "reported":
         return el("tr", *cells, data_family=family_of(row))
-    cells.append(_bar_cell(board, row, scale))
-    if table.with_ranks:
-        order = sum(row.rank) if row.rank else len(table.rows) * 2 + 1
-        cells.append(el("td", rank_text(row), class_="number rank", data_order=order))
     seconds = cost_of(row, site.runs, COSTS[COST_COLUMN])
     cells.append(el("td", duration(seconds), class_="number cost", data_order=ordered(seconds)))
     return el("tr", *cells, data_family=family_of(row))
@@ -325,10 +335,6 @@ def tip_lines(site: Site, row: Row, metric: str) -> list[str]:
     if revisions:
         lines.append(f"Revision {', '.join(revisions)}")
     return lines
-
-
-def _users(row: Row) -> str:
-    return f"{row.n_users:,}" if row.n_users else NONE
 
 
 def _bar_cell(board: Board, row: Row, scale: Scale) -> Element:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.report.columns import rank_text
 from bench.report.costs import COSTS
-from bench.report.grid import rank_text
 from bench.report.site.markup import Child, Element, data_block, el
 from bench.report.site.parts import (
     NONE,
@@ -32,6 +32,8 @@ _FLAG_TEXT = {
     "transductive": "saw the unlabelled test requests while training",
     "ties": "the order of tied scores could move a displayed mean by more than 0.001",
     "unchecked": "code from outside of the package that had not passed the conformance kit when it ran",
+    "budget": "trained for less than its authors' regime, without a validation curve that is flat; it says "
+    "little of its method",
     "invalid": "less than 95 % of its generated answers name a candidate; the others are misses",
 }
 
@@ -91,7 +93,11 @@ def _section(site: Site, board: Board, row: Row) -> Element:
                     f"n = {row.n_users:,} users",
                     f"{'seed' if len(row.seeds) == 1 else 'seeds'} "
                     + ", ".join(map(str, row.seeds)),
-                    *([f"rank {rank_text(row)} in {table.primary.upper()}"] if row.rank else []),
+                    *(
+                        [f"rank {rank_text(row.rank)} in {table.primary.upper()}"]
+                        if row.rank
+                        else []
+                    ),
                     *([f"sources {', '.join(row.sources)}"] if row.sources else []),
                 ]
             ),

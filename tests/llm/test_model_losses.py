@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from llm_examples import random_examples
-from llm_trainings import LORA, PEFT_WARNING, planted, train
+from llm_trainings import LORA, PEFT_WARNING, arrays, planted, train
 
 from bench.llm.backbones import Backbone, load_model, resolve_backbone
 from bench.llm.batching import pack
-from bench.llm.fast_model import is_known, loss_function, plain_loss
-from bench.llm.lora import LoraSpec, attach_lora, read_adapter, write_init
+from bench.llm.llama import is_known, loss_function
+from bench.llm.lora import LoraSpec, attach_lora, write_init
+from bench.llm.own_forward import plain_loss
 from bench.llm.training import TrainingSpec
 
 pytestmark = [PEFT_WARNING, pytest.mark.usefixtures("one_thread")]
@@ -33,12 +34,12 @@ def random_adapter(model, lora: LoraSpec, folder: Path, backbone: Backbone) -> N
     rng = np.random.default_rng(3)
     factors = {
         n: a if "lora_A" in n else rng.normal(0, 0.1, a.shape).astype(np.float32)
-        for n, a in read_adapter(folder).items()
+        for n, a in arrays(folder).items()
     }
     attach_lora(model, lora, factors)
 
 
-@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_qwen2"])
+@pytest.mark.parametrize("architecture", ["tiny_llama", "tiny_mistral", "tiny_qwen2"])
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj", "down_proj")])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_packed_sequences_have_the_loss_and_gradients_of_the_models_own_padded_forward(
@@ -133,4 +134,4 @@ def test_the_base_is_loaded_as_it_is_asked_for(backbone: Backbone, tmp_path: Pat
     ]
     assert quantised.losses == pytest.approx(plain.losses, rel=0.05)
     assert quantised.losses != plain.losses
-    assert read_adapter(tmp_path / "packed").keys() == read_adapter(tmp_path / "plain").keys()
+    assert arrays(tmp_path / "packed").keys() == arrays(tmp_path / "plain").keys()

@@ -1,7 +1,7 @@
-"""LoRA factors of a PEFT folder, added to a model without changing it.
+"""The updates of a LoRA adapter, added to a model without changing it.
 
-The delta of an adapted linear layer is ``s B A x`` beside ``W x``, as in PEFT: the weights are never
-merged, because rounding ``W + s B A`` to bfloat16 loses much of a small delta. The factors are cast
+The update of an adapted linear layer is ``s B A x`` beside ``W x``, as in PEFT: the weights are never
+merged, because rounding ``W + s B A`` to bfloat16 loses much of a small update. The factors are cast
 to the model's dtype.
 """
 
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from bench.errors import ConfigError, DataError, ResultError
 from bench.merging import read_adapter
+from bench.merging.peft_config import WEIGHTS_FILE
 
-__all__ = ["Factors", "attached", "read_factors", "stamp"]
+__all__ = ["Update", "attached", "read_updates", "stamp"]
 
-_WEIGHTS = "adapter_model.safetensors"
 _REMEDY = "Expected a LoRA folder as PEFT's save_pretrained writes it, trained on this backbone."
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
-    """One adapted linear layer.
+class Update:
+    """The update ``b (a x)`` of one adapted linear layer.
 
     Attributes:
         a: ``(r, d_in)``, in the model's dtype and on the layer's device.
@@ -43,15 +43,15 @@ def stamp(folder: Path) -> tuple[str, int, int]:
     Raises:
         ResultError: the folder or its weights are missing.
     """
-    weights = folder / _WEIGHTS
+    weights = folder / WEIGHTS_FILE
     try:
         status = weights.stat()
     except OSError:
-        raise ResultError(f"{folder}: no adapter: {_WEIGHTS} is missing. {_REMEDY}") from None
+        raise ResultError(f"{folder}: no adapter: {WEIGHTS_FILE} is missing. {_REMEDY}") from None
     return str(folder.resolve()), status.st_mtime_ns, status.st_size
 
 
-def read_factors(folder: Path, model: nn.Module) -> dict[str, Factors]:
+def read_updates(folder: Path, model: nn.Module) -> dict[str, Update]:
     """Read an adapter for ``model``.
 
     Args:
@@ -59,7 +59,7 @@ def read_factors(folder: Path, model: nn.Module) -> dict[str, Factors]:
         model: the causal language model it belongs to.
 
     Returns:
-        The factors by name of the module they belong to.
+        The updates by name of the module they belong to.
 
     Raises:
         ResultError: no complete adapter; a kind of adapter other than LoRA, see
@@ -71,7 +71,7 @@ def read_factors(folder: Path, model: nn.Module) -> dict[str, Factors]:
     except (ConfigError, DataError) as error:
         raise ResultError(f"{error} {_REMEDY}") from error
     modules = dict(model.named_modules())
-    factors = {}
+    updates = {}
     for name, (a, b) in adapter.factors.items():
         layer = modules.get(name)
         weight = _weight(folder, name, layer)
@@ -83,8 +83,8 @@ def read_factors(folder: Path, model: nn.Module) -> dict[str, Factors]:
             )
         dtype = weight.dtype if weight.dtype.is_floating_point else getattr(model, "dtype", None)
         scaled = b.float() * adapter.scaling
-        factors[name] = Factors(a.to(weight.device, dtype), scaled.to(weight.device, dtype))
-    return factors
+        updates[name] = Update(a.to(weight.device, dtype), scaled.to(weight.device, dtype))
+    return updates
 
 
 def _weight(folder: Path, name: str, layer: nn.Module | None) -> Tensor:
@@ -100,11 +100,11 @@ def _weight(folder: Path, name: str, layer: nn.Module | None) -> Tensor:
 
 
 @contextmanager
-def attached(model: nn.Module, factors: Mapping[str, Factors] | None) -> Iterator[None]:
-    """Let the model's own forward pass add the deltas for as long as the block runs."""
+def attached(model: nn.Module, updates: Mapping[str, Update] | None) -> Iterator[None]:
+    """Let the model's own forward pass add the updates for as long as the block runs."""
     handles = []
     try:
-        for name, layer in (factors or {}).items():
+        for name, layer in (updates or {}).items():
             handles.append(model.get_submodule(name).register_forward_hook(_hook(layer)))
         yield
     finally:
@@ -112,10 +112,10 @@ def attached(model: nn.Module, factors: Mapping[str, Factors] | None) -> Iterato
             handle.remove()
 
 
-def _hook(factors: Factors) -> Any:
-    def add_delta(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0].to(factors.a.dtype)
-        delta = nn.functional.linear(nn.functional.linear(x, factors.a), factors.b)
-        return output + delta.to(output.dtype)
+def _hook(update: Update) -> Any:
+    def add_update(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0].to(update.a.dtype)
+        found = nn.functional.linear(nn.functional.linear(x, update.a), update.b)
+        return output + found.to(output.dtype)
 
-    return add_delta
+    return add_update
