@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -55,6 +57,12 @@ class RootCommand(TyperGroup):
     ``BENCH_DEBUG=1`` lets it through, with its traceback.
     """
 
+    def __init__(self, **settings: Any) -> None:
+        """Every verb refuses an option that is given twice; the parser would take the last silently."""
+        super().__init__(**settings)
+        for verb in _verbs(self):
+            verb.parse_args = partial(_parse_once, verb, verb.parse_args)
+
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Refuse empty words, mostly an unset variable of the shell, and bytes that are no text."""
         # A shell that completes asks with what is typed so far.
@@ -74,6 +82,22 @@ class RootCommand(TyperGroup):
         """Run the verb; errors end as one message on standard error."""
         with _one_message():
             return super().invoke(ctx)
+
+
+def _verbs(group: Any) -> Iterator[Any]:
+    for command in group.commands.values():
+        yield from _verbs(command) if hasattr(command, "commands") else (command,)
+
+
+def _parse_once(verb: Any, parse: Callable[..., list[str]], ctx: Any, args: list[str]) -> list[str]:
+    _, _, given = verb.make_parser(ctx).parse_args(args=list(args))
+    for option, times in Counter(given).items():
+        one = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+        if one and times > 1 and not ctx.resilient_parsing:
+            raise typer.BadParameter(
+                f"{option.opts[0]} is given {times} times; expected once, several values separated by commas."
+            )
+    return parse(ctx, args)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.complete import domain_names
-from bench.cli.output import echo
+from bench.cli.output import echo, print_markdown
 from bench.cli.run_options import parse_names, parse_users
 from bench.cli.runs import readable
 from bench.cli.steady import steadily
@@ -152,7 +152,9 @@ def leaderboard(
         echo(f"wrote {_write_site(board, runs, site)}", err=True)
         return
     text = getattr(board, f"to_{format_.value}")()
-    if out is None:
+    if out is None and format_ is Format.MARKDOWN:
+        print_markdown(text)
+    elif out is None:
         echo(text, nl=False)
     else:
         write_text(out, text)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from bench.stamp import duration
@@ -16,6 +18,7 @@ __all__ = [
     "human_bytes",
     "human_seconds",
     "print_json",
+    "print_markdown",
     "print_table",
     "split_names",
     "terminal_width",
@@ -25,6 +28,18 @@ __all__ = [
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a plain table; in a terminal that is too narrow its long cells are wrapped."""
     echo(text_table(headers, rows, terminal_width()))
+
+
+def print_markdown(text: str) -> None:
+    """Print Markdown as it is; its tables as :func:`print_table` does if the terminal is too narrow."""
+    wide = terminal_width()
+    for is_table, block in groupby(text.splitlines(), key=lambda line: line.startswith("|")):
+        lines = list(block)
+        if not is_table or wide is None or max(map(len, lines)) <= wide:
+            echo("\n".join(lines))
+            continue
+        head, _, *rows = ([c.strip() for c in re.split(r"(?<!\\)\|", x)[1:-1]] for x in lines)
+        print_table(head, rows)
 
 
 def terminal_width() -> int | None:

@@ -25,7 +25,7 @@ from bench.llm.engines.tree import Forest
 from bench.llm.engines.updates import Update
 from bench.llm.fused import lora_linear, packed_attention, rms_norm, sequence_attention, swiglu
 from bench.llm.losses import chunked_cross_entropy
-from bench.llm.own_forward import plain_loss
+from bench.llm.own_forward import plain_loss, recompute_layers
 
 __all__ = ["FAMILIES", "LayerLora", "Llama", "is_known", "loss_function"]
 
@@ -81,7 +81,7 @@ def loss_function(
     if is_known(model):
         return Llama(model, gradient_checkpointing=gradient_checkpointing).loss
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_layers(model)
     return lambda packed: plain_loss(model, packed)
 
 

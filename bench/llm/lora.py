@@ -77,7 +77,7 @@ def target_modules(model: nn.Module, lora: LoraSpec) -> dict[str, tuple[int, int
         ``{full module name: (d_out, d_in)}``, in order of the name.
 
     Raises:
-        ConfigError: a target names no linear layer of the model.
+        ConfigError: a target names no linear layer of the model, or it has none.
     """
     from torch import nn
 
@@ -87,6 +87,11 @@ def target_modules(model: nn.Module, lora: LoraSpec) -> dict[str, tuple[int, int
         for name, module in sorted(model.named_modules())
         if isinstance(module, nn.Linear) and module is not head
     }
+    if not linear:
+        raise ConfigError(
+            f"{type(model).__name__} has no linear layer that LoRA could adapt (GPT-2's are Conv1D). "
+            "Use it without an adapter, or another backbone."
+        )
     if lora.targets == "all-linear":
         return linear
     endings = {name.rpartition(".")[2] for name in linear}

@@ -21,7 +21,14 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from bench.llm.batching import Packed
 from bench.llm.engines.tree import Forest, Tree, build_forest, build_tree, visible
 
-__all__ = ["additive_mask", "plain_loss", "row_log_probs", "takes_tree_mask", "tree_log_probs"]
+__all__ = [
+    "additive_mask",
+    "plain_loss",
+    "recompute_layers",
+    "row_log_probs",
+    "takes_tree_mask",
+    "tree_log_probs",
+]
 
 _KINDS = {"full_attention", "sliding_attention"}
 """Kinds of layers for which a mask can say what a token sees."""
@@ -35,6 +42,19 @@ def plain_loss(model: Any, packed: Packed) -> Tensor:
     logits = _sequence_logits(model, packed.tokens, packed.bounds, packed.predicting)
     labels = torch.from_numpy(packed.labels).to(logits.device)
     return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def recompute_layers(model: Any) -> None:
+    """Let a model of transformers keep only the input of every layer and compute it again backwards."""
+    # Renamed in transformers 5; the old name warns.
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    for layer in model.modules():
+        # What transformers checks, layer by layer. Only what recomputes is switched, so that no
+        # dropout is.
+        if hasattr(layer, "gradient_checkpointing"):
+            layer.training = True
 
 
 def tree_log_probs(model: Any, tree: Tree) -> NDArray[np.float32]:

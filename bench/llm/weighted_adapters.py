@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from bench.errors import ConfigError
 from bench.llm.engines.updates import Update, read_updates
 
-__all__ = ["Mixture", "recompute_layers"]
+__all__ = ["Mixture"]
 
 
 class Mixture:
@@ -151,16 +151,3 @@ class _Stack:
             torch.cat([u.b for u in updates], dim=1),
             owner.to(updates[0].a.device),
         )
-
-
-def recompute_layers(model: Any) -> None:
-    """Let a model of transformers keep only the input of every layer and compute it again backwards."""
-    # Renamed in transformers 5; the old name warns.
-    name = "activation_checkpointing_enable"
-    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    for layer in model.modules():
-        # What transformers checks, layer by layer. Only what recomputes is switched, so that no
-        # dropout is.
-        if hasattr(layer, "gradient_checkpointing"):
-            layer.training = True

@@ -214,16 +214,20 @@ def _one_scaling(
     pairs: Mapping[str, Factors], peft: PeftLora, path: Path
 ) -> tuple[dict[str, Factors], float]:
     """Factors for one scaling, which is the largest of a module's; B takes the ratio, in float32."""
+    try:
+        expected = peft.ranks_and_scalings(list(pairs))
+    except ConfigError as error:
+        raise ConfigError(f"{path.parent / CONFIG_FILE}: {error}") from None
     scalings = {}
-    for module, pair in pairs.items():
-        wanted, found = peft.rank(module), (len(pair.a), *pair.b.shape[1:])
+    for (module, pair), (wanted, scaling) in zip(pairs.items(), expected, strict=True):
+        found = (len(pair.a), *pair.b.shape[1:])
         if set(found) != {wanted}:
             raise ConfigError(
                 f"{path}: module {module} has factors of shapes {tuple(pair.a.shape)} and "
                 f"{tuple(pair.b.shape)}; expected ({wanted}, d_in) and (d_out, {wanted}), the rank "
                 f"being {wanted} in {CONFIG_FILE}."
             )
-        scalings[module] = peft.scaling(module, wanted)
+        scalings[module] = scaling
     largest = max(scalings.values())
     if set(scalings.values()) == {largest}:
         return dict(pairs), largest

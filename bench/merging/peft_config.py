@@ -7,8 +7,7 @@ mean is either a field of :class:`PeftLora` or refused by name; the others only 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bench.errors import ConfigError, DataError, ResultError
 from bench.io import read_json
 from bench.merging.adapter import AdapterConfig
+from bench.merging.patterns import expression_fault, values_of
 
 __all__ = ["CONFIG_FILE", "PICKLE_FILE", "WEIGHTS_FILE", "PeftLora", "peft_config", "read_peft"]
 
@@ -59,8 +59,6 @@ REPEATED = (
 """Keys that say which modules are adapted and how the model is loaded."""
 
 _SHOWN = 80
-_MAX_REPEATS = 4
-"""Repetitions in an expression: each multiplies the steps that matching a name may take by its length."""
 
 Rank = Annotated[int, Field(ge=1, le=2**20)]
 # Beside a scaling that is larger by far more than this, float32 holds nothing of another module's update.
@@ -105,18 +103,8 @@ class PeftLora(BaseModel):
     @classmethod
     def _are_expressions(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         for key in value or ():
-            plain = re.sub(r"\\.", "", key)
-            if len(re.findall(r"[*+{]", plain)) > _MAX_REPEATS or re.search(r"\)[*+{]", plain):
-                raise ValueError(
-                    f"keys with at most {_MAX_REPEATS} repetitions, none of a group; {_shown(key)} might "
-                    "be matched for hours"
-                )
-            try:
-                re.compile(_ending(key))
-            except re.error as error:
-                raise ValueError(
-                    f"regular expressions as keys, {key!r} is none ({error})"
-                ) from None
+            if fault := expression_fault(key):
+                raise ValueError(f"regular expressions as keys, {_shown(key)} is none ({fault})")
         return value
 
     @property
@@ -130,27 +118,18 @@ class PeftLora(BaseModel):
         found = {key: getattr(self, key) for key in REPEATED}
         return {key: value for key, value in found.items() if value is not None}
 
-    def rank(self, module: str) -> int:
-        """The rank that a module should have."""
-        return int(_matching(self.rank_pattern, module, self.r))
+    def ranks_and_scalings(self, modules: Sequence[str]) -> list[tuple[int, float]]:
+        """For each module the rank that it should have, and the factor s of its update s B A.
 
-    def scaling(self, module: str, rank: int) -> float:
-        """The factor s of a module's update s B A."""
-        alpha = float(_matching(self.alpha_pattern, module, self.lora_alpha))
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
-
-
-def _matching(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
-    """The value that PEFT takes for a module: of the first key that its name ends with."""
-    for key, value in (patterns or {}).items():
-        if re.match(_ending(key), module):
-            return value
-    return otherwise
-
-
-def _ending(key: str) -> str:
-    """PEFT's expression for a module whose name ends with ``key``."""
-    return rf"(.*\.)?({key})$"
+        Raises:
+            ConfigError: matching the patterns takes too long.
+        """
+        ranks = values_of(self.rank_pattern, modules, self.r)
+        alphas = values_of(self.alpha_pattern, modules, self.lora_alpha)
+        return [
+            (rank, alpha / (math.sqrt(rank) if self.use_rslora else rank))
+            for rank, alpha in zip(ranks, alphas, strict=True)
+        ]
 
 
 def read_peft(folder: Path) -> PeftLora:

@@ -221,7 +221,7 @@ class Significance:
     reference_family: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Table:
     """A table of one target.
 
@@ -254,6 +254,9 @@ class Table:
     with_costs: bool = False
     with_ranks: bool = False
     significance: Significance | None = None
+
+    def __repr__(self) -> str:
+        return f"Table({self.target}: {len(self.rows)} rows by {self.primary.upper()})"
 
     @property
     def rows(self) -> list[Row]:

@@ -57,7 +57,7 @@ class RunResult:
         return f"RunResult({self.spec.label}: {figure}, {self.status}, run {self.run.run_id[:8]})"
 
     @property
-    def metrics(self) -> dict[str, dict[str, Any]]:
+    def figures(self) -> dict[str, dict[str, Any]]:
         """``mean`` and ``ci95`` by metric; empty if there is no run."""
         return {} if self.run is None else self.run.figures
 

@@ -135,7 +135,7 @@ def test_a_comparison_prints_itself(results):
     row = found.to_frame().iloc[0]
     assert (row["a"], row["b"]) == ("item-knn", "popularity")
     assert (row["difference"], row["p"]) == (pair.test.difference, pair.test.p)
-    gap = results[0].metrics["ndcg@5"]["mean"] - results[1].metrics["ndcg@5"]["mean"]
+    gap = results[0].figures["ndcg@5"]["mean"] - results[1].figures["ndcg@5"]["mean"]
     assert pair.test.difference == pytest.approx(gap)
 
 

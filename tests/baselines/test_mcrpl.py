@@ -383,7 +383,7 @@ def test_a_context_without_the_store_is_an_error(task: Task, tmp_path: Path) -> 
 def test_profiles_are_the_stated_ones() -> None:
     cpu, paper, code = (resolve_config(MCRPL, profile=p) for p in ("cpu", "paper", "code"))
     for config, expected in (
-        (cpu, ("random-prefix", 12, 60, 10, 64, 256)),
+        (cpu, ("prefixes", 50, 30, 10, 64, 256)),
         (paper, ("prefixes", 50, 30, 30, 64, 256)),
         (code, ("last", 50, 30, 30, 100, 128)),
     ):

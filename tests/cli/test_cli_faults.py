@@ -235,3 +235,21 @@ def test_methods_are_listed_without_torch():
     assert "sasrec" not in names
     assert listed.stderr.count("warning:") == 1
     assert "sasrec" in listed.stderr and "package torch" in listed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["run", "--method", "popularity", "--target", "a", "--method", "item-knn"], "--method"),
+        (["data", "import", "x", "y", "--items", "a", "--items", "b"], "--items"),
+        (["leaderboard", "--metrics", "hr@1", "--metrics", "hr@5"], "--metrics"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused_instead_of_the_last_taken(cli, words, option):
+    done = cli(*words, code=2)
+    assert f"{option} is given 2 times; expected once" in done.stderr
+
+
+def test_options_that_may_be_repeated_are(cli):
+    done = cli("run", "--method", "a", "--set", "a:b=1", "--set", "a:c=1", "--target", "x", code=2)
+    assert "unknown method 'a'" in done.stderr

@@ -192,6 +192,18 @@ class TestTables:
         assert [word for word in ("one", "five", "ten") if word not in words] == []
         assert "".join(lines).count("a") >= 30
 
+    @pytest.mark.parametrize(("wide", "whole"), [(None, True), (80, True), (30, False)])
+    def test_tables_of_markdown_fit_too(self, monkeypatch, capsys, wide, whole):
+        text = (
+            "### t\n\n| Method | NDCG@5 |\n|:--|--:|\n| a \\| " + "b" * 20 + " | 0.5 |\n\n- note\n"
+        )
+        monkeypatch.setattr(output, "terminal_width", lambda: wide)
+        output.print_markdown(text)
+        shown = capsys.readouterr().out
+        assert (shown == text) is whole
+        assert max(map(len, shown.splitlines())) <= (wide or 80)
+        assert "0.5" in shown and "- note" in shown
+
     def test_a_very_narrow_one_gets_lists(self, monkeypatch, capsys):
         lines = self.shown(monkeypatch, capsys, 20)
         assert lines[0] == "name  " + "a" * 30

@@ -9,6 +9,7 @@ import torch
 from llm_trainings import arrays
 from pydantic import ValidationError
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from bench.errors import ConfigError, ResultError
 from bench.io import hash_arrays, sha256_file
@@ -151,3 +152,11 @@ def test_factors_of_another_shape_are_refused(tiny_llama: Path, tmp_path: Path):
         ResultError, match=r"does not fit: 28 of 28 .*found \(4, 64\), expected \(8, 64\)"
     ):
         attach_lora(load_model(backbone), LoraSpec(r=8), arrays(tmp_path / "init"))
+
+
+def test_a_model_without_linear_layers_is_refused():
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=384, n_embd=32, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=2)
+    )
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel has no linear layer"):
+        target_modules(model, LoraSpec())

@@ -95,6 +95,8 @@ def test_another_family_is_trained_by_its_own_forward(tmp_path: Path, tiny_llama
     training = TrainingSpec(epochs=12, learning_rate=0.01)
     report = train(backbone, planted(), tmp_path, training)
     assert report.losses[-1] < 0.9 * report.losses[0]
+    twice = training.model_copy(update={"gradient_checkpointing": True})
+    assert train(backbone, planted(), tmp_path, twice, name="twice").losses == report.losses
 
 
 def test_the_base_is_loaded_as_it_is_asked_for(backbone: Backbone, tmp_path: Path, monkeypatch):

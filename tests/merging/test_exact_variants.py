@@ -33,6 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"down_proj": 5.5},
     },
     "only patterns": {"rank_pattern": {".*": 3}},
+    "repeated groups": {
+        "rank_pattern": {r"layers\.([0-9])+\.(\w+\.)+q_proj": 2},
+        "alpha_pattern": {r"(.+\.)*layers\.(1|2)+\..*\.(up|down)+_proj": 3},
+    },
     "few layers": {"target_modules": ["q_proj", "v_proj"]},
     "one layer": {"layers_to_transform": [1], "target_modules": ["k_proj", "up_proj"]},
     "eva": {

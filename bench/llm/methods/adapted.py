@@ -21,10 +21,11 @@ from bench.llm.merge import Merge
 from bench.llm.methods.branches import AdapterMethod
 from bench.llm.methods.planning import JobWriter
 from bench.llm.mixtures import writer_for
+from bench.llm.own_forward import recompute_layers
 from bench.llm.prompts import PromptWriter
 from bench.llm.sampling import user_keys
 from bench.llm.scoring import answer_lengths, first_of_equals, request_prompts
-from bench.llm.weighted_adapters import Mixture, recompute_layers
+from bench.llm.weighted_adapters import Mixture
 from bench.merging import read_adapter, write_files
 from bench.merging.registry import fold_weights
 from bench.methods import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +121,7 @@ class TestMasking:
         n_after_a_skip = 0
         for row in range(100):
             begins = [*np.flatnonzero(starts[row, 1:]) + 1, 40]
-            words = list(itertools.pairwise(begins))
+            words = list(pairwise(begins))
             order = sorted(words, key=dict(zip(words, draws, strict=False)).__getitem__)
             hidden: set[int] = set()
             skipped = False

@@ -9,7 +9,8 @@ from adapter_mixtures import folded, random_mixture, set_logits
 from bench.errors import ConfigError
 from bench.llm.adamerging import question_entropy
 from bench.llm.backbones import load_model, resolve_backbone
-from bench.llm.weighted_adapters import Mixture, recompute_layers
+from bench.llm.own_forward import recompute_layers
+from bench.llm.weighted_adapters import Mixture
 from bench.merging import Adapter, read_adapter, write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
