@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from bench.data.raw import RawData
+from bench.data.raw import EVENT_SCHEMA, RawData, require_events
 from bench.data.readers import READERS
 from bench.data.readers.base import Files, Reader, Reading, Repeats
 from bench.data.readers.columns import ColumnMapping
@@ -37,7 +37,7 @@ def read_files(
     Raises:
         ConfigError: options that do not fit the format, or an unknown reader.
         DataError: malformed files, or repeated events that ``reading`` wants to keep.
-        MethodError: a reader that an installed package announces is none.
+        MethodError: what an installed package announces is no reader, or returns no such tables.
     """
     if reading.repeats not in get_args(Repeats):
         raise ConfigError(f"repeats is {reading.repeats!r}; expected 'first' or 'keep'.")
@@ -46,12 +46,14 @@ def read_files(
         mapping = ColumnMapping.from_pairs(mapping)
     chosen = reading.reader or _reader_of(inter[0])
     raw = _reader(chosen).read(Files(name, inter, items, mapping, reading))
-    if not isinstance(raw, RawData):
-        raise MethodError(
-            f"reader {chosen!r} ({READERS.origin(chosen)}) returned {type(raw).__name__}, expected "
-            "bench.data.raw.RawData."
-        )
     if READERS.origin(chosen) != BUILT_IN:
+        if not isinstance(raw, RawData) or dict(raw.events.schema) != EVENT_SCHEMA:
+            found = dict(raw.events.schema) if isinstance(raw, RawData) else type(raw).__name__
+            raise MethodError(
+                f"reader {chosen!r} ({READERS.origin(chosen)}) returned {found}; expected a "
+                f"bench.data.raw.RawData with events of {EVENT_SCHEMA}."
+            )
+        require_events(raw.events, str(inter[0]), sum(raw.skipped.values()))
         source = READERS.source_sha256(chosen)
         said = f"read by {chosen} of {READERS.origin(chosen)}, source {source}"
         raw = replace(raw, notes=(said, *raw.notes))

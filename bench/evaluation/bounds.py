@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ConfigError
-from bench.evaluation.metrics import metric_per_user, random_row
+from bench.evaluation.metrics import gains, metric_per_user, random_row
 from bench.evaluation.outcomes import Outcomes
 
 __all__ = [
@@ -293,6 +293,5 @@ def _gains(metric: str, depth: int) -> NDArray[np.float64]:
     gains between 0 and the gain at ``depth``, which mixtures of the last two entries cover.
     """
     kind, k = _parse(metric)
-    rank = np.arange(1.0, depth + 1)
-    gain = {"hr": np.ones_like(rank), "ndcg": 1 / np.log2(rank + 1), "mrr": 1 / rank}[kind]
-    return np.append(np.where(rank <= k, gain, 0.0), 0.0)
+    gain = gains(kind, int(min(k, depth)))
+    return np.append(gain, np.zeros(depth + 1 - len(gain)))

@@ -30,6 +30,7 @@ __all__ = [
     "Metric",
     "Policy",
     "TieRule",
+    "gains",
     "metric_means",
     "metric_per_user",
     "parse_metric",
@@ -134,11 +135,25 @@ def _tables(kind: str, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]
     """
     of_rank = _kind(kind).gain
     assert of_rank is not None  # noqa: S101 - parse_metric gave a k
-    gain = np.array([*map(of_rank, range(1, k + 1)), 0.0])
+    gain = _checked(kind, np.array([*map(of_rank, range(1, k + 1)), 0.0]), k + 1)
     cumulative = np.append(0.0, np.cumsum(gain[:k]))
     gain.setflags(write=False)
     cumulative.setflags(write=False)
     return gain, cumulative
+
+
+def _checked(kind: str, values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    if values.shape != (n,) or not np.isfinite(values).all():
+        raise MethodError(
+            f"metric {kind!r} ({METRIC_KINDS.origin(kind)}) gave values of shape {values.shape}, "
+            f"{int((~np.isfinite(values)).sum())} of them not finite; expected {n} finite numbers."
+        )
+    return values
+
+
+def gains(kind: str, k: int) -> NDArray[np.float64]:
+    """Gains of a metric with a cut-off at ranks 1 to k: float64, shape ``(k,)``."""
+    return _tables(kind, k)[0][:-1]
 
 
 def metric_per_user(
@@ -165,6 +180,7 @@ def metric_per_user(
 
     Raises:
         ConfigError: unknown metric or policy.
+        MethodError: a plugin's metric is not finite, or has not one value per user.
     """
     kind, k = parse_metric(metric)
     if policy not in ("keep", "close"):
@@ -173,7 +189,7 @@ def metric_per_user(
         raise unknown_name("tie rule", ties, ("expected", "optimistic", "pessimistic"))
     whole = _kind(kind).values
     if whole is not None:
-        return whole(outcomes, ties)
+        return _checked(kind, np.asarray(whole(outcomes, ties), dtype=np.float64), len(outcomes))
     gain, cumulative = _tables(kind, k)
     ranks = outcomes.rank_keep if policy == "keep" else outcomes.rank_close
     if ranks is not None:

@@ -6,8 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from plugin_package import beside, entry_points, install, project, write_modules
+
+from bench.data import reading
+from bench.data.raw import RawData
+from bench.data.readers import Reader, Reading
+from bench.errors import MethodError
+from bench.evaluation import Metric, Outcomes, metrics
+from bench.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -143,6 +152,36 @@ def test_other_code_under_the_same_name_is_another_merge(package, tmp_path):
     again = beside(package, program, tmp_path)
     assert again[0] != scaled
     assert again[1] == ties
+
+
+@pytest.mark.parametrize(
+    ("metric", "asked", "message"),
+    [
+        (Metric("nothing"), "odd", "with either gain or values"),
+        (Metric("short", values=lambda outcomes, ties: np.zeros(1)), "odd", r"shape \(1,\)"),
+        (Metric("nan", gain=lambda rank: float("nan")), "odd@4", "4 of them not finite"),
+        (5, "odd@5", "found 5"),
+    ],
+)
+def test_a_plugin_that_is_no_metric_is_refused(monkeypatch, metric, asked, message):
+    table = Registry("metric", {}, discover=list)
+    table.register("odd", metric, origin="package odd 1")
+    monkeypatch.setattr(metrics, "METRIC_KINDS", table)
+    outcomes = Outcomes(*np.zeros((2, 3), np.int32), np.full(3, 30, np.int32), np.ones(3, np.bool_))
+    with pytest.raises(MethodError, match=message):
+        metrics.metric_per_user(outcomes, asked)
+
+
+def test_a_reader_that_returns_other_tables_is_refused(monkeypatch, tmp_path):
+    class Odd(Reader):
+        def read(self, files):
+            return RawData(pl.DataFrame({"user": [1], "item": ["i"], "time": [0.0]}), None, ())
+
+    table = Registry("reader", {}, discover=list)
+    table.register("odd", Odd, origin="package odd 1")
+    monkeypatch.setattr(reading, "READERS", table)
+    with pytest.raises(MethodError, match=r"package odd 1\) returned .*'user': Int64"):
+        reading.read_files("d", [tmp_path], None, None, Reading(reader="odd"))
 
 
 @pytest.mark.slow
