@@ -10,9 +10,9 @@ can be compared with others that are trained with a softmax over all items.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,12 @@ class FMLPRecConfig(LoopConfig):
     inner_size: int = Field(default=256, ge=1)
     dropout_prob: float = Field(default=0.5, ge=0, lt=1)
     loss: Literal["bce", "ce"] = "bce"
+
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **LoopConfig.profiles,
+        # A row of its own in tables, beside the authors' loss.
+        "ce": {"loss": "ce"},
+    }
 
     def identity(self) -> dict[str, Any]:
         values = super().identity()
