@@ -404,7 +404,9 @@ def test_conformance(cls: type[Method]) -> None:
 
 @pytest.mark.slow
 def test_bert4rec_learns_a_planted_pattern(tmp_path: Path) -> None:
-    assert planted_ndcg(BERT4Rec, tmp_path, **QUICK) > random_row(30)["ndcg@5"] + 0.4
+    # The larger step of the others overshoots where every prefix is a row.
+    settings = QUICK | {"learning_rate": 1e-3}
+    assert planted_ndcg(BERT4Rec, tmp_path, **settings) > random_row(30)["ndcg@5"] + 0.5
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ def test_the_test_is_scipys(write_run):
     assert (found.mean, found.rival_mean) == pytest.approx((x.mean(), y.mean()), abs=1e-12)
     assert found.test.p == pytest.approx(theirs.pvalue, rel=1e-10)
     assert found.test.ci95 == pytest.approx(tuple(theirs.confidence_interval()), abs=1e-12)
-    factor = stats.t.ppf(0.975, 499) + stats.t.ppf(0.8, 499)
-    detectable = factor * (x - y).std(ddof=1) / 500**0.5
-    assert found.test.minimum_detectable == pytest.approx(detectable, rel=1e-6)
+    error = (x - y).std(ddof=1) / 500**0.5
+    shift = found.test.minimum_detectable / error
+    assert stats.nct.sf(stats.t.ppf(0.975, 499), 499, shift) == pytest.approx(0.8, abs=1e-3)
 
 
 @pytest.mark.parametrize(

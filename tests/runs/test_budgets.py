@@ -133,6 +133,8 @@ def test_epochs_of_steps_and_of_drawn_rows():
         "recformer", training=training([0.1, 0.2], stages=parts), config=config, sources=["a"]
     )
     assert [stage.rows for stage in judge(run).stages] == [2 * 3 * 2, 2 * 5 * 4, 2 * 5 * 4]
+    # Its authors fine-tune on a fifth of the users.
+    assert [stage.authors for stage in judge(run).stages] == [32 * 100, 16 * 20, 16 * 20]
     parts = {"pre-training": {"history": history(epochs=2), "best_epoch": 2}}
     run = run_of(
         "unisrec",
