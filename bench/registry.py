@@ -175,6 +175,8 @@ class Registry(Generic[T]):
             ConfigError: unknown name.
             MethodError: its source is on no disk.
         """
+        if self.origin(name) == BUILT_IN:
+            return None
         self.load(name)
         return module_sha256(self.module(name), f"{self.kind} {name!r}")
 

@@ -250,3 +250,14 @@ def test_every_built_in_says_what_it_is():
         assert {"cpu", "paper"} <= set(info.profiles)
         assert all(field.description for field in info.fields)
     assert infos[0].known_below_popularity
+
+
+def test_a_built_in_choice_is_not_imported_for_its_identity():
+    code = (
+        "import sys; from bench.methods.config import chosen_plugins, resolve_config; "
+        "from bench.methods.registry import resolve; "
+        "cls = resolve('title-knn'); "
+        "print(chosen_plugins(resolve_config(cls, overrides={'pooling': 'cls'})), "
+        "'torch' in sys.modules)"
+    )
+    assert in_process(code) == "{} False"
