@@ -164,9 +164,13 @@ class Registry(Generic[T]):
         """Where a name comes from: ``built-in``, ``package NAME VERSION`` or ``registered``."""
         return self._entry(name).origin
 
+    def target(self, name: str) -> str:
+        """What a name leads to: ``module:object``."""
+        return self._entry(name).target
+
     def module(self, name: str) -> str:
         """The module that a name leads to."""
-        return self._entry(name).target.partition(":")[0]
+        return self.target(name).partition(":")[0]
 
     def source_sha256(self, name: str) -> str | None:
         """Identity of the source code behind a name; None for what this package ships.

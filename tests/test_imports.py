@@ -70,11 +70,35 @@ def test_help_lists_every_verb_of_this_release_and_no_other():
     }  # fmt: skip
 
 
-def test_listing_methods_and_planning_data_load_no_torch():
-    code, loaded, printed = loaded_after(["data", "list"])
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["data", "list"], "amazon-beauty"),
+        (["methods"], "weaverec"),
+        (["methods", "item-knn"], "history_decay"),
+    ],
+)
+def test_lists_load_no_torch(arguments, word):
+    code, loaded, printed = loaded_after(arguments)
     assert code == 0
-    assert "amazon-beauty" in printed
-    assert not loaded & {"torch", "recbole", "pandas", "transformers"}
+    assert word in printed
+    assert not loaded & {"torch", "recbole", "pandas", "transformers", "safetensors"}
+
+
+def test_a_method_that_counts_runs_without_torch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_STORE", str(tmp_path / "runs"))
+    events = (
+        f"{user},i{(3 * user + step) % 40},{step}\n" for user in range(60) for step in range(6)
+    )
+    (tmp_path / "tiny.csv").write_text("user_id,item_id,timestamp\n" + "".join(events))
+    assert loaded_after(["data", "import", "tiny", "tiny.csv"])[0] == 0
+    code, loaded, printed = loaded_after(["run", "--method", "item-knn", "--target", "tiny"])
+    assert code == 0
+    assert "NDCG@5" in printed
+    assert "scipy" in loaded
+    assert not loaded & {"torch", "recbole", "pandas", "transformers", "safetensors"}
 
 
 def test_public_door_is_sorted_and_complete():

@@ -19,6 +19,11 @@ __all__ = ["methods"]
 
 WIDTH = 100
 
+WITHOUT_TORCH = (
+    "torch is not installed: methods that count items run; those that train need pip install "
+    "'weavebench[models]', those that read texts or use a language model 'weavebench[llm]'."
+)
+
 
 def methods(
     name: Annotated[
@@ -31,7 +36,10 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods, or describe one with every configuration key."""
+    from importlib.util import find_spec
+
     from bench.methods import registry
+    from bench.methods.listing import listings
 
     if name is not None:
         info = registry.describe(name)
@@ -40,18 +48,21 @@ def methods(
         else:
             _print_info(info)
         return
-    infos, problems = registry.describe_all()
-    more = [found for found in registry.names() if found.startswith("recbole:")]
     if as_json:
+        infos, problems = registry.describe_all()
         print_json([asdict(info) for info in infos])
     else:
+        listed, problems = listings()
         print_table(
             ("method", "family", "what it is"),
-            [(info.name, info.family.value, info.summary) for info in infos],
+            [(one.name, one.family.value, one.summary) for one in listed],
         )
+        more = [found for found in registry.names() if found.startswith("recbole:")]
         if more:
             echo(f"\nFurther models of RecBole: {', '.join(more)}")
         echo("\nYour own: bench new method NAME. Options of one: bench methods NAME.")
+        if find_spec("torch") is None:
+            echo(f"\n{WITHOUT_TORCH}")
     # What one absent package takes away is one warning.
     named: dict[str, list[str]] = {}
     for problem in problems:

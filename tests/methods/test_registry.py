@@ -10,6 +10,7 @@ import pytest
 
 from bench.errors import ConfigError, MethodError
 from bench.methods import Family, Method, registry, source_sha256
+from bench.methods.listing import listings
 from bench.methods.registry import BUILT_INS
 from bench.registry import Registry
 
@@ -210,6 +211,23 @@ def test_broken_plugin_breaks_only_itself(monkeypatch):
     assert [info.name for info in infos] == ["popularity"]
     assert {p.name: p.reason for p in problems}.keys() == {"broken", "popularity"}
     assert any("is taken by" in p.reason for p in problems)
+
+
+def test_the_list_says_what_the_classes_declare():
+    infos, _ = registry.describe_all()
+    found, problems = listings()
+    assert [(info.name, info.family, info.summary) for info in infos] == found
+    assert problems == list(registry.problems())
+
+
+def test_plugins_are_listed_beside_what_is_built_in(monkeypatch):
+    points = [entry("broken", "no_such_module_2:X")]
+    table = Registry("method", {"ease": BUILT_INS["ease"]}, discover=lambda: points)
+    table.register("one", One)
+    monkeypatch.setattr(registry, "METHODS", table)
+    found, problems = listings()
+    assert [one.name for one in found] == ["ease", "one"]
+    assert [problem.name for problem in problems] == ["broken"]
 
 
 def test_plugin_with_another_name_than_announced(monkeypatch):

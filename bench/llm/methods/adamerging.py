@@ -7,6 +7,7 @@ from typing import Literal
 
 from bench.llm.methods.adapted import AdaptedConfig, AdaptedMerge
 from bench.llm.methods.branches import Branch, single_branches, woven_branches
+from bench.methods import Family
 
 __all__ = ["AdaMerging", "AdaMergingConfig"]
 
@@ -27,6 +28,7 @@ class AdaMerging(AdaptedMerge):
 
     name = "adamerging"
     version = "1"
+    family = Family.MERGING
     Config = AdaMergingConfig
 
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:

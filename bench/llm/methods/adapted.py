@@ -31,7 +31,6 @@ from bench.merging.registry import fold_weights
 from bench.methods import (
     Capabilities,
     Context,
-    Family,
     Job,
     PlanSpec,
     Requests,
@@ -88,7 +87,6 @@ class AdaptedConfig(AdapterMethodConfig):
 class AdaptedMerge(AdapterMethod):
     """Adapters mixed layer by layer so that the entropy of the answers to some requests is least."""
 
-    family = Family.MERGING
     Config = AdaptedConfig
     uses_sources: ClassVar[bool] = True
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from bench.llm.adamerging import AdaptationSpec
 from bench.llm.methods.adapted import AdaptedConfig, AdaptedMerge
 from bench.llm.methods.branches import Branch
+from bench.methods import Family
 
 __all__ = ["MoLoRec", "MoLoRecConfig"]
 
@@ -38,6 +39,7 @@ class MoLoRec(AdaptedMerge):
     name = "molorec"
     # Version 1 was the average that is now all-data-average.
     version = "2"
+    family = Family.MERGING
     Config = MoLoRecConfig
 
     def branches(self, target: str, sources: Sequence[str]) -> tuple[Branch, ...]:
