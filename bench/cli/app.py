@@ -188,7 +188,7 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point of the script ``bench``, alone or as one of several processes."""
+    """Entry point of the scripts ``bench`` and ``weavebench``, alone or as one of several processes."""
     with one_interrupt():
         quiet_threads()
         open_streams()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
 
+import bench
 from bench.cli.output import echo, human_bytes, print_table
 from bench.errors import ConfigError
 from bench.process import usable_cpus
@@ -36,7 +38,7 @@ def doctor() -> None:
     from bench.io import cache_root, store_root
     from bench.registry import all_problems
 
-    problems: list[str] = []
+    problems = _owners()
     echo(f"Python {platform.python_version()} on {platform.platform()}")
     print_table(("package", "version"), [(name, _version(name)) for name in _PACKAGES])
 
@@ -91,6 +93,19 @@ def doctor() -> None:
     echo("No problem found.")
 
 
+def _owners() -> list[str]:
+    """What is wrong if another distribution brings a package ``bench`` too: pip merges their files."""
+    others = sorted(set(packages_distributions().get("bench", ())) - {"weavebench"})
+    ours = "load_task" in getattr(bench, "__all__", ())
+    if ours and not others:
+        return []
+    return [
+        f"the Python package 'bench' in {', '.join(bench.__path__)} is {'shared' if ours else 'not ours'}: "
+        f"{' and '.join(others) or 'something else'} brings a package of that name too. Install weavebench "
+        "into an environment of its own; there its command is weavebench as well as bench."
+    ]
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -120,10 +135,14 @@ def _threads() -> str:
 
 
 def _torch(problems: list[str]) -> str:
+    if find_spec("torch") is None:
+        return "torch: not installed; methods that train need it: pip install 'weavebench[models]'"
     try:
         import torch
     except ImportError as error:
-        problems.append(f"torch cannot be imported ({error}); install it with: make install")
+        problems.append(
+            f"torch cannot be imported ({error}); repair it: pip install --force-reinstall torch"
+        )
         return "torch: not usable"
     if torch.cuda.is_available():
         names = ", ".join(

@@ -63,6 +63,16 @@ def test_doctor_reports_folders_assets_and_domains(cli, tmp_path, monkeypatch):
     assert "BENCH_DATA_ROOT" in cli("doctor", code=1).stderr
 
 
+def test_doctor_tells_of_another_package_bench(cli, monkeypatch):
+    owners = {"bench": ["weavebench", "frappe-bench"]}
+    monkeypatch.setattr("bench.cli.doctor.packages_distributions", lambda: owners)
+    told = cli("doctor", code=1).stderr
+    assert "is shared: frappe-bench brings a package of that name too" in told
+    monkeypatch.setattr("bench.cli.doctor.packages_distributions", dict)
+    monkeypatch.delattr("bench.__all__")
+    assert "is not ours: something else brings" in cli("doctor", code=1).stderr
+
+
 def test_a_new_method_passes_the_check_and_runs(cli, tiny):
     out = cli("new", "method", "my-method").stdout
     assert "bench check my_method.py:MyMethod" in out
