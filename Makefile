@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS)
 KEY := $(subst /,_,$(CONSTRAINTS))
 BASE := $(VENV)/.installed-base-$(KEY)
+MODELS := $(VENV)/.installed-models-$(KEY)
 DEV := $(VENV)/.installed-dev-$(KEY)
 ASSETS := $(VENV)/.installed-assets-$(KEY)
 LLM := $(VENV)/.installed-llm-$(KEY)
@@ -42,8 +43,8 @@ BUDGETS := docs/budgets.md
 SITE ?= site
 
 # `docs` is a folder too.
-.PHONY: docs help install install-llm install-dev assets demo demo-ids test slow real lint format clean \
-	leaderboards check-leaderboards site \
+.PHONY: docs help install install-models install-llm install-dev assets demo demo-ids test slow real \
+	lint format clean leaderboards check-leaderboards site \
 	bench-candidates bench-evaluator bench-recbole-training
 
 help:  ## list the targets
@@ -62,19 +63,26 @@ $(BASE): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 $(DEV): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing weavebench and its development tools into $(VENV) (minutes the first time) ..."
 	@$(PIP) -e '.[dev,llm]'
+	@touch $(BASE) $(MODELS) $@
+
+$(MODELS): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing weavebench and what its models train with into $(VENV) (minutes the first time) ..."
+	@$(PIP) -e '.[models]'
 	@touch $(BASE) $@
 
 $(LLM): $(ASSETS) pyproject.toml $(CONSTRAINTS)
-	@echo "Adding what the LLM methods need, and a small language model ..."
+	@echo "Installing weavebench with what the LLM methods need, and a small language model ..."
 	@$(PIP) -e '.[llm]'
 	@$(BIN)/bench assets pull smollm2-135m
-	@touch $@
+	@touch $(MODELS) $@
 
 $(ASSETS): $(BASE)
 	@$(BIN)/bench assets pull recbole ml-100k
 	@touch $@
 
-install: $(BASE)  ## create the virtual environment and install the package
+install: $(BASE)  ## create the virtual environment and install the package, without torch
+
+install-models: $(MODELS) $(ASSETS)  ## the same with torch, RecBole's model classes and the embedded data
 
 install-llm: $(LLM)  ## the same with the LLM methods and a small language model
 
@@ -89,7 +97,7 @@ demo: $(LLM)  ## install, run methods of every kind on an embedded domain, print
 	@echo
 	$(BIN)/bench leaderboard --target $(DEMO_TARGET) --users $(DEMO_LLM_USERS) --ci --cost
 
-demo-ids: $(ASSETS)  ## the same without language models: eight methods on all users of that domain
+demo-ids: $(MODELS) $(ASSETS)  ## the same without language models: eight methods on all users of that domain
 	$(BIN)/bench run --method $(DEMO_METHODS) --target $(DEMO_TARGET) --threads 1
 	@echo
 	$(BIN)/bench leaderboard --target $(DEMO_TARGET) --ci

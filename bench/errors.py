@@ -21,11 +21,13 @@ A message has three parts: what was found and where, what was expected, what to 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "EXTRAS",
     "BenchError",
     "ConfigError",
     "DataError",
@@ -40,10 +42,22 @@ __all__ = [
     "RunGoneError",
     "did_you_mean",
     "missing_package",
+    "require_packages",
     "system_error",
     "unknown_name",
 ]
 
+
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "models": (
+        "safetensors", "torch",
+        "colorama", "colorlog", "pandas", "sklearn", "tensorboard", "texttable", "tqdm",
+    ),
+    "llm": ("accelerate", "gguf", "huggingface_hub", "jinja2", "peft", "tokenizers", "transformers"),
+    "plot": ("matplotlib",),
+    "vllm": ("vllm",),
+}  # fmt: skip
+"""Extra of this package -> what it adds to those before it, as imports name it; as in pyproject.toml."""
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -158,5 +172,35 @@ def missing_package(error: ImportError) -> MissingExtraError | None:
         return None
     return MissingExtraError(
         f"this needs the Python package {package}, which cannot be imported ({error}). Install it with: "
-        f"pip install {package.replace('_', '-')} (docs/install.md)."
+        f"{_install(package)} (docs/install.md)."
     )
+
+
+def require_packages(who: str, *packages: str) -> None:
+    """Refuse what needs absent packages before anything is read; imports none of them.
+
+    Args:
+        who: what needs them, in the plural: ``language models``.
+        packages: names as imports have them.
+
+    Raises:
+        MissingExtraError: the message names the packages and the extra that brings them.
+    """
+    # A mere folder of that name on the path has no origin.
+    found = {name: importlib.util.find_spec(name) for name in packages}
+    missing = [name for name, spec in found.items() if spec is None or spec.origin is None]
+    if missing:
+        raise MissingExtraError(
+            f"{who} need {', '.join(packages)}; not installed: {', '.join(missing)}. Install with: "
+            f"{_install(missing[-1])} (docs/install.md)."
+        )
+
+
+def _install(package: str) -> str:
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            more = (
+                ", or 'weavebench[llm]' for methods that read texts" if package == "torch" else ""
+            )
+            return f"pip install 'weavebench[{extra}]'{more}"
+    return f"pip install {package.replace('_', '-')}"

@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.errors import ResultError, system_error
+from bench.errors import (
+    MissingExtraError,
+    ResultError,
+    missing_package,
+    require_packages,
+    system_error,
+)
 from bench.llm.adapter_files import may_pass
 from bench.validation import method_phase
 
@@ -54,3 +60,26 @@ def test_a_disk_that_refuses_is_known_whichever_library_meets_it(tmp_path, small
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("no number"), ResultError("os error")])
 def test_other_exceptions_are_none_of_the_system(error):
     assert system_error(error) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("torch.nn", "'weavebench[models]', or 'weavebench[llm]' for methods that read texts ("),
+        ("sklearn.cluster", "'weavebench[models]' ("),
+        ("transformers", "'weavebench[llm]' ("),
+        ("some_plugin_needs", "some-plugin-needs ("),
+    ],
+)
+def test_a_missing_package_is_told_with_what_brings_it(module, command):
+    error = missing_package(ModuleNotFoundError("No module", name=module))
+    assert f"Install it with: pip install {command}docs/install.md)" in str(error)
+    assert missing_package(ModuleNotFoundError("No module", name="bench.nowhere")) is None
+
+
+def test_a_folder_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "vllm").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    require_packages("arrays", "numpy")
+    with pytest.raises(MissingExtraError, match=r"not installed: vllm\. .*weavebench\[vllm\]"):
+        require_packages("arrays", "numpy", "vllm")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import EXTRAS
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -38,9 +40,25 @@ def pinned() -> dict[str, str]:
 def test_every_dependency_has_exactly_one_pin():
     extras = PROJECT["optional-dependencies"]
     # vLLM brings its own torch and lives in an environment of its own.
-    wanted = [*PROJECT["dependencies"], *extras["dev"], *extras["llm"]]
+    wanted = [*PROJECT["dependencies"], *extras["models"], *extras["dev"], *extras["llm"]]
     names = {requirement_name(requirement) for requirement in wanted}
-    assert names == set(pinned())
+    assert names - {"weavebench"} == set(pinned())
+
+
+def test_errors_name_the_extra_that_brings_a_package():
+    distributions = {"sklearn": "scikit-learn"}
+    for extra, packages in EXTRAS.items():
+        wanted = {requirement_name(one) for one in PROJECT["optional-dependencies"][extra]}
+        brought = {distributions.get(name, name.replace("_", "-")) for name in packages}
+        assert brought == wanted - {"weavebench"}, extra
+
+
+def test_the_base_needs_no_deep_learning_library():
+    base = {requirement_name(requirement) for requirement in PROJECT["dependencies"]}
+    heavy = {name for packages in EXTRAS.values() for name in packages}
+    assert not base & (heavy | {"scikit-learn"})
+    assert set(PROJECT["scripts"]) == {"bench", "weavebench"}
+    assert len(set(PROJECT["scripts"].values())) == 1
 
 
 def test_recbole_and_its_old_pins_are_no_dependency():
@@ -123,6 +141,14 @@ class TestMakefile:
         assert call.endswith("-e .[dev,llm]")
         assert make(checkout, "install") == []
 
+    def test_what_trains_is_installed_once_more_and_contains_the_base(self, checkout):
+        (checkout / ".venv/bin/bench").write_text(FAKE_PYTHON)
+        (checkout / ".venv/bin/bench").chmod(0o755)
+        (install, pull) = make(checkout, "install-models")
+        assert install.endswith("-e .[models]")
+        assert pull == "assets pull recbole ml-100k"
+        assert make(checkout, "install", "assets", "install-models") == []
+
     def test_no_index_is_set(self):
         text = (ROOT / "Makefile").read_text()
         assert "index-url" not in text
@@ -148,11 +174,22 @@ def test_fresh_environment_gets_recbole_without_its_pins(tmp_path):
     folder = tmp_path / "fresh"
     venv.create(folder, with_pip=True)
     python, bench = folder / "bin/python", folder / "bin/bench"
-    done = run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", ROOT)
+    install = (python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt")
+    done = run(*install, ROOT)
     assert done.returncode == 0, done.stderr
-    cache = {"BENCH_CACHE": str(tmp_path / "cache")}
+    cache = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_STORE": str(tmp_path / "runs")}
 
-    # Before: the error names the command.
+    # Without extras: what trains nothing runs, under both names of the command.
+    assert not {"torch", "pandas"} & set(run(python, "-m", "pip", "list").stdout.split())
+    for words in ("doctor", "assets pull ml-100k", "run --method item-knn --target ml100k-drama"):
+        done = run(folder / "bin/weavebench", *words.split(), **cache)
+        assert done.returncode == 0, done.stderr
+    done = run(bench, "check", "sasrec", **cache)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "weavebench[models]" in done.stderr
+
+    done = run(*install, f"{ROOT}[models]")
+    assert done.returncode == 0, done.stderr
     done = run(bench, "check", "sasrec", **cache)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "bench assets pull recbole" in done.stderr

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import assets
 from bench.data.cache import content_sha256
-from bench.errors import ConfigError, MissingExtraError, unknown_name
+from bench.errors import ConfigError, MissingExtraError, require_packages, unknown_name
 from bench.io import atomic_folder, cache_root, hash_json, lock, require_free_space
 from bench.llm.gguf import CONVERSION_VERSION, convert_gguf, read_header
 from bench.memory import release_accelerators
@@ -79,12 +79,7 @@ def require_backbone(name: str) -> None:
             command.
         ConfigError: a name of no known form, or a folder or file that is not there or not whole.
     """
-    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise MissingExtraError(
-            f"language models need {', '.join(_PACKAGES)}; not installed: {', '.join(missing)}. "
-            "Install them: pip install 'weavebench[llm]'."
-        )
+    require_packages("language models", *_PACKAGES)
     kind = _kind(name)
     if kind == "built-in":
         assets.path(name)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.errors import missing_package, unknown_name
+from bench.errors import MissingExtraError, missing_package, unknown_name
 from bench.report.columns import COLUMNS, METRICS
 from bench.report.table import Row, Table
 
@@ -34,7 +34,11 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str =
     try:
         library = importlib.import_module(kind)
     except ImportError as error:
-        raise missing_package(error) or error from error
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        other = f" Or name another kind of data frame: {', '.join(k for k in KINDS if k != kind)}."
+        raise MissingExtraError(f"{missing}{other}") from error
     return library.DataFrame({name: [row[name] for row in rows] for name in columns})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import ConfigError, MissingExtraError
+from bench.errors import ConfigError, require_packages
 from bench.io import write_bytes
 from bench.report.costs import COSTS, Point, points
 from bench.report.table import FAMILIES, Table
@@ -177,12 +177,9 @@ def write_figure(figure: Any, path: Path) -> None:
 
 
 def _style() -> Any:
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "figures need matplotlib, which is not installed: pip install 'weavebench[plot]'."
-        ) from error
+    require_packages("figures", "matplotlib")
+    import matplotlib
+
     return matplotlib.rc_context(_STYLE)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import os
 import platform
 import re
@@ -15,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 import bench
 from bench.errors import ConfigError
@@ -209,9 +209,7 @@ def limit_threads(n: int) -> Iterator[Callable[[], None]]:
             torch.set_num_threads(n)
 
     with ExitStack() as stack:
-        if importlib.util.find_spec("threadpoolctl") is not None:
-            threadpoolctl = importlib.import_module("threadpoolctl")
-            stack.enter_context(threadpoolctl.threadpool_limits(limits=n, user_api="blas"))
+        stack.enter_context(threadpool_limits(limits=n, user_api="blas"))
         if "RAYON_NUM_THREADS" not in os.environ:
             stack.enter_context(_variable("RAYON_NUM_THREADS", str(n)))
         if _loaded_torch() is None:

@@ -195,12 +195,14 @@ class TestPlugins:
 BLOCKED = """
 import sys
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+from importlib.machinery import PathFinder
 
-sys.meta_path.insert(0, Blocker())
+find_spec = PathFinder.find_spec
+
+def hidden(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] == "torch" else find_spec(name, path, target)
+
+PathFinder.find_spec = classmethod(hidden)
 from bench.cli import main
 main()
 """
@@ -224,17 +226,26 @@ def test_methods_that_train_nothing_run_without_torch(tiny):
     trained = without_torch("run", "--method", "sasrec", "--target", tiny)
     assert trained.returncode == 2
     assert "needs the Python package torch" in trained.stderr
-    assert "pip install torch" in trained.stderr
+    assert "pip install 'weavebench[models]'" in trained.stderr
 
 
 def test_methods_are_listed_without_torch():
     listed = without_torch("methods")
     assert listed.returncode == 0, listed.stderr
-    names = [line.split(" ")[0] for line in listed.stdout.splitlines()]
-    assert {"popularity", "item-knn", "ease"} <= set(names)
-    assert "sasrec" not in names
-    assert listed.stderr.count("warning:") == 1
-    assert "sasrec" in listed.stderr and "package torch" in listed.stderr
+    names = {line.split(" ")[0] for line in listed.stdout.splitlines()}
+    assert {"popularity", "item-knn", "ease", "sasrec", "weaverec", "merge-ties"} <= names
+    assert not listed.stderr
+    assert "torch is not installed" in listed.stdout and "weavebench[models]" in listed.stdout
+    described = without_torch("methods", "--json")
+    assert "sasrec" not in {info["name"] for info in json.loads(described.stdout)}
+    assert described.stderr.count("warning:") == 1
+    assert "sasrec" in described.stderr and "package torch" in described.stderr
+
+
+def test_doctor_finds_no_fault_without_torch():
+    told = without_torch("doctor")
+    assert told.returncode == 0, told.stderr
+    assert "torch: not installed" in told.stdout and "weavebench[models]" in told.stdout
 
 
 @pytest.mark.parametrize(

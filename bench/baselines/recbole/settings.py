@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bench.errors import ConfigError, MissingExtraError, unknown_name
+from bench.errors import EXTRAS, ConfigError, MissingExtraError, require_packages, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,8 +94,10 @@ def require_recbole() -> Path:
     """Folder of the installed package, which is not imported.
 
     Raises:
-        MissingExtraError: it is not installed; the message has the command to type.
+        MissingExtraError: it, or a package that it imports, is not installed; the message has the
+            command to type.
     """
+    require_packages("RecBole's models", *EXTRAS["models"])
     spec = find_spec("recbole")
     if spec is None or spec.origin is None:
         raise MissingExtraError(

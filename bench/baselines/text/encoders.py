@@ -6,7 +6,6 @@ Hugging Face id (downloaded once). Nothing heavy is imported before something ha
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from bench import assets
-from bench.errors import ConfigError, MissingExtraError, ResultError, unknown_name
+from bench.errors import ConfigError, MissingExtraError, ResultError, require_packages, unknown_name
 from bench.io import hash_json, read_json
 from bench.pretrained.hub import download
 from bench.pretrained.model_folder import POOLING_FILE, check_folder, folder_hash
@@ -84,12 +83,7 @@ def require_encoder(name: str) -> None:
             command.
         ConfigError: a name of no known form, or a folder that is not there or not whole.
     """
-    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise MissingExtraError(
-            f"text encoders need {', '.join(_PACKAGES)}; not installed: {', '.join(missing)}. "
-            "Install them: pip install 'weavebench[llm]'."
-        )
+    require_packages("text encoders", *_PACKAGES)
     kind = _kind(name)
     if kind == "built-in":
         assets.path(name)
