@@ -99,10 +99,15 @@ def _owners() -> list[str]:
     ours = "load_task" in getattr(bench, "__all__", ())
     if ours and not others:
         return []
+    where = f"the Python package 'bench' in {', '.join(bench.__path__)}"
+    if not others:
+        return [
+            f"{where} lacks weavebench's own __init__.py. Install it again: "
+            "pip install --force-reinstall --no-deps weavebench"
+        ]
     return [
-        f"the Python package 'bench' in {', '.join(bench.__path__)} is {'shared' if ours else 'not ours'}: "
-        f"{' and '.join(others) or 'something else'} brings a package of that name too. Install weavebench "
-        "into an environment of its own; there its command is weavebench as well as bench."
+        f"{where} is {'shared with' if ours else 'that of'} {', '.join(others)}. Install weavebench into an "
+        "environment of its own."
     ]
 
 

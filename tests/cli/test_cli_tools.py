@@ -67,10 +67,11 @@ def test_doctor_tells_of_another_package_bench(cli, monkeypatch):
     owners = {"bench": ["weavebench", "frappe-bench"]}
     monkeypatch.setattr("bench.cli.doctor.packages_distributions", lambda: owners)
     told = cli("doctor", code=1).stderr
-    assert "is shared: frappe-bench brings a package of that name too" in told
-    monkeypatch.setattr("bench.cli.doctor.packages_distributions", dict)
+    assert "is shared with frappe-bench. Install weavebench into an environment of its own" in told
     monkeypatch.delattr("bench.__all__")
-    assert "is not ours: something else brings" in cli("doctor", code=1).stderr
+    assert "is that of frappe-bench. Install" in cli("doctor", code=1).stderr
+    monkeypatch.setattr("bench.cli.doctor.packages_distributions", dict)
+    assert "lacks weavebench's own __init__.py" in cli("doctor", code=1).stderr
 
 
 def test_a_new_method_passes_the_check_and_runs(cli, tiny):
