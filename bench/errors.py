@@ -40,6 +40,7 @@ __all__ = [
     "ProtocolError",
     "ResultError",
     "RunGoneError",
+    "cause",
     "did_you_mean",
     "missing_package",
     "require_packages",
@@ -167,13 +168,21 @@ def missing_package(error: ImportError) -> MissingExtraError | None:
         An error that names the package and the way to get it; None where the import that failed is of
         this package itself, or nameless.
     """
-    package = (error.name or "").partition(".")[0]
-    if not package or package == "bench":
+    package = _absent(error)
+    if package is None:
         return None
     return MissingExtraError(
         f"this needs the Python package {package}, which cannot be imported ({error}). Install it with: "
-        f"{_install(package)} (docs/install.md)."
+        f"pip install {_source(package)} (docs/install.md)."
     )
+
+
+def cause(error: BaseException) -> str:
+    """``Type: text`` of what foreign code raised, with the command if it lacks a package of an extra."""
+    package = _absent(error)
+    brought = any(package in packages for packages in EXTRAS.values())
+    hint = f" (pip install {_source(package)})" if package and brought else ""
+    return f"{type(error).__name__}: {error}{hint}"
 
 
 def require_packages(who: str, *packages: str) -> None:
@@ -192,15 +201,22 @@ def require_packages(who: str, *packages: str) -> None:
     if missing:
         raise MissingExtraError(
             f"{who} need {', '.join(packages)}; not installed: {', '.join(missing)}. Install with: "
-            f"{_install(missing[-1])} (docs/install.md)."
+            f"pip install {_source(missing[-1])} (docs/install.md)."
         )
 
 
-def _install(package: str) -> str:
+def _absent(error: BaseException) -> str | None:
+    """The package that an import lacks; None if it is this one, nameless, or the error another."""
+    name = error.name if isinstance(error, ImportError) else None
+    package = (name or "").partition(".")[0]
+    return None if package in ("", "bench") else package
+
+
+def _source(package: str) -> str:
     for extra, packages in EXTRAS.items():
         if package in packages:
             more = (
                 ", or 'weavebench[llm]' for methods that read texts" if package == "torch" else ""
             )
-            return f"pip install 'weavebench[{extra}]'{more}"
-    return f"pip install {package.replace('_', '-')}"
+            return f"'weavebench[{extra}]'{more}"
+    return package.replace("_", "-")

@@ -29,6 +29,7 @@ from bench.errors import (
     BenchError,
     ConfigError,
     MethodError,
+    cause,
     did_you_mean,
     missing_package,
     unknown_name,
@@ -214,7 +215,7 @@ class Registry(Generic[T]):
                 raise
             raise MethodError(
                 f"{self.kind} {name!r} ({entry.origin}, {entry.target}) cannot be imported: "
-                f"{type(error).__name__}: {error}. Repair or uninstall that package."
+                f"{cause(error)}. Repair or uninstall that package."
             ) from error
         return found
 

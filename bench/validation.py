@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError, MethodError, system_error
+from bench.errors import BenchError, MethodError, cause, system_error
 from bench.evaluation import Outcomes, metric_per_user, random_row, rank_outcomes
 from bench.methods import Capabilities, Context, Method, Scores, ValidationFigures
 from bench.protocol.types import Labels, Requests
@@ -68,7 +68,7 @@ def method_phase(label: str, phase: str) -> Iterator[None]:
         if (system := system_error(error)) is not None:
             raise system from error
         raise MethodError(
-            f"{label}: {phase}() failed with {type(error).__name__}: {error}. "
+            f"{label}: {phase}() failed with {cause(error)}. "
             "The log has the traceback; `bench check` tests a method on small data."
         ) from error
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from bench.errors import (
     MissingExtraError,
     ResultError,
+    cause,
     missing_package,
     require_packages,
     system_error,
@@ -75,6 +76,18 @@ def test_a_missing_package_is_told_with_what_brings_it(module, command):
     error = missing_package(ModuleNotFoundError("No module", name=module))
     assert f"Install it with: pip install {command}docs/install.md)" in str(error)
     assert missing_package(ModuleNotFoundError("No module", name="bench.nowhere")) is None
+
+
+def test_foreign_code_that_lacks_a_package_of_an_extra_is_told_which():
+    told = cause(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert told.startswith(
+        "ModuleNotFoundError: No module named 'torch' (pip install 'weavebench[models]'"
+    )
+    assert (
+        cause(ModuleNotFoundError("No module", name="neighbour"))
+        == "ModuleNotFoundError: No module"
+    )
+    assert cause(ValueError("torch")) == "ValueError: torch"
 
 
 def test_a_folder_is_no_package(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.errors import BenchError, ConfigError, MethodError, unknown_name
+from bench.errors import BenchError, ConfigError, MethodError, cause, unknown_name
 from bench.io import canonical_json
 from bench.methods.base import Method
 from bench.registry import module_sha256, plugin_packages
@@ -116,7 +116,7 @@ def _load_module(path: Path, source: bytes) -> ModuleType:
         place = f"{path}, line {error.lineno}" if isinstance(error, SyntaxError) else None
         raise MethodError(
             f"{place or plugin_place(error) or path}: the method's file fails on import: "
-            f"{type(error).__name__}: {error}. "
+            f"{cause(error)}. "
             "(It may import installed packages, not neighbouring files.)"
         ) from error
     return module
@@ -138,7 +138,7 @@ def plugin_code() -> Iterator[None]:
         if place is None:
             raise
         raise MethodError(
-            f"{place}: the method's code failed with {type(error).__name__}: {error}. BENCH_DEBUG=1 "
+            f"{place}: the method's code failed with {cause(error)}. BENCH_DEBUG=1 "
             "shows the traceback; `bench check` tests a method on small data."
         ) from error
 
