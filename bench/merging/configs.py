@@ -1,6 +1,6 @@
 """The merging methods as their options: frozen, with documented defaults, unknown keys rejected.
 
-Importing this module loads no torch: a merger imports what computes in :meth:`MergeConfig.parts`. Where several adapters go in, options that hold a value per adapter
+Importing this module loads no torch: a merger imports what computes in :meth:`MergeConfig.parts`. If several adapters go in, options that hold a value per adapter
 follow the order in which the adapters are given.
 """
 

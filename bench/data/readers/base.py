@@ -121,7 +121,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, files: Files) -> RawData:
-        """Read interactions and, where there are any, items; nothing is filtered or sorted.
+        """Read interactions and, if there are any, items; nothing is filtered or sorted.
 
         Raises:
             ConfigError: options that do not fit the format.

@@ -150,7 +150,7 @@ class Found:
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Column names without blanks around, and without types where all have one (atomic files)."""
+    """Column names without blanks around, and without types if all have one (atomic files)."""
     stripped = [name.strip() for name in names]
     typed = [name.rpartition(":") for name in stripped]
     if all(colon and kind in ATOMIC_TYPES for _, colon, kind in typed):
