@@ -75,15 +75,18 @@ def compare(
         bool, typer.Option("--all-configs", help="Also configurations other than the default.")
     ] = False,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+        Path | None,
+        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare runs over the same users: size of the difference, tests, and what was detectable.
+    """Compare runs over the same users.
+
+    Every difference has its size, its test, and the smallest difference that the test would find.
 
     Give run ids, or --target with --methods. Runs of different tasks are refused. --report transfer
-    says what methods gain from their sources (several targets: --target D,D2), --report robustness how
-    far a table depends on its candidates.
+    says what methods gain from their sources (several targets: --target D,D2). --report robustness
+    says how far a table depends on its candidates.
     """
     from bench.errors import ConfigError
     from bench.report.comparison import pairwise_record

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["app", "domains"]
 
 app = typer.Typer(
-    help="Data sets: what is known, what is here, and how to get the rest.",
+    help="List, download, import and describe data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Root = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of ready domains; BENCH_DATA_ROOT.")
+    Path | None,
+    typer.Option("--data-root", help="Folder of ready domains; default: BENCH_DATA_ROOT."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -38,7 +39,10 @@ def domains(
     data_root: Root = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the domains and which of them are on this machine, or describe one."""
+    """List the domains, or describe one.
+
+    The list says which of them are on this machine.
+    """
     if name is not None:
         stats(name, data_root=data_root, as_json=as_json)
         return
@@ -69,7 +73,10 @@ def domains(
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the catalogue (official page, expected counts), then what was imported here."""
+    """List the catalogue and what was imported here.
+
+    The catalogue names official pages and expected counts.
+    """
     from bench.data.catalogue import CATALOGUE
     from bench.data.imports import import_record, imported_names
 
@@ -102,8 +109,15 @@ def _counts(entry: CatalogueEntry) -> tuple[str, str, str] | None:
 
 
 @app.command("show")
-def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
-    """Show one catalogue entry: terms, files, expected counts, and whether it is here."""
+def show(
+    name: Annotated[str, typer.Argument(help="A name from `bench data list`.")],
+    data_root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one entry of the catalogue.
+
+    It has terms, files and expected counts, and says whether the data are here.
+    """
     from bench.data.catalogue import CATALOGUE
     from bench.data.load import is_available, known_names
 
@@ -154,7 +168,10 @@ def download(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Download official files; resumes, retries, and checks size and SHA-256 where known."""
+    """Download official files.
+
+    A broken download resumes. Size and SHA-256 are checked if they are known.
+    """
     from bench.data import catalogue
     from bench.data.download import download as fetch
 
@@ -209,7 +226,10 @@ def verify(
     ] = None,
     data_root: Root = None,
 ) -> None:
-    """Check recorded checksums and the catalogue's counts; exit 1 where something differs."""
+    """Check recorded checksums and the catalogue's counts.
+
+    Exit code 1 if something differs.
+    """
     from bench.data.imports import verify as check
     from bench.data.load import is_available, known_names
 
@@ -231,7 +251,10 @@ def stats(
     data_root: Root = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe a domain: sizes, lengths, titles, tied times, and what was dropped."""
+    """Describe a domain that is on this machine.
+
+    Sizes, lengths, titles, tied times, and what was dropped.
+    """
     from bench.data.load import load_domain
     from bench.data.stats import domain_stats
 

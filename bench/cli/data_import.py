@@ -58,7 +58,9 @@ def import_(
     namespace: Annotated[
         str | None, typer.Option(help="Id space shared with other domains (leak guard).")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Study group.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Study group: its other members are the default sources.")
+    ] = None,
     separator: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +117,10 @@ def import_(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier import.")] = False,
 ) -> None:
-    """Import your own interactions under a name; `bench run --target NAME` finds it from then on."""
+    """Import your own interactions under a name.
+
+    `bench run --target NAME` finds them from then on.
+    """
     from bench.data.imports import import_domain, import_record
     from bench.data.readers.delimited import SEPARATORS
 
@@ -170,7 +175,10 @@ def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
 def remove(
     names: Annotated[list[str], typer.Argument(help="Imported or downloaded domains.")],
 ) -> None:
-    """Remove imported or downloaded domains from the cache; your own files are not touched."""
+    """Remove imported or downloaded domains.
+
+    Your own files are not touched.
+    """
     from bench.data.imports import remove_import
 
     for name in names:

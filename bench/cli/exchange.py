@@ -73,7 +73,9 @@ def export_requests(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
 ) -> None:
-    """Write requests (history and candidates by raw id, no label) for another program.
+    """Write requests for another program, without labels.
+
+    A request is the history and the candidates of a user, by raw id.
 
     The history of a test request ends with the user's validation item: so every validation label is
     known, to choose among models. It is trained on only with --train-on train+valid.
@@ -124,7 +126,7 @@ def import_scores(
     target: Target,
     requests: Annotated[
         Path | None,
-        typer.Option(help="The exported requests; then it is checked that they are of this task."),
+        typer.Option(help="The exported requests, to check that they are of this task."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model that scored.")] = "1",
     seed: Annotated[
@@ -162,12 +164,13 @@ def import_scores(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+        Path | None,
+        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
     ] = None,
     rivals: RivalsOption = "published",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
-    """Evaluate the scores of another program and store them as a run among the others.
+    """Evaluate another program's scores and store them.
 
     The run is marked as imported wherever it stands. What the program was trained on, its seed and its
     costs are as declared here: nothing but the scores can be checked.

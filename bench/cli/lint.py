@@ -48,15 +48,17 @@ def lint(
         bool, typer.Option("--percent", help="Figures in files are percentages.")
     ] = False,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+        Path | None,
+        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per source.")
     ] = False,
 ) -> None:
-    """Check reported figures: possible together, whole numbers of users, above the random row.
+    """Check whether reported figures can be true.
 
-    Exit code 1 when something is inconsistent; warnings alone give 0.
+    They must be possible together, stand for whole numbers of users, and lie above the random row. Exit
+    code 1 if something is inconsistent; warnings alone give 0.
     """
     from bench.report.lint import LintOptions
     from bench.report.lint import lint as check

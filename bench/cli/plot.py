@@ -64,10 +64,14 @@ def plot(
         typer.Option("--all-configs", help="Also configurations other than the default ones."),
     ] = False,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+        Path | None,
+        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
     ] = None,
 ) -> None:
-    """Draw stored runs of one target; the rows are those of `bench leaderboard`."""
+    """Draw stored runs of one target.
+
+    The rows are those of `bench leaderboard`.
+    """
     from bench import table
     from bench.report.plots import cost_figure, figure_format, interval_figure, write_figure
 

@@ -67,7 +67,9 @@ CandidateSeed = Annotated[
 ]
 Drawn = Annotated[DrawnNegatives, typer.Option(help="How negatives are drawn.")]
 NNegatives = Annotated[int, typer.Option(min=1, help="Negatives per user.")]
-TrainOnOption = Annotated[TrainOn, typer.Option(help="Train on validation items as well or not.")]
+TrainOnOption = Annotated[
+    TrainOn, typer.Option(help="Whether validation items are trained on as well.")
+]
 KeepLeak = Annotated[
     bool, typer.Option("--keep-leak", help="Switch the cross-domain leak guard off.")
 ]

@@ -67,7 +67,9 @@ def run(
         str | None,
         typer.Option(help="all (the rest of the study group), none, or domains; default: all."),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Named hyper-parameters: cpu, paper, ...")] = "cpu",
+    profile: Annotated[
+        str, typer.Option(help="Named set of hyper-parameters: cpu, paper, ...")
+    ] = "cpu",
     seed: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0",
     candidate_seed: Annotated[
         str,
@@ -81,7 +83,7 @@ def run(
         typer.Option(
             "--set",
             metavar="[METHOD:]KEY=VALUE",
-            help="Change one configuration key, of one method where it is named; repeatable.",
+            help="Change one configuration key, of one method if it is named; repeatable.",
         ),
     ] = None,
     config: Annotated[
@@ -103,18 +105,19 @@ def run(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="CPU threads; default: what the method gains from (docs/speed.md)."
+            min=1, help="CPU threads; default: as many as help the method (docs/speed.md)."
         ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+        Path | None,
+        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
     ] = None,
     rivals: RivalsOption = "published",
     train_on: Annotated[
-        TrainOn, typer.Option(help="Train on the validation items as well or not.")
+        TrainOn, typer.Option(help="Whether validation items are trained on as well.")
     ] = TrainOn.TRAIN,
     negatives: Annotated[
         Negatives, typer.Option(help="How negatives are drawn; full ranks every item.")
@@ -158,9 +161,10 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
-    """Run methods on targets, store the runs, print metrics and a test against the best rival.
+    """Run methods on targets; store and compare the runs.
 
-    Finished runs are not repeated. Ctrl-C keeps what is finished (exit code 130).
+    Metrics and a test of every run against its best rival are printed. Finished runs are not repeated.
+    Ctrl-C keeps what is finished (exit code 130).
 
     Example: bench run --method sasrec,item-knn --target ml100k-drama --seed 0,1,2
     """
@@ -304,7 +308,7 @@ def _beside(
     *,
     quiet: bool,
 ) -> list[RunResult]:
-    """Run the reference methods where a run has no rival but chance, stored or published.
+    """Run the reference methods if a run has no rival but chance, stored or published.
 
     They are scored on the very users of the lonely run, or they could not be compared with it.
     ``baselines`` that nobody asked for are no company.

@@ -21,13 +21,15 @@ __all__ = ["app", "readable"]
 PER_USER = "per_user.parquet"
 
 app = typer.Typer(
-    help="Stored runs. A run is named by its id, the first digits of it, or its folder.",
+    help="List, show, delete, export and reproduce stored runs. A run is named by its id, the first "
+    "digits of it, or its folder.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Store = Annotated[
-    Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
+    Path | None,
+    typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first digits.")]
 
@@ -48,7 +50,10 @@ def list_(
     store: Store = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the stored runs; damaged and failed ones are named on standard error."""
+    """List the stored runs.
+
+    Damaged and failed ones are named on standard error.
+    """
     from bench.runs.store import open_store
     from bench.runs.unfinished import unfinished_runs
 
@@ -194,7 +199,10 @@ def rm(
     ] = False,
     store: Store = None,
 ) -> None:
-    """Delete runs, damaged ones too; every name is looked up before the first is deleted."""
+    """Delete runs, damaged ones too.
+
+    Every name is looked up before the first run is deleted.
+    """
     from bench.errors import ConfigError
     from bench.runs.store import open_store
 
@@ -227,7 +235,10 @@ def export(
     ] = False,
     store: Store = None,
 ) -> None:
-    """Copy runs to a file or folder for another machine, or in a form to publish."""
+    """Copy runs for another machine, or to publish them.
+
+    They go into a .tar.gz file or a folder.
+    """
     from bench.runs.archive import export_runs
     from bench.runs.results import export_result, published_manifest
     from bench.runs.store import open_store
@@ -253,7 +264,10 @@ def import_(
     replace: Annotated[bool, typer.Option("--replace", help="Replace stored runs.")] = False,
     store: Store = None,
 ) -> None:
-    """Copy exported runs into the store; every file is compared with its manifest first."""
+    """Copy exported runs into the store.
+
+    Every file is compared with its manifest first.
+    """
     from bench.runs.archive import import_runs
     from bench.runs.store import open_store
 
@@ -270,7 +284,10 @@ def reproduce(
     store: Store = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Run a manifest again, in a store of its own, and compare; exit 1 where figures differ."""
+    """Repeat a run from its manifest and compare the figures.
+
+    The repetition goes into a store of its own. Exit code 1 if figures differ.
+    """
     import tempfile
 
     from bench.runs.archive import reproduce_spec
