@@ -46,7 +46,7 @@ def report_of_table(table: Table, runs: Sequence[StoredRun]) -> RobustnessReport
         runs: the runs behind it, and any others.
 
     Returns:
-        The report; None where no row was scored on other candidates, or where the table is about the
+        The report; None if no row was scored on other candidates, or if the table is about the
         users of a run that does not stand in it.
     """
     rows = [row for row in table.blocks[0].rows if row.run_ids]

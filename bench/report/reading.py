@@ -28,7 +28,7 @@ class Pair:
         free: the training-free row.
         trained: the trained row.
         test: ``free`` minus ``trained`` on the primary metric.
-        adjusted_p: p (of the users alone where a seed is missing), Holm over all pairs.
+        adjusted_p: p (of the users alone if a seed is missing), Holm over all pairs.
     """
 
     target: str
@@ -174,11 +174,11 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
     n_methods = sum(not pair.test.this_checkpoint for pair in clear)
     n_checkpoints = len(clear) - n_methods
     lines = [
-        f"Of {len(pairs)} pairs of a training-free and a trained row on one target, the training-free "
-        f"row is above in {len(above)}; significantly so as methods in {n_methods}, and for the stored "
-        f"checkpoint alone, where the trained row has one seed, in {n_checkpoints}.",
+        f"A training-free row is above a trained one in {len(above)} of {len(pairs)} pairs on one target. The "
+        f"difference is significant between methods in {n_methods} pairs. In {n_checkpoints} more it is "
+        "significant for the stored checkpoint alone, because the trained row has one seed.",
         "",
-        "Test: two-sided paired t-test over users, with the variance between training seeds where "
+        "Test: two-sided paired t-test over users, with the variance between training seeds if "
         f"there are several; {CORRECTION_NAMES[CORRECTION]} over all {len(pairs)} pairs, adjusted p "
         f"below {ALPHA}, the same sign for all seeds. With S = 1 another seed of the trained method could read differently.",
         "",

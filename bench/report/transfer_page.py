@@ -73,7 +73,7 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
         "Every method with sources against training on the target alone and against the best single "
         f"source, on {first.metric.upper()} over the same users. {_counts(reports)}",
         "",
-        "Test: two-sided paired t-test over users, with the variance between training seeds where there are "
+        "Test: two-sided paired t-test over users, with the variance between training seeds if there are "
         f"several; {CORRECTION_NAMES[first.correction]} over the {families} gains on equally many users, "
         f"level {first.alpha:g}. *Positive* and *negative*: significantly above or below; *equivalent*: the "
         f"interval lies within {bound:g} of zero; *not separated* does not mean equal: see what was "

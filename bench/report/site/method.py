@@ -152,7 +152,7 @@ def _metrics(board: Board, row: Row) -> Element:
 
 
 def _curves(runs: Sequence[StoredRun]) -> Element | None:
-    """Validation figure by epoch, where the runs recorded a training."""
+    """Validation figure by epoch, if the runs recorded a training."""
     lines = [point for run in runs for point in _curve(run)]
     if len(lines) < 2:
         return None
@@ -237,7 +237,7 @@ def _run_cells(run: StoredRun, primary: str) -> list[str]:
 
 
 def _origin(runs: Sequence[StoredRun]) -> dict[str, str]:
-    """Hashes and versions; several values where the runs differ."""
+    """Hashes and versions; several values if the runs differ."""
     found: dict[str, dict[str, None]] = {}
 
     def add(name: str, value: object) -> None:
