@@ -133,7 +133,7 @@ def import_scores(
         int, typer.Option(min=0, max=MAX_SEED, help="Training seed of the model that scored.")
     ] = 0,
     family: Annotated[
-        str, typer.Option(help="Block of tables: single-domain, cross-domain, llm, ...")
+        str, typer.Option(help="Family of the method: single-domain, cross-domain, llm, ...")
     ] = "single-domain",
     trained: Annotated[
         bool,

@@ -35,7 +35,7 @@ A trained row is published as its method's only if every stage of its training
 - or waited as long as the authors do after its best epoch and ended on a *flat* curve: the trend of these epochs,
   continued for as many again, gains at most {TOLERANCE:g} NDCG@5, at 95 % confidence.
 
-All others are *short*. They carry the sign {FLAGS["budget"]} in the tables and stay out of the readings. Adapters of
+All others are *short*. They carry the mark {FLAGS["budget"]} in the tables and stay out of the readings. Adapters of
 language models and first stages have no validation curve, so that only the number of rows counts.
 
 Rows seen: training rows, an epoch after the other. Noise: standard deviation of one validation figure around a smooth

@@ -101,7 +101,7 @@ def _skipped(drafts: Sequence[Draft]) -> list[str]:
     lines = [
         "",
         f"{count_text(len(skipped), 'trained row')} {'stays' if one_row else 'stay'} out of this reading and of "
-        f"the best rows (sign {FLAGS['budget']}): {'it was' if one_row else 'they were'} trained for less than "
+        f"the best rows (mark {FLAGS['budget']}): {'it was' if one_row else 'they were'} trained for less than "
         "the authors' regime, without a validation curve that is flat. [Training budgets](../docs/budgets.md) has "
         "the evidence and what it would take.",
     ]

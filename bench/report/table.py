@@ -46,7 +46,7 @@ FLAGS: Mapping[str, str] = {
     "unchecked": "‖",
     "budget": "#",
 }
-"""What a reader must know of a row, with the sign that stands behind its name."""
+"""What a reader must know of a row, with the mark that stands behind its name."""
 
 SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}
 """Outcomes of tests, with the sign that stands behind the primary figure."""
