@@ -164,7 +164,7 @@ def table(
     if len(targets) == 1:
         return Leaderboard(leaderboard.build_table(chosen, targets[0], task=task, **shared))
     if task is not None:
-        raise ConfigError("task belongs to a single target.")
+        raise ConfigError("task belongs to a single target; name one, or leave task out.")
     return Leaderboard(build_targets(chosen, targets, **shared))
 
 

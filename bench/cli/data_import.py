@@ -97,7 +97,7 @@ def import_(
     ] = None,
     sequences: Annotated[
         bool,
-        typer.Option("--sequences", help="Each line is a user and all his items, oldest first."),
+        typer.Option("--sequences", help="Each line is a user and all their items, oldest first."),
     ] = False,
     repeats: Annotated[
         Repeats,

@@ -130,7 +130,7 @@ def _origin(path: Path) -> _Origin:
         return _Origin.model_validate(read_json(path))
     except (ResultError, ValidationError) as error:
         why = explain(error) if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{path}: {why}. Delete it if it is not ours.") from error
+        raise DataError(f"{path}: {why}. Delete it if weavebench did not write it.") from error
 
 
 def _existing_weights(folder: Path) -> Path:
@@ -176,7 +176,7 @@ def _pair_up(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, Facto
             continue
         tensor = given.to(dtype)
         if not bool(tensor.isfinite().all()):
-            raise DataError(f"{path}: {name} holds NaN or infinity, is not finite; train it again.")
+            raise DataError(f"{path}: {name} holds NaN or infinity; train the adapter again.")
         pair = halves.setdefault(match[1], {})
         if match[2] in pair:
             raise DataError(f"{path}: holds lora_{match[2]} of module {match[1]} twice.")

@@ -23,7 +23,7 @@ from bench.errors import ConfigError, DataError
 __all__ = ["ColumnMapping", "Found", "Request", "choose_columns", "find_columns"]
 
 _SHOWN = 25
-_SEQUENCES = " (or, if each line is a user and all his items: --sequences)"
+_SEQUENCES = " (or, if each line is a user and all their items: --sequences)"
 _WORDS = {
     "user": ("user", "customer", "reviewer", "member", "account", "session", "visitor", "uid"),
     "item": ("item", "product", "asin", "article", "movie", "video", "book", "business", "isbn",

@@ -240,7 +240,7 @@ class VllmEngine:
                 if text not in texts[row]:
                     raise MethodError(
                         f"vLLM answered {text!r} ({output.outputs[0].finish_reason}) to prompt {row} "
-                        "where a title of the list was required. Use scorer=likelihood, or "
+                        "although a title of the list was required. Use scorer=likelihood, or "
                         "generate without constraint."
                     )
                 left[row].pop(texts[row].index(text))
