@@ -143,9 +143,9 @@ def companion_page(reports: Mapping[str, RobustnessReport], command: str) -> str
     lines = ["# Do the tables depend on their candidates?", ""]
     lines += [f"Made by `{command}` from `results/`; do not edit.", ""]
     lines += [
-        "The same fits as in [the leaderboards](README.md), scored on the whole catalogue and on "
-        "candidates that were drawn with other seeds. S: training seeds that were scored so. SD and "
-        "span are those of a method's means over the draws.",
+        "The fits of [the leaderboards](README.md) are scored on the whole catalogue and on candidates that "
+        "were drawn with other seeds. S is the number of training seeds that were scored so. SD and span "
+        "are those of a method's means over the draws.",
         "",
     ]
     for target, report in reports.items():

@@ -125,7 +125,7 @@ def subset_reading(drafts: Sequence[Draft]) -> str:
         "",
         "## On subsets of users",
         "",
-        "Methods that take a second for a user are scored on a nested, hash-chosen subset. These tables cut "
+        "Methods that take about a second per user are scored on a nested, hash-chosen subset. These tables cut "
         "every row to exactly those users.",
         "",
         _overview(drafts, subset_stem),
@@ -178,9 +178,10 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
         f"difference is significant between methods in {n_methods} pairs. In {n_checkpoints} more it is "
         "significant for the stored checkpoint alone, because the trained row has one seed.",
         "",
-        "Test: two-sided paired t-test over users, with the variance between training seeds if "
-        f"there are several; {CORRECTION_NAMES[CORRECTION]} over all {len(pairs)} pairs, adjusted p "
-        f"below {ALPHA}, the same sign for all seeds. With S = 1 another seed of the trained method could read differently.",
+        "A difference is significant if a two-sided paired t-test over users, with the variance between "
+        f"training seeds if there are several, gives p below {ALPHA} after {CORRECTION_NAMES[CORRECTION]} over all "
+        f"{len(pairs)} pairs, and if all seeds have the same sign. With S = 1 another seed of the trained method "
+        "could read differently.",
         "",
     ]
     if above:

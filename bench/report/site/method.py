@@ -31,9 +31,9 @@ CURVE_METRIC = "ndcg@5"
 _FLAG_TEXT = {
     "transductive": "saw the unlabelled test requests while training",
     "ties": "the order of tied scores could move a displayed mean by more than 0.001",
-    "unchecked": "code from outside of the package that had not passed the conformance kit when it ran",
+    "unchecked": "code from outside the package that had not passed the conformance kit when it ran",
     "budget": "trained for less than its authors' regime, without a validation curve that is flat; it says "
-    "little of its method",
+    "little about its method",
     "invalid": "less than 95 % of its generated answers name a candidate; the others are misses",
 }
 
