@@ -11,6 +11,7 @@ import typer
 
 import bench
 from bench.cli.output import echo, print_json, split_names, terminal_width
+from bench.cli.protocol_options import StoreOption
 from bench.cli.run_options import parse_users
 from bench.cli.runs import readable
 from bench.cli.steady import steadily
@@ -74,10 +75,7 @@ def compare(
     all_configs: Annotated[
         bool, typer.Option("--all-configs", help="Also configurations other than the default.")
     ] = False,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
-    ] = None,
+    store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare runs over the same users.

@@ -11,6 +11,7 @@ import typer
 from bench.cli.complete import ListsNames
 from bench.cli.data_import import import_, remove
 from bench.cli.output import echo, human_bytes, print_json, print_table
+from bench.cli.protocol_options import DataRoot
 from bench.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Root = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Folder of ready domains; default: BENCH_DATA_ROOT."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app.command("import", cls=ListsNames)(import_)
@@ -36,7 +33,7 @@ app.command("rm")(remove)
 
 def domains(
     name: Annotated[str | None, typer.Argument(help="One domain; default: list them all.")] = None,
-    data_root: Root = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """List the domains, or describe one.
@@ -111,7 +108,7 @@ def _counts(entry: CatalogueEntry) -> tuple[str, str, str] | None:
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="A name from `bench data list`.")],
-    data_root: Root = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one entry of the catalogue.
@@ -224,7 +221,7 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(help="Domains; default: every one that is here.")
     ] = None,
-    data_root: Root = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Check recorded checksums and the catalogue's counts.
 
@@ -248,7 +245,7 @@ def verify(
 @app.command("stats")
 def stats(
     name: Annotated[str, typer.Argument(help="A domain that is on this machine.")],
-    data_root: Root = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe a domain that is on this machine.

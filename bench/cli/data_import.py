@@ -11,7 +11,7 @@ import typer
 
 from bench.cli.complete import reader_names
 from bench.cli.output import echo
-from bench.cli.protocol_options import OnError
+from bench.cli.protocol_options import OnError, OnErrorOption
 from bench.errors import ConfigError
 
 __all__ = ["import_", "remove"]
@@ -105,9 +105,7 @@ def import_(
             help="Of several events of one user and item: the earliest, or refuse to lose any."
         ),
     ] = Repeats.FIRST,
-    on_error: Annotated[
-        OnError, typer.Option(help="At a malformed line: stop, or skip and count.")
-    ] = OnError.RAISE,
+    on_error: OnErrorOption = OnError.RAISE,
     reader: Annotated[
         str | None,
         typer.Option(

@@ -18,6 +18,7 @@ from bench.cli.protocol_options import (
     DrawnNegatives,
     KeepLeak,
     NNegatives,
+    StoreOption,
     Target,
     Ties,
     TiesOption,
@@ -163,10 +164,7 @@ def import_scores(
     keep_leak: KeepLeak = False,
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
-    ] = None,
+    store: StoreOption = None,
     rivals: RivalsOption = "published",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:

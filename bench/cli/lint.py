@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.output import echo, print_json
+from bench.cli.protocol_options import StoreOption
 from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def lint(
     percent: Annotated[
         bool, typer.Option("--percent", help="Figures in files are percentages.")
     ] = False,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
-    ] = None,
+    store: StoreOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per source.")
     ] = False,

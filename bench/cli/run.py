@@ -12,7 +12,18 @@ import typer
 from bench.cli import run_options, run_plan, run_report
 from bench.cli.complete import domain_names, method_names
 from bench.cli.output import echo, print_json
-from bench.cli.protocol_options import OnError, Ties, TrainOn
+from bench.cli.protocol_options import (
+    DataRoot,
+    KeepLeak,
+    NNegatives,
+    OnError,
+    OnErrorOption,
+    StoreOption,
+    Ties,
+    TiesOption,
+    TrainOn,
+    TrainOnOption,
+)
 from bench.cli.rivals import (
     RivalsOption,
     against_best,
@@ -108,21 +119,14 @@ def run(
             min=1, help="CPU threads; default: as many as help the method (docs/speed.md)."
         ),
     ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
-    ] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
-    ] = None,
+    data_root: DataRoot = None,
+    store: StoreOption = None,
     rivals: RivalsOption = "published",
-    train_on: Annotated[
-        TrainOn, typer.Option(help="Whether validation items are trained on as well.")
-    ] = TrainOn.TRAIN,
+    train_on: TrainOnOption = TrainOn.TRAIN,
     negatives: Annotated[
         Negatives, typer.Option(help="How negatives are drawn; full ranks every item.")
     ] = Negatives.UNIFORM,
-    n_negatives: Annotated[int, typer.Option(min=1, help="Negatives per user.")] = 29,
+    n_negatives: NNegatives = 29,
     candidates: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Rank the candidate sets of this file instead."),
@@ -130,15 +134,9 @@ def run(
     also_full: Annotated[
         bool, typer.Option("--also-full", help="Rank the whole catalogue too, with the same fit.")
     ] = False,
-    ties: Annotated[
-        Ties, typer.Option(help="Order of events of equal time: as in the file, or by a hash.")
-    ] = Ties.FILE,
-    on_error: Annotated[
-        OnError, typer.Option(help="At a malformed line of the data: stop, or skip and count.")
-    ] = OnError.RAISE,
-    keep_leak: Annotated[
-        bool, typer.Option("--keep-leak", help="Switch the cross-domain leak guard off.")
-    ] = False,
+    ties: TiesOption = Ties.FILE,
+    on_error: OnErrorOption = OnError.RAISE,
+    keep_leak: KeepLeak = False,
     keep_model: Annotated[
         bool, typer.Option("--keep-model", help="Store the fitted model with the run.")
     ] = False,

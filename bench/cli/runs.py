@@ -9,6 +9,7 @@ import typer
 
 import bench
 from bench.cli.output import echo, human_seconds, print_json, print_table
+from bench.cli.protocol_options import DataRoot, StoreOption
 from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Store = Annotated[
-    Path | None,
-    typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
-]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first digits.")]
 
 
@@ -47,7 +44,7 @@ def readable(store: Path | list[Path] | None, *, published: bool = False) -> Run
 def list_(
     target: Annotated[str | None, typer.Option(help="Only this target.")] = None,
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the stored runs.
@@ -123,7 +120,7 @@ def _require_known(store: RunStore, target: str | None, method: str | None) -> N
 @app.command("show")
 def show(
     run: RunName,
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print manifest and metrics.")] = False,
 ) -> None:
     """Show identity, configuration, metrics and costs of one run."""
@@ -197,7 +194,7 @@ def rm(
             "on is kept.",
         ),
     ] = False,
-    store: Store = None,
+    store: StoreOption = None,
 ) -> None:
     """Delete runs, damaged ones too.
 
@@ -233,7 +230,7 @@ def export(
             help="Into a folder: without log and model; refused if the run names a path of this machine.",
         ),
     ] = False,
-    store: Store = None,
+    store: StoreOption = None,
 ) -> None:
     """Copy runs for another machine, or to publish them.
 
@@ -262,7 +259,7 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(help="What `bench runs export` wrote.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace stored runs.")] = False,
-    store: Store = None,
+    store: StoreOption = None,
 ) -> None:
     """Copy exported runs into the store.
 
@@ -278,10 +275,8 @@ def import_(
 @app.command("reproduce")
 def reproduce(
     name: RunName,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
-    ] = None,
-    store: Store = None,
+    data_root: DataRoot = None,
+    store: StoreOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Repeat a run from its manifest and compare the figures.
