@@ -130,7 +130,6 @@ def show(
         return
     counts = _counts(entry)
     facts: list[tuple[str, Any]] = [
-        ("domain", entry.name),
         ("title", entry.title),
         ("study group", entry.group or "none"),
         ("shares ids with", entry.namespace or "no other domain"),
@@ -141,7 +140,7 @@ def show(
         ("note", entry.note or "none"),
         ("on this machine", "yes" if here else "no"),
     ]
-    print_table(("", ""), facts)
+    print_table(("domain", entry.name), facts)
     if entry.files:
         echo("")
         print_table(

@@ -220,7 +220,7 @@ def import_scores(
     if tied := run.metrics["ties"]["share_tied"]:
         echo(
             f"warning: for {100 * tied:.1f} % of the users another candidate has the very score of the held-out "
-            "item, which counts as the mean over both orders. If probabilities were rounded or reached 1, "
+            "item. Such a tie counts as the mean over both orders. If probabilities were rounded or reached 1, "
             "write their logits, all digits."
         )
     places = open_rivals(rivals, opened)

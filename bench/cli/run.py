@@ -235,8 +235,8 @@ def run(
         baselines = missing_baselines(specs, places, tasks)
         if baselines and not quiet:
             echo(
-                "No stored target-only run to tell the gain from the sources: it is run as well, with "
-                "the adapter that weaverec trains for itself.",
+                "target-only is run as well, to tell the gain from the sources: no such run is stored. It "
+                "uses the adapter that weaverec trains for itself.",
                 err=True,
             )
         specs = [*specs, *baselines]

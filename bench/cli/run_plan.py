@@ -92,7 +92,7 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
         echo(f"\nTo do: {', or '.join(told)}.")
     if any(planned.scaled for plan in plans for planned in plan.jobs):
         echo(
-            "Times of methods that cannot tell are those of stored runs, scaled by events and users."
+            "Times of methods without an estimate are those of stored runs, scaled by events and users."
         )
     if for_gpu:
         from bench.llm.machine import REFERENCE_GPU

@@ -154,6 +154,8 @@ def _type_text(annotation: Any) -> str:
         return "null"
     if origin is None and isinstance(annotation, type):
         return annotation.__name__
+    if origin is Mapping:
+        return "mapping"
     return str(annotation).replace("typing.", "")
 
 

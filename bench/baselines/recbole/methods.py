@@ -264,7 +264,7 @@ class _NextItem(_RecBoleMethod):
 
 
 class GRU4Rec(_NextItem):
-    """GRU4Rec: a GRU reads the history, the state after the last item scores the items."""
+    """GRU4Rec: a GRU reads the history, and the state after the last item scores the items."""
 
     name = "gru4rec"
     version = "1"
@@ -274,7 +274,7 @@ class GRU4Rec(_NextItem):
 
 
 class SASRec(_NextItem):
-    """SASRec: a causal Transformer reads the history, its last state scores the items."""
+    """SASRec: a causal Transformer reads the history, and its last state scores the items."""
 
     name = "sasrec"
     version = "1"
