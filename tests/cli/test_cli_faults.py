@@ -86,7 +86,7 @@ def test_a_fault_of_the_package_is_called_unexpected_and_can_be_seen(monkeypatch
     def broken(*_: object) -> None:
         raise ValueError("a fault " + ESCAPE)
 
-    monkeypatch.setattr("bench.io.store_root", broken)
+    monkeypatch.setattr("bench.runs.store.store_root", broken)
     shown = CliRunner().invoke(app, ["runs", "list"], prog_name="bench")
     assert shown.exit_code == 1
     assert "unexpected ValueError: a fault" in shown.stderr

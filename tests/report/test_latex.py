@@ -21,7 +21,7 @@ HOSTILE = r"a\b{c}_d^e~f#g$h%i&j<k>l|m\"n`o--p\input{secret}"
 def _hostile_table(write_run, **options):
     runs = [
         write_run("knn", random_outcomes(400, 0), trainable=False),
-        write_run("net", random_outcomes(400, 1), overrides={"x": HOSTILE}),
+        write_run("net", random_outcomes(400, 1), row_note=HOSTILE),
     ]
     return build_table(runs, "toyland", all_configs=True, **options)
 
