@@ -281,7 +281,7 @@ def load_matching(
     optional: Sequence[str] = (),
     origin: str,
 ) -> None:
-    """Copy the weights of a checkpoint into a model, where all that must match does.
+    """Copy the weights of a checkpoint into a model, if all that must match does.
 
     Args:
         model: the model to fill.

@@ -162,10 +162,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
 
 
 def missing_package(error: ImportError) -> MissingExtraError | None:
-    """The error to raise instead where an installed package is what an import lacks.
+    """The error to raise instead if an installed package is what an import lacks.
 
     Returns:
-        An error that names the package and the way to get it; None where the import that failed is of
+        An error that names the package and the way to get it; None if the import that failed is of
         this package itself, or nameless.
     """
     package = _absent(error)

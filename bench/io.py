@@ -117,7 +117,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def lock(path: Path, *, timeout: float | None = None, what: str = "") -> Iterator[None]:
     """Hold an inter-process lock on ``path`` (a ``.lock`` sibling); released when a process dies.
 
-    Where ``path`` does not exist at the end, its lock file goes too. It is removed while it is held,
+    If ``path`` does not exist at the end, its lock file goes too. It is removed while it is held,
     and whoever waited for it finds that the file has no name any more and begins again.
 
     Args:

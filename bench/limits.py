@@ -23,7 +23,7 @@ class _Stop(BaseException):
 
 @contextmanager
 def limited(seconds: float, n_bytes: int) -> Iterator[None]:
-    """Stop Python code in the block after ``seconds``, or where it wants ``n_bytes`` more memory.
+    """Stop Python code in the block after ``seconds``, or if it wants ``n_bytes`` more memory.
 
     The limit of time holds in the main thread, the limit of memory on Linux; both are lifted at the end.
 

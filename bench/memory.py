@@ -22,7 +22,7 @@ _SECONDS_KEPT = 30.0
 
 
 def physical_memory() -> int | None:
-    """Bytes of memory that the machine has, or None where the system does not say."""
+    """Bytes of memory that the machine has, or None if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -33,7 +33,7 @@ def release_accelerators() -> None:
     """Give the memory of accelerators back that PyTorch keeps in this process and nothing uses.
 
     To other processes what is kept is taken: vLLM counts the free memory when it starts, and a model that
-    was trained before leaves tens of gigabytes behind. Does nothing where no accelerator was used.
+    was trained before leaves tens of gigabytes behind. Does nothing if no accelerator was used.
     """
     gc.collect()  # models refer to themselves
     torch = sys.modules.get("torch")
@@ -83,7 +83,7 @@ def kept_memory(device: str) -> Iterator[Callable[[], None]]:
 
 
 def _glibc() -> tuple[ctypes._NamedFuncPointer | None, ctypes._NamedFuncPointer | None]:
-    """``mallopt`` and ``malloc_trim`` of this process, where both exist."""
+    """``mallopt`` and ``malloc_trim`` of this process, if both exist."""
     try:
         library = ctypes.CDLL(None)
         return library.mallopt, library.malloc_trim

@@ -3,7 +3,7 @@
 ::
 
     .partial-bench-*   under construction, or about to be deleted; its maker holds a lock on it
-    .replaced-NAME     the older folder NAME, where names cannot be swapped and its successor never came
+    .replaced-NAME     the older folder NAME, if names cannot be swapped and its successor never came
 
 The lock goes with its process, so that :func:`sweep` knows what a killed one left behind.
 """
@@ -39,7 +39,7 @@ __all__ = [
 
 PARTIAL = ".partial-bench-"
 _REPLACED = ".replaced-"
-# Where a file system has no locks, only age tells what is left over.
+# If a file system has no locks, only age tells what is left over.
 _ABANDONED_SECONDS = 86_400.0
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -107,7 +107,7 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 def replace_folder(new: Path, path: Path) -> None:
     """Give the complete folder ``new`` the name ``path``; an older folder there is whole until then.
 
-    The two swap their names at once where the system can do that. Elsewhere the older one waits as
+    The two swap their names at once if the system can do that. Elsewhere the older one waits as
     ``.replaced-NAME``, where :func:`settled` finds it if the process dies meanwhile. Afterwards
     ``new`` is free, or holds the older folder; the caller removes it.
 
@@ -244,7 +244,7 @@ def _is_old(path: Path) -> bool:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two folders at once (Linux); False where that cannot be done."""
+    """Swap the names of two folders at once (Linux); False if that cannot be done."""
     if sys.platform != "linux":
         return False
     swap = getattr(ctypes.CDLL(None), "renameat2", None)

@@ -22,7 +22,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
 def quiet_threads() -> None:
     """Have libraries start no more threads than processors may be used, and these sleep while they wait.
 
-    By default a thread of OpenMP that waits for the others of its team runs in a circle. Where another
+    By default a thread of OpenMP that waits for the others of its team runs in a circle. If another
     program uses the same processors it takes from them, and from the very thread that it waits for:
     training steps were 20 times slower. The libraries read these variables when they are loaded, so
     that this must be called before torch is imported. What the environment says already stays.
@@ -81,7 +81,7 @@ def _folders(groups: Path, own: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Processors that a control group may use, or None where it says nothing."""
+    """Processors that a control group may use, or None if it says nothing."""
     try:
         if (folder / "cpu.max").is_file():
             quota, _, period = (folder / "cpu.max").read_text(encoding="ascii").partition(" ")

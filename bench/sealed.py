@@ -50,7 +50,7 @@ def intact(
 
     Args:
         folder: the folder.
-        recorded: SHA-256 by file of a folder that an earlier version made and did not seal; where
+        recorded: SHA-256 by file of a folder that an earlier version made and did not seal; if
             they fit, it is sealed now. None: such a folder counts as absent.
         digest: reads the SHA-256 of a file.
 

@@ -88,7 +88,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _narrowed(widths: Sequence[int], wide: int) -> list[int] | None:
-    """The widths with the widest made narrower until they fit; None where they cannot."""
+    """The widths with the widest made narrower until they fit; None if they cannot."""
     found = list(widths)
     while _total(found) > wide:
         widest = max(range(len(found)), key=found.__getitem__)

@@ -139,7 +139,7 @@ def rank_answers(
     """Rank the positives among checked scores; ``users`` names the rows in errors.
 
     Raises:
-        MethodError: infinite scores, or unranked candidates where the method may leave none.
+        MethodError: infinite scores, or unranked candidates if the method may leave none.
     """
     return rank_outcomes(
         scores.values,

@@ -1,4 +1,4 @@
-"""Waiting for what another process works on: told, with the holder where it is known, and never for ever.
+"""Waiting for what another process works on: told, with the holder if it is known, and never for ever.
 
 Every lock of the package (:func:`bench.io.lock`) waits as long as the block of :func:`patience`
 around it says, or for :data:`DEFAULT_SECONDS`.
@@ -89,7 +89,7 @@ def acquire(guard: FileLock, what: str, timeout: float | None) -> None:
 
 
 def holder(file: Path) -> str:
-    """Who holds a lock file: ``another process``, with its number and command where Linux tells."""
+    """Who holds a lock file: ``another process``, with its number and command if Linux tells."""
     try:
         status = file.stat()
         place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

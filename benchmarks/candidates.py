@@ -9,7 +9,7 @@ one that keeps the protocol's rules with a generator per user.
 
 The four take turns in several rounds, so that other programs on the machine disturb all of them
 alike. ``best`` and ``median`` are over rounds; ratios compare best with best. ``CPU`` is the least
-time of all threads together: where it is far below the wall time, the machine was busy.
+time of all threads together: if it is far below the wall time, the machine was busy.
 """
 
 from __future__ import annotations

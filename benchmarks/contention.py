@@ -6,7 +6,7 @@ the wall time of both ways and their ratio; the goal is that side by side takes 
 Two runs of one thread each on two idle cores take about half.
 
 By default a small model (``sasrec``) and the training of a LoRA adapter (``target-only`` with SmolLM2-135M,
-where its asset is present), a few minutes in all. ``OMP_WAIT_POLICY=ACTIVE`` before the command shows what
+if its asset is present), a few minutes in all. ``OMP_WAIT_POLICY=ACTIVE`` before the command shows what
 threads that wait in circles do, ``--threads`` what a number of threads does.
 """
 

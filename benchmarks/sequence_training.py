@@ -4,7 +4,7 @@ RecBole trains SASRec with its own data set, loader and Trainer, which expand ev
 prefixes, for ``--epochs`` epochs. The goal is the best validation NDCG@5 among them; its cost is that of
 RecBole's training up to that epoch. Then this project trains the same model class, with the same loss,
 learning rate, batch size and number of threads, until it reaches the goal: once on all prefixes, once on
-full sequences, where one pass trains every position. All are validated on the same candidates. Training
+full sequences, of which one pass trains every position. All are validated on the same candidates. Training
 alone is timed, in wall seconds and, since machines are shared, in CPU seconds.
 
     python benchmarks/sequence_training.py --domain ml100k-action --epochs 3 --threads 1
@@ -52,7 +52,7 @@ def train_until(
 
 
 def cost(curve: Curve, goal: float, key: str) -> float:
-    """Seconds of training until the curve reaches the goal; infinite where it does not."""
+    """Seconds of training until the curve reaches the goal; infinite if it does not."""
     spent = 0.0
     for row in curve:
         spent += row[key]

@@ -11,7 +11,7 @@ threads it takes by itself. Our p-values are compared with ranx's on the pairs i
 are two random estimates of one number, so they may differ by five standard errors.
 
 Peak memory is the process's own, above what the input takes, read from /proc (Linux). The run fails
-above 60 seconds or 1 GB, or where ranx is not at least 20 times slower per pair and flip.
+above 60 seconds or 1 GB, or if ranx is not at least 20 times slower per pair and flip.
 """
 
 from __future__ import annotations

@@ -154,3 +154,12 @@ def test_every_page_is_in_the_index():
     linked = set(links_of((ROOT / "docs/index.md").read_text()))
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     assert pages - {"index.md"} == linked
+
+
+def test_glossary_is_in_order_and_explains_words_that_are_used():
+    page = ROOT / "docs/glossary.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
+    words = [row.split("|")[1].strip() for row in rows]
+    assert words == sorted(set(words))
+    others = " ".join(other.read_text().lower() for other in PAGES if other != page)
+    assert [word for word in words if not re.search(rf"\b{word.lower()}", others)] == []

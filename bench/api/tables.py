@@ -115,7 +115,7 @@ def table(
         target: target domain, or several; None = all that the runs have, in their order.
         suite: all targets of a suite instead.
         scale: scale of the suite; None = ``cpu``.
-        primary: metric that is tested and sorts the rows; None = the suite's, else NDCG@5 (NDCG@1 where
+        primary: metric that is tested and sorts the rows; None = the suite's, else NDCG@5 (NDCG@1 if
             a method answers with a list).
         metrics: metrics in columns.
         reference: method that the sign ``^`` refers to; None = the suite's.
@@ -164,7 +164,7 @@ def table(
     if len(targets) == 1:
         return Leaderboard(leaderboard.build_table(chosen, targets[0], task=task, **shared))
     if task is not None:
-        raise ConfigError("task belongs to a single target.")
+        raise ConfigError("task belongs to a single target; name one, or leave task out.")
     return Leaderboard(build_targets(chosen, targets, **shared))
 
 

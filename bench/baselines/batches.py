@@ -10,7 +10,7 @@ A *row* is a window ``[start, end)`` of one user's training sequence. Three kind
 
 Little of a batch should be padding. Batches can be *length-bucketed*: rows are shuffled, sorted by
 length inside buckets of 20 batches, and each batch is trimmed to its longest row. Such batches hold
-rows of one length, which slows learning a little per epoch; where a batch has to be a plain random
+rows of one length, which slows learning a little per epoch; if a batch has to be a plain random
 sample, as RecBole's, it is read in a few groups of like length instead (:func:`length_groups`).
 """
 
@@ -175,7 +175,7 @@ def cloze_rows(sequences: Sequences, *, prefixes: bool, max_length: int) -> Rows
     Args:
         sequences: training sequences.
         prefixes: every prefix of two items or more, the full sequence included; otherwise one row
-            per user (further windows where a sequence is longer than ``max_length``).
+            per user (further windows if a sequence is longer than ``max_length``).
         max_length: longest row.
 
     Returns:

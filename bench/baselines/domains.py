@@ -160,6 +160,6 @@ def _balanced_order(
         passes = [rng.permutation(rows) for _ in range(-(-n_turns // len(rows)))]
         columns.append(np.concatenate(passes)[:n_turns])
     turns = np.stack(columns, axis=1)
-    # Where the rows do not divide evenly, which domains get the last few is random.
+    # If the rows do not divide evenly, which domains get the last few is random.
     turns = turns[:, rng.permutation(len(domains))]
     return turns.reshape(-1)[:n].astype(np.int64)

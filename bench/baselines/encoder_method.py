@@ -18,7 +18,7 @@ class EncoderMethod(Method):
 
     Attributes:
         encoder_setting: the setting that names it; a dot leads into a part of the configuration.
-        official_encoder: the encoder of the method's authors; None where a row needs no word about it.
+        official_encoder: the encoder of the method's authors; None if a row needs no word about it.
     """
 
     encoder_setting: ClassVar[str] = "encoder"

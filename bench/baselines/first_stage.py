@@ -47,7 +47,7 @@ class FirstStageMethod(Method):
         """What the first stage depends on, but for what the run says; None without one.
 
         Args:
-            encoder: of :meth:`encoder_name`; None where it is not on this machine, too.
+            encoder: of :meth:`encoder_name`; None if it is not on this machine, too.
         """
 
     def plan(self, spec: PlanSpec) -> list[Job]:

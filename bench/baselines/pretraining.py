@@ -56,7 +56,7 @@ class FirstStage:
         domains: hash of what is read of every domain, by name; "" = not known yet.
         seed: of the stage.
         dtype: number format.
-        plugin: SHA-256 of the method's source where it is no part of this package.
+        plugin: SHA-256 of the method's source if it is no part of this package.
     """
 
     method: str
@@ -242,7 +242,7 @@ def _made(
 
 
 def _read(folder: Path) -> Pretrained | None:
-    """What is stored, or None where nothing is; raises where it is damaged."""
+    """What is stored, or None if nothing is; raises if it is damaged."""
     if not intact(folder, recorded=lambda: {_WEIGHTS: read_json(folder / _RECORD)["sha256"]}):
         return None
     return Pretrained(load_file(folder / _WEIGHTS), read_json(folder / _RECORD))

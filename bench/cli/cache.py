@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Prepared domains, vectors of texts, first stages, converted models: made when needed.",
+    help="List, verify and delete what is in the cache. That is prepared domains, vectors of texts, first "
+    "stages and converted models, made when needed.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -28,7 +29,10 @@ def _size(folder: Path) -> int:
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what is in the cache, and its size. Adapters and assets have verbs of their own."""
+    """Show what is in the cache, and its size.
+
+    Adapters and assets have verbs of their own.
+    """
     from bench.io import cache_root
     from bench.sealed import KINDS, entries
 
@@ -53,7 +57,10 @@ def verify(
         list[str] | None, typer.Argument(help="Names from `bench cache list`; default: all.")
     ] = None,
 ) -> None:
-    """Compare every file with its SHA-256; exit 1 where one differs."""
+    """Compare every file with its SHA-256.
+
+    Exit code 1 if one differs.
+    """
     from bench.errors import ResultError
     from bench.sealed import entries, intact, locate
 
@@ -83,7 +90,10 @@ def rm(
         ),
     ] = False,
 ) -> None:
-    """Delete entries, damaged ones too; what is needed again is made again."""
+    """Delete entries, damaged ones too.
+
+    What is needed again is made again.
+    """
     from bench.errors import ConfigError
     from bench.sealed import clean, locate, remove
 

@@ -27,7 +27,7 @@ from bench.cli.protocol_options import (
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Candidate sets: the items that every method ranks for a user.",
+    help="Export, import and hash candidate sets. A set holds the items that every method ranks for a user.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -59,7 +59,10 @@ def export(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
 ) -> None:
-    """Write the candidates of all users by raw id, one row each; the file holds no labels."""
+    """Write the candidates of all users.
+
+    One row per candidate, by raw id. The file holds no labels.
+    """
     from bench.protocol import export_candidates
 
     task = load_task(
@@ -83,7 +86,10 @@ def import_(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
 ) -> None:
-    """Check a candidate file against a domain; `bench run --candidates FILE` then ranks its sets."""
+    """Check a file of candidates against a domain.
+
+    `bench run --candidates FILE` ranks its sets.
+    """
     task = load_task(
         target,
         candidates=file,
@@ -118,7 +124,10 @@ def hash_(
     data_root: DataRoot = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the identity of a task and of its candidates, to compare machines and versions."""
+    """Print the hashes of a task and of its candidates.
+
+    Equal hashes on two machines, or in two versions, mean equal tasks.
+    """
     task = load_task(
         target,
         negatives=negatives,

@@ -21,16 +21,21 @@ def check(
     ],
     profile: Annotated[str, typer.Option(help="Profile of the configuration.")] = "cpu",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one configuration key; repeatable."
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="CHECK", help="Only this; repeatable.")
+        list[str] | None,
+        typer.Option("--only", metavar="CHECK", help="Only this check; repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a method keeps the contract; exit 1 where it does not, saying what is wrong.
+    """Check that a method keeps the contract.
 
-    What all checks say of a plugin is remembered: its runs carry it, and tables mark those without a pass.
+    Exit code 1 if it does not; the output says what is wrong. The outcome of all checks of a plugin is
+    remembered: its runs carry it, and tables mark runs without a pass.
 
     A method that cannot be fitted here, because something optional is missing, is not checked
     (exit code 2).

@@ -11,6 +11,7 @@ import typer
 
 import bench
 from bench.cli.output import echo, print_json, split_names, terminal_width
+from bench.cli.protocol_options import StoreOption
 from bench.cli.run_options import parse_users
 from bench.cli.runs import readable
 from bench.cli.steady import steadily
@@ -74,16 +75,16 @@ def compare(
     all_configs: Annotated[
         bool, typer.Option("--all-configs", help="Also configurations other than the default.")
     ] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
-    ] = None,
+    store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare runs over the same users: size of the difference, tests, and what was detectable.
+    """Compare runs over the same users.
+
+    Every difference has its size, its test, and the smallest difference that the test would find.
 
     Give run ids, or --target with --methods. Runs of different tasks are refused. --report transfer
-    says what methods gain from their sources (several targets: --target D,D2), --report robustness how
-    far a table depends on its candidates.
+    says what methods gain from their sources (several targets: --target D,D2). --report robustness
+    says how far a table depends on its candidates.
     """
     from bench.errors import ConfigError
     from bench.report.comparison import pairwise_record

@@ -11,6 +11,7 @@ import typer
 from bench.cli.complete import ListsNames
 from bench.cli.data_import import import_, remove
 from bench.cli.output import echo, human_bytes, print_json, print_table
+from bench.cli.protocol_options import DataRoot
 from bench.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["app", "domains"]
 
 app = typer.Typer(
-    help="Data sets: what is known, what is here, and how to get the rest.",
+    help="List, download, import and describe data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Root = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of ready domains; BENCH_DATA_ROOT.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app.command("import", cls=ListsNames)(import_)
@@ -35,10 +33,13 @@ app.command("rm")(remove)
 
 def domains(
     name: Annotated[str | None, typer.Argument(help="One domain; default: list them all.")] = None,
-    data_root: Root = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the domains and which of them are on this machine, or describe one."""
+    """List the domains, or describe one.
+
+    The list says which of them are on this machine.
+    """
     if name is not None:
         stats(name, data_root=data_root, as_json=as_json)
         return
@@ -69,7 +70,10 @@ def domains(
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the catalogue (official page, expected counts), then what was imported here."""
+    """List the catalogue and what was imported here.
+
+    The catalogue names official pages and expected counts.
+    """
     from bench.data.catalogue import CATALOGUE
     from bench.data.imports import import_record, imported_names
 
@@ -102,8 +106,15 @@ def _counts(entry: CatalogueEntry) -> tuple[str, str, str] | None:
 
 
 @app.command("show")
-def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
-    """Show one catalogue entry: terms, files, expected counts, and whether it is here."""
+def show(
+    name: Annotated[str, typer.Argument(help="A name from `bench data list`.")],
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one entry of the catalogue.
+
+    It has terms, files and expected counts, and says whether the data are here.
+    """
     from bench.data.catalogue import CATALOGUE
     from bench.data.load import is_available, known_names
 
@@ -119,7 +130,6 @@ def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
         return
     counts = _counts(entry)
     facts: list[tuple[str, Any]] = [
-        ("domain", entry.name),
         ("title", entry.title),
         ("study group", entry.group or "none"),
         ("shares ids with", entry.namespace or "no other domain"),
@@ -130,7 +140,7 @@ def show(name: str, data_root: Root = None, as_json: AsJson = False) -> None:
         ("note", entry.note or "none"),
         ("on this machine", "yes" if here else "no"),
     ]
-    print_table(("", ""), facts)
+    print_table(("domain", entry.name), facts)
     if entry.files:
         echo("")
         print_table(
@@ -154,7 +164,10 @@ def download(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Download official files; resumes, retries, and checks size and SHA-256 where known."""
+    """Download official files.
+
+    A broken download resumes. Size and SHA-256 are checked if they are known.
+    """
     from bench.data import catalogue
     from bench.data.download import download as fetch
 
@@ -207,9 +220,12 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(help="Domains; default: every one that is here.")
     ] = None,
-    data_root: Root = None,
+    data_root: DataRoot = None,
 ) -> None:
-    """Check recorded checksums and the catalogue's counts; exit 1 where something differs."""
+    """Check recorded checksums and the catalogue's counts.
+
+    Exit code 1 if something differs.
+    """
     from bench.data.imports import verify as check
     from bench.data.load import is_available, known_names
 
@@ -228,10 +244,13 @@ def verify(
 @app.command("stats")
 def stats(
     name: Annotated[str, typer.Argument(help="A domain that is on this machine.")],
-    data_root: Root = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe a domain: sizes, lengths, titles, tied times, and what was dropped."""
+    """Describe a domain that is on this machine.
+
+    Sizes, lengths, titles, tied times, and what was dropped.
+    """
     from bench.data.load import load_domain
     from bench.data.stats import domain_stats
 

@@ -11,7 +11,7 @@ import typer
 
 from bench.cli.complete import reader_names
 from bench.cli.output import echo
-from bench.cli.protocol_options import OnError
+from bench.cli.protocol_options import OnError, OnErrorOption
 from bench.errors import ConfigError
 
 __all__ = ["import_", "remove"]
@@ -58,7 +58,9 @@ def import_(
     namespace: Annotated[
         str | None, typer.Option(help="Id space shared with other domains (leak guard).")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Study group.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Study group: its other members are the default sources.")
+    ] = None,
     separator: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +97,7 @@ def import_(
     ] = None,
     sequences: Annotated[
         bool,
-        typer.Option("--sequences", help="Each line is a user and all his items, oldest first."),
+        typer.Option("--sequences", help="Each line is a user and all their items, oldest first."),
     ] = False,
     repeats: Annotated[
         Repeats,
@@ -103,9 +105,7 @@ def import_(
             help="Of several events of one user and item: the earliest, or refuse to lose any."
         ),
     ] = Repeats.FIRST,
-    on_error: Annotated[
-        OnError, typer.Option(help="At a malformed line: stop, or skip and count.")
-    ] = OnError.RAISE,
+    on_error: OnErrorOption = OnError.RAISE,
     reader: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +115,10 @@ def import_(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier import.")] = False,
 ) -> None:
-    """Import your own interactions under a name; `bench run --target NAME` finds it from then on."""
+    """Import your own interactions under a name.
+
+    `bench run --target NAME` finds them from then on.
+    """
     from bench.data.imports import import_domain, import_record
     from bench.data.readers.delimited import SEPARATORS
 
@@ -170,7 +173,10 @@ def _mapping(columns: Sequence[str]) -> dict[str, str] | None:
 def remove(
     names: Annotated[list[str], typer.Argument(help="Imported or downloaded domains.")],
 ) -> None:
-    """Remove imported or downloaded domains from the cache; your own files are not touched."""
+    """Remove imported or downloaded domains.
+
+    Your own files are not touched.
+    """
     from bench.data.imports import remove_import
 
     for name in names:

@@ -31,7 +31,10 @@ _PACKAGES = (
 
 
 def doctor() -> None:
-    """Show versions, folders, assets, domains, threads and the torch device; exit 1 on a problem."""
+    """Show what this machine has, and what is missing.
+
+    Versions, folders, assets, domains, threads and the torch device. Exit code 1 on a problem.
+    """
     from bench import assets
     from bench.data.catalogue import CATALOGUE, GROUPS
     from bench.data.load import missing_domains

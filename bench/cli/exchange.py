@@ -18,6 +18,7 @@ from bench.cli.protocol_options import (
     DrawnNegatives,
     KeepLeak,
     NNegatives,
+    StoreOption,
     Target,
     Ties,
     TiesOption,
@@ -73,7 +74,9 @@ def export_requests(
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
 ) -> None:
-    """Write requests (history and candidates by raw id, no label) for another program.
+    """Write requests for another program, without labels.
+
+    A request is the history and the candidates of a user, by raw id.
 
     The history of a test request ends with the user's validation item: so every validation label is
     known, to choose among models. It is trained on only with --train-on train+valid.
@@ -124,14 +127,14 @@ def import_scores(
     target: Target,
     requests: Annotated[
         Path | None,
-        typer.Option(help="The exported requests; then it is checked that they are of this task."),
+        typer.Option(help="The exported requests, to check that they are of this task."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model that scored.")] = "1",
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Training seed of the model that scored.")
     ] = 0,
     family: Annotated[
-        str, typer.Option(help="Block of tables: single-domain, cross-domain, llm, ...")
+        str, typer.Option(help="Family of the method: single-domain, cross-domain, llm, ...")
     ] = "single-domain",
     trained: Annotated[
         bool,
@@ -161,13 +164,11 @@ def import_scores(
     keep_leak: KeepLeak = False,
     ties: TiesOption = Ties.FILE,
     data_root: DataRoot = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
-    ] = None,
+    store: StoreOption = None,
     rivals: RivalsOption = "published",
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
-    """Evaluate the scores of another program and store them as a run among the others.
+    """Evaluate another program's scores and store them.
 
     The run is marked as imported wherever it stands. What the program was trained on, its seed and its
     costs are as declared here: nothing but the scores can be checked.
@@ -219,7 +220,7 @@ def import_scores(
     if tied := run.metrics["ties"]["share_tied"]:
         echo(
             f"warning: for {100 * tied:.1f} % of the users another candidate has the very score of the held-out "
-            "item, which counts as the mean over both orders. If probabilities were rounded or reached 1, "
+            "item. Such a tie counts as the mean over both orders. If probabilities were rounded or reached 1, "
             "write their logits, all digits."
         )
     places = open_rivals(rivals, opened)

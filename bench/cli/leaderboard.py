@@ -52,7 +52,7 @@ def leaderboard(
         str | None,
         typer.Option(
             help="Metric that is tested and sorts the rows; default: the suite's, else ndcg@5 "
-            "(ndcg@1 where a method answers with a list)."
+            "(ndcg@1 if a method answers with a list)."
         ),
     ] = None,
     metrics: Annotated[
@@ -97,7 +97,7 @@ def leaderboard(
         list[Path] | None,
         typer.Option(
             help="Folder of stored runs; repeatable, all go into one table; default: BENCH_STORE, "
-            "./bench-runs."
+            "else ./bench-runs."
         ),
     ] = None,
     published: Annotated[
@@ -115,7 +115,10 @@ def leaderboard(
         ),
     ] = None,
 ) -> None:
-    """Print the table of one target or suite. Every figure comes from a stored run; nothing is typed."""
+    """Print the table of one target or suite.
+
+    Every figure comes from a stored run; nothing is typed.
+    """
     from bench import table
     from bench.evaluation import METRICS
     from bench.io import write_text

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.output import echo, print_json
+from bench.cli.protocol_options import StoreOption
 from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
@@ -47,16 +47,15 @@ def lint(
     percent: Annotated[
         bool, typer.Option("--percent", help="Figures in files are percentages.")
     ] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
-    ] = None,
+    store: StoreOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per source.")
     ] = False,
 ) -> None:
-    """Check reported figures: possible together, whole numbers of users, above the random row.
+    """Check whether reported figures can be true.
 
-    Exit code 1 when something is inconsistent; warnings alone give 0.
+    They must be possible together, stand for whole numbers of users, and lie above the random row. Exit
+    code 1 if something is inconsistent; warnings alone give 0.
     """
     from bench.report.lint import LintOptions
     from bench.report.lint import lint as check

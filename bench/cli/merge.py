@@ -75,9 +75,9 @@ def merge(
         bool, typer.Option("--json", help="Print the metadata of the result as JSON.")
     ] = False,
 ) -> None:
-    """Merge LoRA adapters of one base model; the result loads in PEFT and vLLM.
+    """Merge LoRA adapters of one base model.
 
-    Averages of factors need adapters trained from one initialisation; space=product, task-arithmetic
+    The result loads in PEFT and vLLM.     Averages of factors need adapters trained from one initialisation; space=product, task-arithmetic
     and ext-sub do not.
     """
     import time

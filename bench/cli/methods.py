@@ -35,7 +35,7 @@ def methods(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the methods, or describe one with every configuration key."""
+    """List the methods, or describe one with its options."""
     from importlib.util import find_spec
 
     from bench.methods import registry

@@ -59,7 +59,7 @@ class {class_name}(Method):
 
     @classmethod
     def capabilities(cls, config: {class_name}Config) -> Capabilities:
-        return Capabilities(trainable=False)  # True where context.seed changes the scores
+        return Capabilities(trainable=False)  # True if context.seed changes the scores
 
     def fit(self, view: TrainView, context: Context) -> None:
         sequences, n_items = view.target.sequences, view.target.n_items
@@ -121,7 +121,10 @@ def method(
         Path | None, typer.Option("--out", help="File to write; default: the name, in this folder.")
     ] = None,
 ) -> None:
-    """Write a small working method that passes `bench check`, to be replaced by yours."""
+    """Write a small working method to start from.
+
+    It passes `bench check`; replace its body with your own.
+    """
     from bench.io import write_text
 
     path = out if out is not None else Path(re.sub(r"[^0-9A-Za-z]+", "_", name).lower() + ".py")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.output import echo
+from bench.cli.protocol_options import StoreOption
 from bench.cli.run_options import parse_users
 from bench.cli.runs import readable
 from bench.cli.steady import steadily
@@ -63,11 +64,12 @@ def plot(
         bool,
         typer.Option("--all-configs", help="Also configurations other than the default ones."),
     ] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
-    ] = None,
+    store: StoreOption = None,
 ) -> None:
-    """Draw stored runs of one target; the rows are those of `bench leaderboard`."""
+    """Draw stored runs of one target.
+
+    The rows are those of `bench leaderboard`.
+    """
     from bench import table
     from bench.report.plots import cost_figure, figure_format, interval_figure, write_figure
 

@@ -1,4 +1,4 @@
-"""Options that name a task, shared by the verbs that need one without running a method."""
+"""Options that several verbs have: those that name a task, and the folders."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ __all__ = [
     "KeepLeak",
     "NNegatives",
     "OnError",
+    "OnErrorOption",
+    "StoreOption",
     "Target",
     "TiesOption",
     "TrainOnOption",
@@ -67,13 +69,24 @@ CandidateSeed = Annotated[
 ]
 Drawn = Annotated[DrawnNegatives, typer.Option(help="How negatives are drawn.")]
 NNegatives = Annotated[int, typer.Option(min=1, help="Negatives per user.")]
-TrainOnOption = Annotated[TrainOn, typer.Option(help="Train on validation items as well or not.")]
+TrainOnOption = Annotated[
+    TrainOn, typer.Option(help="Whether validation items are trained on as well.")
+]
 KeepLeak = Annotated[
     bool, typer.Option("--keep-leak", help="Switch the cross-domain leak guard off.")
 ]
-TiesOption = Annotated[Ties, typer.Option(help="Order of events of equal time.")]
+TiesOption = Annotated[
+    Ties, typer.Option(help="Order of events of equal time: as in the file, or by a hash.")
+]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="At a malformed line of the data: stop, or skip and count.")
+]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of stored runs; default: BENCH_STORE, else ./bench-runs."),
 ]
 
 

@@ -12,7 +12,7 @@ from bench.cli.output import echo, print_json
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Published results: verify them, make tables of them.",
+    help="Verify published results and make tables of them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,9 +36,9 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Recompute every metric from the per-user outcomes; check hashes, bounds, users, duplicates.
+    """Recompute every metric from the per-user outcomes.
 
-    Exit code 1 when a check fails.
+    Hashes, bounds, users and duplicates are checked, too. Exit code 1 if a check fails.
     """
     from bench.report.verify import against_data, verify_folder
     from bench.runs.store import RunStore
@@ -82,9 +82,10 @@ def tables(
         typer.Option("--check", help="Write nothing; fail if a file differs from what is there."),
     ] = False,
 ) -> None:
-    """Make the leaderboard of every target with results: Markdown, LaTeX, CSV, JSON, and an index.
+    """Make the leaderboard of every target, and an index.
 
-    The same results always give the same bytes. Exit code 1 when --check finds a difference.
+    The formats are Markdown, LaTeX, CSV and JSON. The same results always give the same bytes. Exit
+    code 1 if --check finds a difference.
     """
     from bench.report.committed import differences, render, write
 
@@ -110,9 +111,9 @@ def budgets(
         bool, typer.Option("--check", help="Write nothing; fail if the file differs.")
     ] = False,
 ) -> None:
-    """Make the page on how much every trained result was trained, and which are too short.
+    """Make the page on training budgets.
 
-    Exit code 1 when --check finds a difference.
+    It says how much every trained result was trained, and which trainings are too short. Exit code 1 if --check finds a difference.
     """
     from bench.errors import ResultError
     from bench.io import write_bytes

@@ -12,7 +12,18 @@ import typer
 from bench.cli import run_options, run_plan, run_report
 from bench.cli.complete import domain_names, method_names
 from bench.cli.output import echo, print_json
-from bench.cli.protocol_options import OnError, Ties, TrainOn
+from bench.cli.protocol_options import (
+    DataRoot,
+    KeepLeak,
+    NNegatives,
+    OnError,
+    OnErrorOption,
+    StoreOption,
+    Ties,
+    TiesOption,
+    TrainOn,
+    TrainOnOption,
+)
 from bench.cli.rivals import (
     RivalsOption,
     against_best,
@@ -67,7 +78,9 @@ def run(
         str | None,
         typer.Option(help="all (the rest of the study group), none, or domains; default: all."),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Named hyper-parameters: cpu, paper, ...")] = "cpu",
+    profile: Annotated[
+        str, typer.Option(help="Named set of hyper-parameters: cpu, paper, ...")
+    ] = "cpu",
     seed: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0",
     candidate_seed: Annotated[
         str,
@@ -81,7 +94,7 @@ def run(
         typer.Option(
             "--set",
             metavar="[METHOD:]KEY=VALUE",
-            help="Change one configuration key, of one method where it is named; repeatable.",
+            help="Change one configuration key, of one method if it is named; repeatable.",
         ),
     ] = None,
     config: Annotated[
@@ -103,23 +116,17 @@ def run(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="CPU threads; default: what the method gains from (docs/speed.md)."
+            min=1, help="CPU threads; default: as many as help the method (docs/speed.md)."
         ),
     ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
-    ] = None,
+    data_root: DataRoot = None,
+    store: StoreOption = None,
     rivals: RivalsOption = "published",
-    train_on: Annotated[
-        TrainOn, typer.Option(help="Train on the validation items as well or not.")
-    ] = TrainOn.TRAIN,
+    train_on: TrainOnOption = TrainOn.TRAIN,
     negatives: Annotated[
         Negatives, typer.Option(help="How negatives are drawn; full ranks every item.")
     ] = Negatives.UNIFORM,
-    n_negatives: Annotated[int, typer.Option(min=1, help="Negatives per user.")] = 29,
+    n_negatives: NNegatives = 29,
     candidates: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Rank the candidate sets of this file instead."),
@@ -127,15 +134,9 @@ def run(
     also_full: Annotated[
         bool, typer.Option("--also-full", help="Rank the whole catalogue too, with the same fit.")
     ] = False,
-    ties: Annotated[
-        Ties, typer.Option(help="Order of events of equal time: as in the file, or by a hash.")
-    ] = Ties.FILE,
-    on_error: Annotated[
-        OnError, typer.Option(help="At a malformed line of the data: stop, or skip and count.")
-    ] = OnError.RAISE,
-    keep_leak: Annotated[
-        bool, typer.Option("--keep-leak", help="Switch the cross-domain leak guard off.")
-    ] = False,
+    ties: TiesOption = Ties.FILE,
+    on_error: OnErrorOption = OnError.RAISE,
+    keep_leak: KeepLeak = False,
     keep_model: Annotated[
         bool, typer.Option("--keep-model", help="Store the fitted model with the run.")
     ] = False,
@@ -158,9 +159,10 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
-    """Run methods on targets, store the runs, print metrics and a test against the best rival.
+    """Run methods on targets; store and compare the runs.
 
-    Finished runs are not repeated. Ctrl-C keeps what is finished (exit code 130).
+    Metrics and a test of every run against its best rival are printed. Finished runs are not repeated.
+    Ctrl-C keeps what is finished (exit code 130).
 
     Example: bench run --method sasrec,item-knn --target ml100k-drama --seed 0,1,2
     """
@@ -233,8 +235,8 @@ def run(
         baselines = missing_baselines(specs, places, tasks)
         if baselines and not quiet:
             echo(
-                "No stored target-only run to tell the gain from the sources: it is run as well, with "
-                "the adapter that weaverec trains for itself.",
+                "target-only is run as well, to tell the gain from the sources: no such run is stored. It "
+                "uses the adapter that weaverec trains for itself.",
                 err=True,
             )
         specs = [*specs, *baselines]
@@ -304,7 +306,7 @@ def _beside(
     *,
     quiet: bool,
 ) -> list[RunResult]:
-    """Run the reference methods where a run has no rival but chance, stored or published.
+    """Run the reference methods if a run has no rival but chance, stored or published.
 
     They are scored on the very users of the lonely run, or they could not be compared with it.
     ``baselines`` that nobody asked for are no company.

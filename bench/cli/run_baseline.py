@@ -16,7 +16,7 @@ __all__ = ["missing_baselines"]
 def missing_baselines(specs: Sequence[RunSpec], rivals: Rivals, tasks: TaskCache) -> list[RunSpec]:
     """The target-only runs that WeaveRec's runs are to be compared with and that nobody has made.
 
-    Their adapter is WeaveRec's own first branch, so that they cost their scoring alone. Where all users
+    Their adapter is WeaveRec's own first branch, so that they cost their scoring alone. If all users
     are scored that is as much as WeaveRec's and is left to the user, who is told the command.
 
     Args:

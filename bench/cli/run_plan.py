@@ -52,7 +52,7 @@ def _about(seconds: float | None) -> str:
 
 
 def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
-    """Print every job of every run, and what they need where the methods can tell."""
+    """Print every job of every run, and what they need if the methods can tell."""
     rows = _rows(plans)
     if as_json:
         for row in rows:
@@ -69,7 +69,7 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
     ]
     if for_gpu:
         columns.insert(1, ("GPU hours", "gpu_seconds", _hours))
-    # Estimates have columns where at least one job has them.
+    # Estimates have columns if at least one job has them.
     extra = [column for column in columns if any(row[column[1]] is not None for row in rows)]
     print_table(
         ("run", "seed", "job", "what", "users", "state", *(title for title, _, _ in extra)),
@@ -92,7 +92,7 @@ def print_plan(plans: Sequence[RunPlan], *, as_json: bool) -> None:
         echo(f"\nTo do: {', or '.join(told)}.")
     if any(planned.scaled for plan in plans for planned in plan.jobs):
         echo(
-            "Times of methods that cannot tell are those of stored runs, scaled by events and users."
+            "Times of methods without an estimate are those of stored runs, scaled by events and users."
         )
     if for_gpu:
         from bench.llm.machine import REFERENCE_GPU
@@ -105,7 +105,7 @@ def _hours(seconds: float | None) -> str:
 
 
 def _total(seconds: Sequence[float | None]) -> float | None:
-    """The sum; None where one is not known, or there is none."""
+    """The sum; None if one is not known, or there is none."""
     known = [one for one in seconds if one is not None]
     return sum(known) if known and len(known) == len(seconds) else None
 

@@ -72,7 +72,7 @@ def _fitted(run: StoredRun) -> str:
 
 
 def _name(run: StoredRun, runs: Sequence[StoredRun]) -> str:
-    """The method, with its sources where another run of it has others."""
+    """The method, with its sources if another run of it has others."""
     others = {other.sources for other in runs if other.method == run.method}
     return f"{run.method} from {', '.join(run.sources)}" if len(others) > 1 else run.shown_name
 
@@ -188,7 +188,7 @@ def print_failures(results: Sequence[RunResult]) -> None:
 def failed_json(result: RunResult) -> dict[str, Any]:
     """What ``--json`` prints for a run that is not there: every key of a stored one, and the error.
 
-    What is not known is null; the method has its declared name where its class can be loaded.
+    What is not known is null; the method has its declared name if its class can be loaded.
     """
     method, family = _declared(result.spec)
     known = {

@@ -27,7 +27,7 @@ __all__ = ["print_transfer_of"]
 def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
     """Gain of the runs with sources over target-only and over the best single source.
 
-    Compared is what is stored or published over the same users; where a baseline is missing, the
+    Compared is what is stored or published over the same users; if a baseline is missing, the
     command that makes it is printed.
 
     Args:
@@ -73,7 +73,7 @@ def print_transfer_of(runs: Iterable[StoredRun], rivals: Rivals) -> None:
 def _command(missing: Missing, store: RunStore) -> str:
     """The command that makes the missing baseline on the same task, users, seeds and settings.
 
-    "" where there is none: a method that cannot do without sources.
+    "" if there is none: a method that cannot do without sources.
     """
     from bench.io import store_root
     from bench.report.transfer import SINGLE_SOURCE, TARGET_ONLY
@@ -117,13 +117,13 @@ def _uses_adapters(method: str) -> bool:
 
 
 def _settings_alone(method: str) -> Mapping[str, Any]:
-    """Settings with which a method learns from its target alone; {} where it cannot."""
+    """Settings with which a method learns from its target alone; {} if it cannot."""
     found = _class_of(method)
     return {} if found is None else found.alone
 
 
 def _class_of(method: str) -> type[Method] | None:
-    """The class of a method, or None where it is not registered here."""
+    """The class of a method, or None if it is not registered here."""
     from bench.errors import BenchError
     from bench.methods.registry import resolve
     from bench.runs.prints import prints_aside

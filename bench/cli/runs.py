@@ -9,6 +9,7 @@ import typer
 
 import bench
 from bench.cli.output import echo, human_seconds, print_json, print_table
+from bench.cli.protocol_options import DataRoot, StoreOption
 from bench.cli.steady import steadily
 
 if TYPE_CHECKING:
@@ -21,14 +22,12 @@ __all__ = ["app", "readable"]
 PER_USER = "per_user.parquet"
 
 app = typer.Typer(
-    help="Stored runs. A run is named by its id, the first digits of it, or its folder.",
+    help="List, show, delete, export and reproduce stored runs. A run is named by its id, the first "
+    "digits of it, or its folder.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Store = Annotated[
-    Path | None, typer.Option(help="Folder of stored runs; default: BENCH_STORE, ./bench-runs.")
-]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first digits.")]
 
 
@@ -45,10 +44,13 @@ def readable(store: Path | list[Path] | None, *, published: bool = False) -> Run
 def list_(
     target: Annotated[str | None, typer.Option(help="Only this target.")] = None,
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the stored runs; damaged and failed ones are named on standard error."""
+    """List the stored runs.
+
+    Damaged and failed ones are named on standard error.
+    """
     from bench.runs.store import open_store
     from bench.runs.unfinished import unfinished_runs
 
@@ -118,7 +120,7 @@ def _require_known(store: RunStore, target: str | None, method: str | None) -> N
 @app.command("show")
 def show(
     run: RunName,
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print manifest and metrics.")] = False,
 ) -> None:
     """Show identity, configuration, metrics and costs of one run."""
@@ -192,9 +194,12 @@ def rm(
             "on is kept.",
         ),
     ] = False,
-    store: Store = None,
+    store: StoreOption = None,
 ) -> None:
-    """Delete runs, damaged ones too; every name is looked up before the first is deleted."""
+    """Delete runs, damaged ones too.
+
+    Every name is looked up before the first run is deleted.
+    """
     from bench.errors import ConfigError
     from bench.runs.store import open_store
 
@@ -225,9 +230,12 @@ def export(
             help="Into a folder: without log and model; refused if the run names a path of this machine.",
         ),
     ] = False,
-    store: Store = None,
+    store: StoreOption = None,
 ) -> None:
-    """Copy runs to a file or folder for another machine, or in a form to publish."""
+    """Copy runs for another machine, or to publish them.
+
+    They go into a .tar.gz file or a folder.
+    """
     from bench.runs.archive import export_runs
     from bench.runs.results import export_result, published_manifest
     from bench.runs.store import open_store
@@ -251,9 +259,12 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(help="What `bench runs export` wrote.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace stored runs.")] = False,
-    store: Store = None,
+    store: StoreOption = None,
 ) -> None:
-    """Copy exported runs into the store; every file is compared with its manifest first."""
+    """Copy exported runs into the store.
+
+    Every file is compared with its manifest first.
+    """
     from bench.runs.archive import import_runs
     from bench.runs.store import open_store
 
@@ -264,13 +275,14 @@ def import_(
 @app.command("reproduce")
 def reproduce(
     name: RunName,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of ready domains; default: BENCH_DATA_ROOT.")
-    ] = None,
-    store: Store = None,
+    data_root: DataRoot = None,
+    store: StoreOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Run a manifest again, in a store of its own, and compare; exit 1 where figures differ."""
+    """Repeat a run from its manifest and compare the figures.
+
+    The repetition goes into a store of its own. Exit code 1 if figures differ.
+    """
     import tempfile
 
     from bench.runs.archive import reproduce_spec

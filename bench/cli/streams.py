@@ -72,7 +72,7 @@ def drop_unwritten() -> None:
 def open_streams() -> None:
     """Open the standard streams that are closed on nothing, and have standard error never fail.
 
-    Where one is closed the next file that is opened would take its place, and what is printed would
+    If one is closed the next file that is opened would take its place, and what is printed would
     go there.
     """
     for number, flags in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):

@@ -43,7 +43,7 @@ def _root() -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """SHA-256 of a file, from memory where size, times and inode are those of the last reading.
+    """SHA-256 of a file, from memory if size, times and inode are those of the last reading.
 
     A file changed less than two seconds ago is not remembered: a further change could carry the
     same times.
@@ -66,7 +66,7 @@ def content_sha256(path: Path) -> str:
 
 
 def cached(name: str, key: Mapping[str, Any], build: Callable[[], Domain]) -> Domain:
-    """Return the cached domain of ``key``, building and storing it first where needed.
+    """Return the cached domain of ``key``, building and storing it first if needed.
 
     Args:
         name: name of the domain (part of the folder's name, for people).

@@ -1,6 +1,6 @@
 """What the harness knows about public data sets: official address, terms, files, expected counts.
 
-Nothing here is read from the network. Sizes and SHA-256 are given where a trustworthy source states
+Nothing here is read from the network. Sizes and SHA-256 are given if a trustworthy source states
 them (MovieLens: the checksum list of TensorFlow Datasets); elsewhere a download is checked against
 the size that the server announces, and its counts against ``expected``.
 """
@@ -41,8 +41,8 @@ class RemoteFile:
     Attributes:
         name: file name on disk and last part of the address.
         url: official address.
-        size: bytes, or None where no source states it.
-        sha256: 64 hex digits, or None where no source states it.
+        size: bytes, or None if no source states it.
+        sha256: 64 hex digits, or None if no source states it.
     """
 
     name: str

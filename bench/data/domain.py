@@ -73,7 +73,7 @@ class Items:
     Attributes:
         ids: raw ids.
         titles: text of every item; items without a title hold ``Unknown item <8 hex>``.
-        extra: optional further columns, for example ``brand`` and ``category``; "" where unknown.
+        extra: optional further columns, for example ``brand`` and ``category``; "" if unknown.
         n_placeholders: how many titles are placeholders.
     """
 

@@ -221,7 +221,7 @@ def _receive(transfer: _Transfer, client: httpx.Client, homepage: str) -> None:
 
 
 def _resumable(transfer: _Transfer) -> dict[str, Any] | None:
-    """What the partial file belongs to, or None where there is nothing to go on from."""
+    """What the partial file belongs to, or None if there is nothing to go on from."""
     if not transfer.partial.is_file() or transfer.partial.stat().st_size == 0:
         return None
     try:

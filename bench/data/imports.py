@@ -80,7 +80,7 @@ def import_domain(
         encoding: text encoding.
         time_format: strftime directives of times.
         where: conditions that an interaction must meet.
-        sequences: whether each line is a user followed by all his items.
+        sequences: whether each line is a user followed by all their items.
         repeats: ``first`` event of each user and item, or ``keep`` all: refused if there are any.
         on_error: ``raise``, or ``skip`` and count malformed lines.
         reader: name in :data:`bench.data.readers.READERS`, None: found from the files.

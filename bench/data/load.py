@@ -36,7 +36,7 @@ __all__ = [
 
 # Who recorded the files of a domain, and what brings them back.
 _RECORDS = {
-    IMPORT_FILE: "Import {name} again with --replace, also where the change is meant.",
+    IMPORT_FILE: "Import {name} again with --replace, also if the change is meant.",
     DOWNLOAD_FILE: "Fetch it again with: bench data download {name}",
     assets.RECORD: "Fetch it again with: bench assets pull --force ml-100k",
 }

@@ -6,7 +6,7 @@ The order of steps is fixed and part of every result:
 2. of several events of one (user, item) pair the first is kept;
 3. k-core: users and items with fewer than k events are dropped until nothing changes;
 4. users and items numbered by the UTF-8 bytes of their raw id;
-5. titles: HTML entities decoded, white space collapsed, placeholders where nothing is left.
+5. titles: HTML entities decoded, white space collapsed, placeholders if nothing is left.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def prepare(
         name: name of the domain.
         k_core: fewest events per user and item; None keeps all.
         ties: order of one user's events of equal time: ``file`` (order of the source) or ``hash``
-            (:func:`tie_key`, where the order of the source carries an artefact such as item codes).
+            (:func:`tie_key`, if the order of the source carries an artefact such as item codes).
         namespace: shared id space, or None.
         group: study group, or None.
         provenance: added to the counts that this function records.

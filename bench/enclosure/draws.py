@@ -26,7 +26,7 @@ _NUMPY_CLASSES = ("RandomState", "PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC
 def counted_steps(method_cls: type[Method]) -> Iterator[list[str]]:
     """Record the class of every PyTorch optimiser that makes a step in the block.
 
-    PyTorch is loaded for it only where the method's module names it.
+    PyTorch is loaded for it only if the method's module names it.
     """
     steps: list[str] = []
     optimizer = _optimizers(method_cls)
@@ -55,7 +55,7 @@ def trained_silently(label: str, steps: list[str]) -> str:
 
 
 def _optimizers(method_cls: type[Method]) -> Any:
-    """PyTorch's module of optimisers, or None where the method cannot use it."""
+    """PyTorch's module of optimisers, or None if the method cannot use it."""
     source = ""
     with suppress(OSError, TypeError, KeyError):
         source = inspect.getsource(sys.modules[method_cls.__module__])
@@ -69,7 +69,7 @@ def _optimizers(method_cls: type[Method]) -> Any:
 def shifted_draws(method_cls: type[Method]) -> Iterator[None]:
     """Give every generator that is seeded in the block another seed than the code names.
 
-    Covers ``random``, ``numpy.random`` and, where it is loaded, ``torch``, under their own names and
+    Covers ``random``, ``numpy.random`` and, if it is loaded, ``torch``, under their own names and
     under names that the method's modules imported.
     """
     places: dict[tuple[Any, str], Any] = {

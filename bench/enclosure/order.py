@@ -51,7 +51,7 @@ def restored(scores: Scores, order: NDArray[np.intp] | None) -> Scores:
 
 
 def known_formula(public: NDArray[np.float64], secret: NDArray[np.float64]) -> str:
-    """Say where a method is better on sets of the public rule than on secret ones; "" where it is not.
+    """What to say if a method is better on sets of the public rule than on secret ones; "" if it is not.
 
     Both kinds are drawn alike, so that an honest method has the same expectation on them.
 

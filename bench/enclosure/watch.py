@@ -87,9 +87,9 @@ class Watch:
 
     Attributes:
         label: the method, for messages.
-        module: top-level module of the plugin's code; "" where the stack may be looked at.
+        module: top-level module of the plugin's code; "" if the stack may be looked at.
         places: real paths.
-        owner: the thread of the harness, where the watch concerns what the plugin does between its phases
+        owner: the thread of the harness, if the watch concerns what the plugin does between its phases
             alone: in other threads, or in calls that lead through its code. None: it concerns everything.
         seen: one sentence for everything that was refused since the watch was last put on.
         outside: how many calls lead to the plugin's own code that asked for the run, and waits for it.

@@ -115,7 +115,7 @@ def feasible_range(
         n_candidates: as for :func:`is_feasible`.
 
     Returns:
-        ``(low, high)``, or None where the other figures are impossible already.
+        ``(low, high)``, or None if the other figures are impossible already.
 
     Raises:
         ConfigError: as :func:`is_feasible`.
@@ -135,7 +135,7 @@ def feasible_range(
 
 
 def explain(figures: Mapping[str, Reported], *, n_candidates: int | None = None) -> Conflict | None:
-    """The smallest conflict among figures, or None where some ranking has them all.
+    """The smallest conflict among figures, or None if some ranking has them all.
 
     Single figures and pairs are tried first, then figures are left out one after another as long as
     the rest stays impossible. Of the conflicting figures MRR is compared with what the others allow,

@@ -117,7 +117,7 @@ def bootstrap_means(
     """Means of resamples with replacement; arguments and errors as :func:`bootstrap_interval`.
 
     Returns:
-        float64, shape ``(n_resamples,)``; all equal to the value where there is only one.
+        float64, shape ``(n_resamples,)``; all equal to the value if there is only one.
     """
     if not len(values) or n_resamples < 1 or seed < 0:
         raise ConfigError(

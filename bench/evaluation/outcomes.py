@@ -36,7 +36,7 @@ class Outcomes:
             is not ranked: the other candidates that are not ranked.
         n_candidates: int32, shape ``(n,)``, candidates that compete, the positive included.
         ranked: bool, shape ``(n,)``, whether the positive was ranked at all.
-        rank_keep: int16, shape ``(n,)``, 1-based answer slot of the positive, 0 = not listed, where
+        rank_keep: int16, shape ``(n,)``, 1-based answer slot of the positive, 0 = not listed, if
             an invalid answer occupies its slot; None for methods that give scores.
         rank_close: like ``rank_keep``, with invalid answers removed from the list.
 
@@ -80,7 +80,7 @@ class Outcomes:
         return Outcomes(**{name: column[rows] for name, column in self.to_columns().items()})
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name, without the slot columns where there are none."""
+        """The arrays by name, without the slot columns if there are none."""
         columns: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _COLUMNS}
         if self.rank_keep is not None and self.rank_close is not None:
             columns |= {"rank_keep": self.rank_keep, "rank_close": self.rank_close}
@@ -132,7 +132,7 @@ class Outcomes:
             found = {name: column[row].item() for name, column in self.to_columns().items()}
             raise ResultError(
                 f"outcome of row {row} is impossible: {found}; expected counts >= 0, n_better + "
-                "n_tied < n_candidates, and slot ranks exactly where the positive is ranked. "
+                "n_tied < n_candidates, and slot ranks exactly if the positive is ranked. "
                 "The file was changed; score the run again."
             )
 

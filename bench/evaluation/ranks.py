@@ -151,7 +151,7 @@ def _check_finite(
     owner: str,
     users: NDArray[np.integer] | None,
 ) -> bool:
-    """Whether any score is NaN; infinities, and NaN where not allowed, are errors."""
+    """Whether any score is NaN; infinities, and NaN if not allowed, are errors."""
     n, c = values.shape
     n_rows = max(1, _TILE_CELLS // max(c, 1))
     any_nan = False

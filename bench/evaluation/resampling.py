@@ -43,7 +43,7 @@ class SignFlipTest:
     """Two-sided sign-flip randomization test of a mean of 0.
 
     Attributes:
-        p: p-value; ``(hits + 1) / (n_flips + 1)``, or ``hits / n_flips`` where every assignment of
+        p: p-value; ``(hits + 1) / (n_flips + 1)``, or ``hits / n_flips`` if every assignment of
             signs was tried (which includes the observed one). Never 0.
         hits: assignments at least as extreme as the observed one.
         n_flips: assignments tried.
@@ -81,7 +81,7 @@ class McNemarTest:
     """Exact two-sided McNemar test of two binary metrics.
 
     Attributes:
-        p: p-value; 1 where no user differs.
+        p: p-value; 1 if no user differs.
         only_a: users that only the first method serves.
         only_b: users that only the second method serves.
     """
@@ -94,7 +94,7 @@ class McNemarTest:
 def sign_flip_test(d: NDArray[np.float64], n_flips: int = 10_000, *, seed: int = 0) -> SignFlipTest:
     """Test whether per-user differences have mean 0, by flipping their signs at random.
 
-    Where ``2^n <= n_flips`` every assignment of signs is tried and the p-value is exact.
+    If ``2^n <= n_flips`` every assignment of signs is tried and the p-value is exact.
 
     Args:
         d: float64, shape ``(n,)``, n >= 1, finite.

@@ -42,7 +42,7 @@ class SeedComparison:
     Attributes:
         difference: mean of a minus mean of b; seeds are averaged per user, then users.
         ci95: 95 % t interval of the difference, with the standard error behind ``p``.
-        p: two-sided p-value with the variance of users and seeds. Where ``this_checkpoint`` is set
+        p: two-sided p-value with the variance of users and seeds. If ``this_checkpoint`` is set
             the seeds' part cannot be known and ``p`` equals ``p_users``.
         p_users: two-sided p-value of the users alone: "these checkpoints".
         df: degrees of freedom of ``p``.
@@ -57,11 +57,11 @@ class SeedComparison:
         wins: users for whom a is better.
         ties: users without a difference.
         losses: users for whom b is better.
-        relative: difference over the mean of b; None where that mean is 0.
+        relative: difference over the mean of b; None if that mean is 0.
         d_z: difference over ``sd``.
         minimum_detectable: smallest true difference found with 80 % power at the 5 % level.
         bound: the equivalence bound.
-        wilcoxon_p: Wilcoxon's signed-rank test, where it was asked for. It is about the median, not
+        wilcoxon_p: Wilcoxon's signed-rank test, if it was asked for. It is about the median, not
             the mean, and has many false positives with thousands of users: a secondary figure.
     """
 
@@ -219,7 +219,7 @@ def _combine(parts: list[tuple[float, float, int]]) -> tuple[float, float]:
     if total == 0.0:
         return 0.0, float(parts[0][2])
     spread = math.fsum((square / total) ** 2 / df for _, square, df in parts)
-    # Where a part was cut at 0 its mean square may exceed the total.
+    # If a part was cut at 0 its mean square may exceed the total.
     return math.sqrt(total), max(1.0 / spread, float(min(df for _, _, df in parts)))
 
 

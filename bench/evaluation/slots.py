@@ -39,8 +39,8 @@ def slot_ranks(
         users: canonical user indices of the rows, for messages.
 
     Returns:
-        ``(keep, close, n_listed)``, each of shape ``(n,)``: 1-based rank where invalid answers keep
-        their slot, rank where later answers move up (0 = not listed), and how many competing
+        ``(keep, close, n_listed)``, each of shape ``(n,)``: 1-based rank if invalid answers keep
+        their slot, rank if later answers move up (0 = not listed), and how many competing
         candidates are listed.
 
     Raises:

@@ -23,8 +23,8 @@ class StarVerdict:
 
     Attributes:
         star: the mark.
-        p: largest p-value over the rivals, seeds included; None where no valid test exists.
-        adjusted_p: ``p`` after the correction; None where ``p`` is.
+        p: largest p-value over the rivals, seeds included; None if no valid test exists.
+        adjusted_p: ``p`` after the correction; None if ``p`` is.
         p_users: largest p-value over the rivals of the users alone ("this checkpoint"); None for a
             method that was not compared.
         reason: why there is no star, as a clause for a footnote; "" with a star.
@@ -104,7 +104,7 @@ def beats_reference(
 
     The family is every comparison with the reference in the table, over methods and targets. The
     mark needs a positive difference, the same sign for all pairs of seeds, and more than one seed of
-    both methods where they are trainable. Arguments and result as :func:`star_family`; the reference
+    both methods if they are trainable. Arguments and result as :func:`star_family`; the reference
     itself and targets without it have no entry.
     """
     found: dict[tuple[str, str], SeedComparison] = {}

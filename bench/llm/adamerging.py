@@ -79,7 +79,7 @@ class Question:
 
     Attributes:
         prompt: the request's prompt.
-        answers: int32 token ids of every distinct candidate, or () where the next tokens count.
+        answers: int32 token ids of every distinct candidate, or () if the next tokens count.
         lengths: float64, shape ``(len(answers),)``: what each log-likelihood is divided by.
         choices: tokens for "yes" and "no" that are compared after every answer, or None for the
             likelihood of the answers themselves.

@@ -29,7 +29,7 @@ def export_adapter(adapter: StoredAdapter, destination: Path) -> Path:
 
     Args:
         adapter: what to export; its files are compared with their hashes first.
-        destination: the folder to make; it may exist where it is empty.
+        destination: the folder to make; it may exist if it is empty.
 
     Returns:
         The destination.

@@ -136,7 +136,7 @@ class StoredAdapter:
 
     @property
     def backbone(self) -> str:
-        """Name of the backbone as it was given; "" where only its hash is known."""
+        """Name of the backbone as it was given; "" if only its hash is known."""
         return str(self.metadata["recipe"].get("backbone") or "")
 
     @property
@@ -368,7 +368,7 @@ def sync_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
+    """Make the names in a folder durable, if the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -379,7 +379,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
-    """What a merger wrote about an adapter; {} where nothing was written."""
+    """What a merger wrote about an adapter; {} if nothing was written."""
     found = read_json(folder / METADATA) if (folder / METADATA).is_file() else {}
     return found if isinstance(found, dict) else {}
 

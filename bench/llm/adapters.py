@@ -130,10 +130,10 @@ class AdapterStore:
             spec: the recipe.
             make: called as ``make(out, checkpoints)`` with two folders; writes the PEFT files into
                 ``out`` and may keep checkpoints in the other, which outlives a kill. Returns a JSON
-                report; its ``seconds`` and ``cpu_seconds`` (of all attempts) and ``tokens``, where
+                report; its ``seconds`` and ``cpu_seconds`` (of all attempts) and ``tokens``, if
                 given, are the recorded cost.
             progress: reporter.
-            wait: whether to wait where another process makes it (:func:`bench.waiting.patience`).
+            wait: whether to wait while another process makes it (:func:`bench.waiting.patience`).
 
         Returns:
             The stored adapter.
@@ -174,7 +174,7 @@ class AdapterStore:
     ) -> Path:
         """Folder of the shared initialisation of all adapters of one backbone, shape and seed.
 
-        Factors can be averaged only where they started from the same draw, so that every adapter of a
+        Factors can be averaged only if they started from the same draw, so that every adapter of a
         study begins with these very files.
 
         Args:
@@ -232,7 +232,7 @@ class AdapterStore:
             damaged: receives one line per folder that cannot be read; None = the first is an error.
 
         Raises:
-            ResultError: a damaged adapter, where ``damaged`` is None.
+            ResultError: a damaged adapter, if ``damaged`` is None.
         """
         adapters = []
         for folder in self.folders():
@@ -292,7 +292,7 @@ class AdapterStore:
         return self.root / _WORK / adapter_id
 
     def _checked(self, adapter_id: str) -> StoredAdapter | None:
-        """The adapter with its files compared, or None where it is not stored."""
+        """The adapter with its files compared, or None if it is not stored."""
         folder = self._folder(adapter_id)
         if not folder.exists():
             return None
@@ -367,7 +367,7 @@ class AdapterStore:
         return read_stored(self._folder(spec.adapter_id))
 
     def _sweep(self, adapter_id: str) -> None:
-        """Remove what is left where a process died after its adapter was in place."""
+        """Remove what is left if a process died after its adapter was in place."""
         work = self._work(adapter_id)
         if work.exists():
             with suppress(ResultError), lock(work, timeout=0):

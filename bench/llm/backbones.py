@@ -72,7 +72,7 @@ class Backbone:
 
 
 def require_backbone(name: str) -> None:
-    """Fail early where a backbone cannot be used; loads, converts and downloads nothing.
+    """Fail early if a backbone cannot be used; loads, converts and downloads nothing.
 
     Raises:
         MissingExtraError: the packages or the asset are not installed; the message names the
@@ -90,7 +90,7 @@ def require_backbone(name: str) -> None:
 
 
 def resolve_backbone(name: str, *, progress: Callable[[str], None] | None = None) -> Backbone:
-    """Find a backbone, and download or convert it where this has not been done yet.
+    """Find a backbone, and download or convert it if this has not been done yet.
 
     Args:
         name: ``smollm2-135m``, a folder, a ``.gguf`` file, or a Hugging Face id, which may end in
@@ -120,7 +120,7 @@ def find_backbone(name: str) -> Backbone | None:
         name: as for :func:`resolve_backbone`.
 
     Returns:
-        The backbone, or None where its packages, its asset or its files in the hub's cache are
+        The backbone, or None if its packages, its asset or its files in the hub's cache are
         absent. The folder of a GGUF file that was not converted yet does not exist.
 
     Raises:

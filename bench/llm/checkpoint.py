@@ -62,7 +62,7 @@ def read_checkpoint(
         log: is told of a file that is damaged or belongs to another training.
 
     Returns:
-        The report in it; None where there is no such checkpoint.
+        The report in it; None if there is no such checkpoint.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -77,7 +77,7 @@ class LLMConfig(MethodConfig):
             ``choose`` constrains that list to distinct candidates (``listwise`` only).
         prior_share: how much of the prior is subtracted from the log-likelihood of a title: w in
             log P(title | history) - w log P(title | no history). 0 ranks by likelihood, 1 by what the
-            history adds to it; ``validation``: the one of :data:`PRIOR_SHARES` that ranks the
+            history adds to it; ``validation``: the one of 0, 1/4, 1/2, 3/4 and 1 that ranks the
             validation requests best (NDCG@5). Only a likelihood of titles has a prior.
         normalise: divide the result by the number of ``tokens`` or UTF-8 ``bytes`` of the title.
         match: how generated titles are compared with the candidates.

@@ -1,7 +1,7 @@
 """What a training or a scoring will cost, from counts: tokens, arithmetic, seconds, memory.
 
 Nothing is tokenised and no model is loaded, so that a plan for 7 billion parameters is made at once on
-a machine that could not hold them. Estimates are meant to be within a factor of two, where nothing
+a machine that could not hold them. Estimates are meant to be within a factor of two, if nothing
 else runs on the machine.
 
 Arithmetic, with P the weights of the decoder layers' projections, V x d the vocabulary projection:
@@ -240,7 +240,7 @@ def scoring_work(
     else:
         branch, asked = title - 1.0, title  # the last token of a title is only predicted
     branches = n_candidates * branch
-    # Where a user's candidates do not fit into one pass, the prompt is read again for the rest.
+    # If a user's candidates do not fit into one pass, the prompt is read again for the rest.
     passes = max(1.0, branches / max(1.0, tokens - prompt))
     return Work(
         read=passes * prompt + branches,
@@ -259,7 +259,7 @@ def prior_work(
 ) -> Work:
     """What the prior of the titles takes.
 
-    One pass over the vocabulary, or where the prompt lists the candidates one without history for
+    One pass over the vocabulary, or if the prompt lists the candidates one without history for
     every user.
 
     Args:
@@ -294,7 +294,7 @@ def seconds_of(
         work: the text.
         shape: of the model.
         machine: what computes it.
-        training: the configuration, where an adapter is trained.
+        training: the configuration, if an adapter is trained.
     """
     rounds = 1.0
     if training is not None:

@@ -275,7 +275,7 @@ def sequence_attention(
 
 @functools.cache
 def variable_length_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Any] | None:
-    """PyTorch's attention over packed sequences, where this PyTorch and this device have what is needed.
+    """PyTorch's attention over packed sequences, if this PyTorch and this device have what is needed.
 
     It came with PyTorch 2.10, grouped heads and windows with later ones (2.12), and its flash kernels run
     on GPUs of compute capability 8.0 and newer, in half precision.

@@ -152,7 +152,7 @@ def _refuse_inexact(file: Path, header: GGUFHeader) -> None:
 
 
 def _restore_splits(tokenizer: Any, metadata: dict[str, Any]) -> None:
-    """Cut digits apart before the rules of GPT-2, where the vocabulary was trained so."""
+    """Cut digits apart before the rules of GPT-2, if the vocabulary was trained so."""
     from tokenizers import pre_tokenizers
 
     if metadata.get("tokenizer.ggml.pre") in _DIGIT_SPLITS:

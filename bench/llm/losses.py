@@ -85,10 +85,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _negative_log(logits: Tensor, softmax: Tensor, target: Tensor) -> Tensor:
-    """Sum of ``-log softmax[target]``, also where that probability is below the dtype's range.
+    """Sum of ``-log softmax[target]``, also if that probability is below the dtype's range.
 
     ``log sum exp(logits)`` is ``logits[j] - log softmax[j]`` for every j: the label's own does, and
-    where it is too small, the likeliest.
+    if it is too small, the likeliest.
     """
     probability = softmax.gather(1, target).float()
     losses = -probability.log()

@@ -41,7 +41,7 @@ REFERENCE_GPU = Machine(
     bandwidth=3.35e12,
     memory=80_000_000_000,
 )
-"""What GPU hours are given for, where no GPU is at hand."""
+"""What GPU hours are given for, if no GPU is at hand."""
 
 # silu reads and writes an element, the product reads two and writes one.
 _TOUCHED = 5
@@ -71,7 +71,7 @@ def measure_machine(device: str, dtype: str, threads: int) -> Machine | None:
         threads: CPU threads.
 
     Returns:
-        The rates, or None where this machine has no such device or torch is absent.
+        The rates, or None if this machine has no such device or torch is absent.
     """
     if dtype not in _DTYPES:
         return None

@@ -72,7 +72,7 @@ def check_settings(method: str, settings: Mapping[str, Any]) -> None:
 def merge_spec(parents: Sequence[str], how: Merge, *, seed: int) -> MergedSpec:
     """Recipe of a merge.
 
-    Parents are put into one order where theirs decides nothing, with their weights, so that targets
+    Parents are put into one order if theirs decides nothing, with their weights, so that targets
     of a group share the merge of their adapters.
 
     Args:

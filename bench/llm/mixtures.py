@@ -178,7 +178,7 @@ class AdapterRecipe:
             views: the domains, as training may see them.
             store: where the adapter is kept.
             context: device, progress and log.
-            wait: whether to wait where another process trains it.
+            wait: whether to wait while another process trains it.
 
         Raises:
             InUseError: another process trains it, and this one was not to wait, or not so long.

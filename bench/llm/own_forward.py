@@ -136,7 +136,7 @@ def takes_tree_mask(model: Any) -> bool:
 
 
 def additive_mask(sees: NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What is added to attention's scores: 0 where a token (row) sees another, else minus infinity."""
+    """What is added to attention's scores: 0 if a token (row) sees another, else minus infinity."""
     mask = torch.zeros(sees.shape, dtype=dtype, device=device)
     return mask.masked_fill_(torch.from_numpy(~sees).to(device), float("-inf"))
 

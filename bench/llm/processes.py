@@ -1,4 +1,4 @@
-"""Several processes for one command: one leads, the others help where all are needed.
+"""Several processes for one command: one leads, the others help if all are needed.
 
 ``python -m torch.distributed.run -m bench ...`` (and ``accelerate launch``, which starts the same)
 runs a command in several processes. Process 0 executes it as if it were alone: it alone takes
@@ -83,7 +83,7 @@ class Processes:
 
     @contextmanager
     def jointly(self) -> Iterator[None]:
-        """Run a block in every process; where it fails in one, it fails in all.
+        """Run a block in every process; if it fails in one, it fails in all.
 
         Raises:
             MemoryError: the memory of another process is exhausted.
@@ -151,7 +151,7 @@ _group: Processes | None = None
 
 
 def processes() -> Processes:
-    """The processes of this command; one, where it was not launched as several."""
+    """The processes of this command; one, if it was not launched as several."""
     if _group is not None:
         return _group
     if launched():
@@ -187,7 +187,7 @@ def everywhere(function: Callable[..., _R], own: Mapping[str, Any], **shared: An
         **shared: arguments that can be pickled.
 
     Raises:
-        LostProcessError: a process is lost, or this one failed where the others cannot know of it.
+        LostProcessError: a process is lost, or this one failed and the others cannot know it.
     """
     if _leader is None:
         return function(**shared, **own)

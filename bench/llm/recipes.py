@@ -191,7 +191,7 @@ class MergedSpec(_Base):
     Attributes:
         method: how they are merged.
         parents: ids of the merged adapters, in the order that ``parameters`` refers to; sort them
-            where the order does not matter, so that the result is shared.
+            if the order does not matter, so that the result is shared.
         parameters: everything else that decides the result (weights, density, seeds, ...).
         merger_version: version of the merging code.
         name: one line for people; not in the identity.

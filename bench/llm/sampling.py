@@ -75,7 +75,7 @@ def sample_sequences(view: DomainView, n: int | None, seed: int) -> NDArray[np.i
 
     Args:
         view: a domain.
-        n: size of the sample, >= 0, or None for all; all are taken where there are fewer.
+        n: size of the sample, >= 0, or None for all; all are taken if there are fewer.
         seed: of the sample.
 
     Returns:
@@ -93,7 +93,7 @@ def sample_prompts(view: DomainView, n: int | None, seed: int) -> NDArray[np.int
 
     Args:
         view: a domain.
-        n: size of the sample, >= 0, or None for all; all are taken where there are fewer.
+        n: size of the sample, >= 0, or None for all; all are taken if there are fewer.
         seed: of the sample.
 
     Returns:

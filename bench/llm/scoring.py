@@ -217,7 +217,7 @@ class RequestScorer:
 
 
 def request_prompts(writer: PromptWriter, requests: Requests) -> list[NDArray[np.int32]]:
-    """The prompt of every request, with its candidates where the template lists them."""
+    """The prompt of every request, with its candidates if the template lists them."""
     history = requests.history
     if writer.template.kind != "listwise":
         return [writer.prompt(history[row]) for row in range(len(requests))]
@@ -246,7 +246,7 @@ def _nothing(n: int) -> Sequences:
 
 
 def first_of_equals(answers: Sequence[NDArray[np.int32]]) -> NDArray[np.bool_]:
-    """True where no earlier answer of the row has the same tokens."""
+    """True if no earlier answer of the row has the same tokens."""
     seen: set[bytes] = set()
     first = []
     for ids in answers:

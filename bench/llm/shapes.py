@@ -85,11 +85,11 @@ PUBLISHED_SHAPES: Mapping[str, ModelShape] = {
     "Qwen/Qwen2-7B-Instruct": ModelShape(28, 3584, 18_944, 28, 4, 128, 152_064, False),
     "meta-llama/Llama-2-7b-chat-hf": ModelShape(32, 4096, 11_008, 32, 32, 128, 32_000, False),
 }
-"""Shapes from the models' published configurations, for plans where the model is absent."""
+"""Shapes from the models' published configurations, for plans if the model is absent."""
 
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape | None:
-    """The shape that a model's ``config.json`` describes; None where it is no dense decoder."""
+    """The shape that a model's ``config.json`` describes; None if it is no dense decoder."""
     names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
     sizes = [config.get(name) for name in (*names, "vocab_size")]
     mixed = any(key.startswith("num_") and key.endswith("experts") for key in config)

@@ -97,7 +97,7 @@ class Template:
 
     @property
     def answer_block(self) -> str:
-        """``answer``, or ``item`` where answers look like the items of the history."""
+        """``answer``, or ``item`` if answers look like the items of the history."""
         return "answer" if "answer" in self._source.blocks else "item"
 
     @cached_property
@@ -107,7 +107,7 @@ class Template:
 
     @cached_property
     def terminator(self) -> str:
-        """What follows the last title of an answer; empty where the end of the turn does it."""
+        """What follows the last title of an answer; empty if the end of the turn does it."""
         return self.around(self.answer_block, last=True)[1]
 
     @cached_property
@@ -212,7 +212,7 @@ def _parse(name: str, source: str) -> Template:
     if kind == "listwise" and not loaded.separator.strip():
         raise ConfigError(
             f"template {name}, block 'answer' puts {loaded.separator!r} between titles; expected a "
-            "visible separator where `last` is false, such as `||`."
+            "visible separator if `last` is false, such as `||`."
         )
     return loaded
 

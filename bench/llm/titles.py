@@ -79,7 +79,7 @@ def prompt_titles(
         separator: what the template puts between titles.
 
     Returns:
-        One title for each; ``Untitled item <position>`` where nothing visible was left.
+        One title for each; ``Untitled item <position>`` if nothing visible was left.
 
     Raises:
         ConfigError: a limit below 1.
@@ -119,7 +119,7 @@ def _within(titles: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -
     long = {i: titles[i] for i, count in enumerate(counts) if count > limit}
     ends = {i: [k for k, c in enumerate(title) if c == " "] for i, title in long.items()}
     best = _bisect(long, ends, tokenizer, limit)
-    # Where not even the first word fits, over its characters; one always stays.
+    # If not even the first word fits, over its characters; one always stays.
     words = {i: title[: ends[i][0]] if ends[i] else title for i, title in long.items()}
     rest = {i: word for i, word in words.items() if i not in best}
     best |= _bisect(rest, {i: range(1, len(word)) for i, word in rest.items()}, tokenizer, limit)

@@ -175,7 +175,7 @@ def train_adapter(
             continued, another is replaced.
         device: ``cpu``, ``cuda``, ``cuda:1``; of several processes each takes its own accelerator.
         dtype: ``float32`` or ``bfloat16``, of the base and of the products.
-        attention: attention implementation of the base, where its own forward pass is trained; the
+        attention: attention implementation of the base, if its own forward pass is trained; the
             fused layers have their own.
         quantisation: ``8bit``, ``4bit`` or None: how the frozen base is held (QLoRA; CUDA only). Such
             a base is trained by its own forward pass.

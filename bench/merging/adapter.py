@@ -42,9 +42,9 @@ class AdapterConfig:
     Attributes:
         r: largest rank of a module, at least 1.
         alpha: numerator of the scaling, positive; the update is ``alpha / r * B A``.
-        base_model: name or path of the model the adapter was trained on; None where unknown.
-        base_hash: hash of that model's content; None where unknown.
-        init_hash: hash of the initialisation that training started from; None where unknown.
+        base_model: name or path of the model the adapter was trained on; None if unknown.
+        base_hash: hash of that model's content; None if unknown.
+        init_hash: hash of the initialisation that training started from; None if unknown.
             Adapters may be merged factor by factor if it is the same for all.
         peft: the other keys of ``adapter_config.json`` that a copy must repeat, for example
             ``target_modules`` and ``task_type``.
@@ -123,7 +123,7 @@ class Adapter:
 
     @property
     def merge_key(self) -> str:
-        """``key``, or the content's hash where none was given."""
+        """``key``, or the content's hash if none was given."""
         return self.key or self.content_hash
 
     def delta(self, module: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Whether two adapters were trained on one base model: by content where that is known, else by name."""
+"""Whether two adapters were trained on one base model: by content if that is known, else by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONTENT = ("*.json", "*.safetensors", "*.bin", "*.gguf")
 def same_base(one: AdapterConfig, two: AdapterConfig) -> bool:
     """Whether nothing that is known speaks against one base.
 
-    Content hashes decide where both adapters have one. Otherwise names that differ must mean the same
+    Content hashes decide, if both adapters have one. Otherwise names that differ must mean the same
     folder or the same repository, or be folders with the same files; revisions must not differ.
     """
     if one.base_hash and two.base_hash:

@@ -15,7 +15,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def vllm_rank(r: int) -> int | None:
-    """The smallest ``max_lora_rank`` of vLLM that serves rank ``r``; None where there is none."""
+    """The smallest ``max_lora_rank`` of vLLM that serves rank ``r``; None if there is none."""
     return next((rank for rank in VLLM_RANKS if rank >= r), None)
 
 

@@ -58,7 +58,7 @@ def check_compatible(
 
 
 def aligned(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The same adapters over all modules that any of them adapts, of rank 0 where it adapts none."""
+    """The same adapters over all modules that any of them adapts, of rank 0 if it adapts none."""
     sizes = {
         module: (len(pair.b), pair.a.shape[1])
         for adapter in adapters

@@ -1,6 +1,6 @@
 """The merging methods as their options: frozen, with documented defaults, unknown keys rejected.
 
-Importing this module loads no torch: a merger imports what computes in :meth:`MergeConfig.parts`. Where several adapters go in, options that hold a value per adapter
+Importing this module loads no torch: a merger imports what computes in :meth:`MergeConfig.parts`. If several adapters go in, options that hold a value per adapter
 follow the order in which the adapters are given.
 """
 
@@ -111,7 +111,9 @@ class MergeConfig(BaseModel):
         Yields:
             Module name and merged factors, see :class:`bench.merging.merged.Part`.
         """
-        raise NotImplementedError(f"{type(self).__name__} says not how it merges; define parts().")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it merges; define parts()."
+        )
 
     def check_inputs(self, ranks: Sequence[int]) -> None:
         """Check that the options fit so many adapters of these ranks; known before any is trained.

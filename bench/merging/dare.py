@@ -82,7 +82,7 @@ def drop(
     Args:
         piece: the entries, changed in place.
         p: drop rate in [0, 1).
-        seed: seed of the merge, and the number of the draw where it is not 0.
+        seed: seed of the merge, and the number of the draw if it is not 0.
         keys: from :func:`mask_keys`, in the order of the slice.
 
     Returns:

@@ -7,7 +7,7 @@ w1 - alpha w2 + alpha P. Since |u + v|^2 = 2 (1 + u . v),
     P = w2 / 2 + rho w1 / 2,    rho = |w2| / |w1|,
 
 so the result is (1 + alpha rho / 2) w1 - (alpha / 2) w2: row-scaled factors of rank 2 r, exactly, with
-no division by |u + v|. Where w1 = 0 (shorter than 1e-30) it has no direction to add and rho is taken as 0.
+no division by |u + v|. If w1 = 0 (shorter than 1e-30) it has no direction to add and rho is taken as 0.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def read_adapter(folder: Path) -> Adapter:
             ``adapter_model.bin``, of which nothing but tensors is read.
 
     Returns:
-        The adapter, on the CPU, named after the folder; in the dtype of the file, in float32 where that
+        The adapter, on the CPU, named after the folder; in the dtype of the file, in float32 if that
         holds several, one of less or more bits, or scalings that differ.
 
     Raises:
@@ -76,7 +76,7 @@ def read_adapter(folder: Path) -> Adapter:
     r = max(len(pair.a) for pair in factors.values())
     config = AdapterConfig(
         r=r,
-        # Exactly what the file says where it says it of all modules.
+        # Exactly what the file says if it says it of all modules.
         alpha=peft.lora_alpha if scaling == peft.lora_alpha / r else scaling * r,
         base_model=peft.base_model_name_or_path or None,
         base_hash=own.base_hash,
@@ -130,7 +130,7 @@ def _origin(path: Path) -> _Origin:
         return _Origin.model_validate(read_json(path))
     except (ResultError, ValidationError) as error:
         why = explain(error) if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{path}: {why}. Delete it if it is not ours.") from error
+        raise DataError(f"{path}: {why}. Delete it if weavebench did not write it.") from error
 
 
 def _existing_weights(folder: Path) -> Path:
@@ -176,7 +176,7 @@ def _pair_up(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, Facto
             continue
         tensor = given.to(dtype)
         if not bool(tensor.isfinite().all()):
-            raise DataError(f"{path}: {name} holds NaN or infinity, is not finite; train it again.")
+            raise DataError(f"{path}: {name} holds NaN or infinity; train the adapter again.")
         pair = halves.setdefault(match[1], {})
         if match[2] in pair:
             raise DataError(f"{path}: holds lora_{match[2]} of module {match[1]} twice.")
@@ -195,7 +195,7 @@ def _pair_up(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, Facto
 
 
 def _one_dtype(tensors: Mapping[str, torch.Tensor], path: Path) -> torch.dtype:
-    """The dtype of all tensors where it is one that is computed with, else float32."""
+    """The dtype of all tensors if it is one that is computed with, else float32."""
     import torch
 
     found = {tensor.dtype for tensor in tensors.values()}

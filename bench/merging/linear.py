@@ -3,7 +3,7 @@
 Any sum of weight times update has an exact form of rank sum of r: A' is the stack of the A, B' the
 row of the weighted B. A weight may be a number or a column with one value per output row.
 
-Where adapters have different scalings, the largest becomes that of the result and the others enter
+If adapters have different scalings, the largest becomes that of the result and the others enter
 through B, so that the stored alpha keeps its usual meaning.
 """
 
@@ -33,7 +33,7 @@ def common_scaling(adapters: Sequence[Adapter]) -> float:
 
 
 def relative_scaling(adapters: Sequence[Adapter]) -> list[float]:
-    """Scaling of each adapter as a share of the largest; exactly 1.0 where all are equal."""
+    """Scaling of each adapter as a share of the largest; exactly 1.0 if all are equal."""
     largest = common_scaling(adapters)
     return [adapter.scaling / largest for adapter in adapters]
 

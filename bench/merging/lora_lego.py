@@ -64,7 +64,7 @@ def pool_units(adapters: Sequence[Adapter], module: str) -> tuple[torch.Tensor, 
     """Units of all adapters in an order that depends on their content only.
 
     Returns:
-        Float32 (sum of ranks, d_in + d_out), a unit a row, and d_in. Where scalings differ, the root of
+        Float32 (sum of ranks, d_in + d_out), a unit a row, and d_in. If scalings differ, the root of
         each adapter's share of the largest is folded into both halves.
     """
     rows = []
@@ -84,7 +84,7 @@ def cluster_units(
 
     Args:
         units: float32 (n, d), sorted so that equal units are neighbours.
-        k: number of clusters, at most n; some stay empty where fewer units are distinct.
+        k: number of clusters, at most n; some stay empty if fewer units are distinct.
         config: restarts and steps.
         seed: of the starts.
 

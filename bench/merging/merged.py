@@ -26,8 +26,8 @@ class Part(NamedTuple):
 
     Attributes:
         factors: float32 factors, before they take the dtype of the inputs.
-        error: Frobenius norm of what truncation cut off; 0.0 where nothing was cut.
-        norm: Frobenius norm of the update before truncation, in the result's scaling; 0.0 where no
+        error: Frobenius norm of what truncation cut off; 0.0 if nothing was cut.
+        norm: Frobenius norm of the update before truncation, in the result's scaling; 0.0 if no
             truncation was asked for.
     """
 
@@ -42,7 +42,7 @@ class Setting:
 
     Attributes:
         seed: names every random draw together with what is drawn; there is no shared generator.
-        init: the common initialisation of the adapters, where a method measures factors against it.
+        init: the common initialisation of the adapters, if a method measures factors against it.
         notes: facts for the metadata that the method adds to, by name.
         warnings: sentences for the user that the method adds to.
     """

@@ -207,7 +207,7 @@ def peft_config(config: AdapterConfig, modules: tuple[str, ...]) -> dict[str, An
 
     Args:
         config: rank, scaling, base and repeated keys.
-        modules: names of the adapted modules; they are the targets where no repeated key says so.
+        modules: names of the adapted modules; they are the targets if no repeated key says so.
     """
     alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
     return {

@@ -91,7 +91,7 @@ def merge(
     """Merge adapters into one; a pure function of its arguments.
 
     Computes in float32. The scaling of the result is the largest of the inputs', its alpha that scaling
-    times the new rank; its modules have one rank, padded with zeros where inputs have several. In
+    times the new rank; its modules have one rank, padded with zeros if inputs have several. In
     product space a module that an adapter does not adapt has an update of zero there.
 
     Args:
@@ -108,7 +108,7 @@ def merge(
 
     Returns:
         The merged adapter. Its metadata hold method, options, seed, hashes of the inputs, the relative
-        Frobenius error of truncation (None where nothing was cut) and warnings.
+        Frobenius error of truncation (None if nothing was cut) and warnings.
 
     Raises:
         ConfigError: unknown method, wrong options, or adapters that cannot be merged.
@@ -235,7 +235,7 @@ def _check_reference(
 
 
 def _selection(adapters: Sequence[Adapter], modules: tuple[str, ...]) -> Mapping[str, Any]:
-    """How PEFT finds the modules: as in the first adapter, or by name where the others have more."""
+    """How PEFT finds the modules: as in the first adapter, or by name if the others have more."""
     peft = adapters[0].config.peft
     if adapters[0].modules == tuple(sorted(modules)):
         return peft

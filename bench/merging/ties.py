@@ -3,7 +3,7 @@
 Source: Yadav et al., "TIES-Merging: resolving interference when merging models", NeurIPS 2023, and
 its authors' code, with these differences. The threshold is found by counting, without the flattened
 adapters in memory. A coordinate whose entries cancel exactly takes the majority sign of all others, as
-there; where these balance too, it becomes 0 (the code would keep its negative entries), so that
+there; if these balance too, it becomes 0 (the code would keep its negative entries), so that
 negating all inputs negates the result. Keeping everything is no special value of the threshold.
 """
 
@@ -100,7 +100,7 @@ class Election:
         return total if self._how == "sum" else total.div_(agreeing.sign_().sum(0).clamp_min_(1))
 
     def majority(self) -> float:
-        """The more frequent sign of all coordinates: 1.0, -1.0, or 0.0 where they balance."""
+        """The more frequent sign of all coordinates: 1.0, -1.0, or 0.0 if they balance."""
         if self._majority is None:
             total = 0
             for piece in self._slices:

@@ -28,7 +28,7 @@ class Truncated(NamedTuple):
     """Factors of a matrix, cut to a rank.
 
     Attributes:
-        factors: float32 factors of exactly the rank asked for, padded with zeros where the matrix
+        factors: float32 factors of exactly the rank asked for, padded with zeros if the matrix
             has fewer dimensions.
         error: Frobenius norm of the matrix minus the product of the factors.
         norm: Frobenius norm of the matrix.

@@ -19,7 +19,7 @@ def merge_weight_average(
 
     In factor space A' = sum w_i A_i and B' = sum w_i B_i (WeaveRec, Eq. 5-7); in product space
     D' = sum w_i D_i, exactly (the authors' code, but not in bfloat16 into the base weights). The two
-    are equal where all A_i are.
+    are equal if all A_i are.
     """
     weights = check_weights(config.weights, len(adapters), 1 / len(adapters))
     ordered, row = canonical(adapters, weights)

@@ -202,7 +202,7 @@ class SharedStore(Protocol):
     def watch(self, on_use: Callable[[tuple[AdapterUse, ...], float, float], None]) -> None:
         """Have ``on_use(used, seconds, cpu_seconds)`` called after every adapter asked for.
 
-        ``used`` is empty where making one failed or was interrupted; the wall and CPU seconds are
+        ``used`` is empty if making one failed or was interrupted; the wall and CPU seconds are
         those that this process spent on making the adapter or on waiting for another process.
         """
         ...
@@ -221,7 +221,7 @@ class Context(Protocol):
         progress: progress reporter.
         log: logger of the run.
         adapters: the store that the method's class names (:meth:`Method.adapter_store`): of adapters, or
-            of shared pre-trainings of a baseline. None where it names none.
+            of shared pre-trainings of a baseline. None if it names none.
     """
 
     seed: int
@@ -284,7 +284,7 @@ class Method(ABC):
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Check of ``bench check`` -> why it cannot apply to this method."""
     alone: ClassVar[Mapping[str, Any]] = {}
-    """Settings with which a method with sources learns from its target alone; {} where it cannot."""
+    """Settings with which a method with sources learns from its target alone; {} if it cannot."""
     score_rows: ClassVar[int | None] = None
     """Users per call of ``score`` in a run, for slow scorers: what a kill may cost. None = thousands."""
 
@@ -298,7 +298,7 @@ class Method(ABC):
 
     @classmethod  # noqa: B027
     def require(cls, config: Any) -> None:
-        """Raise a MissingExtraError where an optional package or asset is absent; nothing by default.
+        """Raise a MissingExtraError if an optional package or asset is absent; nothing by default.
 
         Called before any data are read, so that nobody waits for a run that cannot be fitted.
         """
@@ -308,7 +308,7 @@ class Method(ABC):
         """What a reader of a table must know of a row of this configuration; "" for nothing.
 
         Stands in brackets behind the method's name. For substitutes of what the source used, for
-        example ``source pre-trained, MiniLM`` where its authors started from their own checkpoint.
+        example ``source pre-trained, MiniLM`` if its authors started from their own checkpoint.
         """
         return ""
 
@@ -323,7 +323,7 @@ class Method(ABC):
 
     @classmethod
     def run_defaults(cls, profile: str) -> RunDefaults:
-        """Scored users, number format and CPU threads where the user leaves them to the method."""
+        """Scored users, number format and CPU threads if the user leaves them to the method."""
         return RunDefaults()
 
     @classmethod

@@ -49,9 +49,9 @@ class ConfigField:
     """One configuration key, for listings.
 
     Attributes:
-        name: the key, with dots where it belongs to a group: ``lora.r``.
+        name: the key, with dots if it belongs to a group: ``lora.r``.
         type: its type, for example ``int``, ``float | None`` or the words that it may be.
-        default: default value, JSON-serialisable; None where there is none.
+        default: default value, JSON-serialisable; None if there is none.
         required: whether the key has no default.
         description: the documented meaning, or "".
     """
@@ -154,6 +154,8 @@ def _type_text(annotation: Any) -> str:
         return "null"
     if origin is None and isinstance(annotation, type):
         return annotation.__name__
+    if origin is Mapping:
+        return "mapping"
     return str(annotation).replace("typing.", "")
 
 
@@ -315,7 +317,7 @@ def _keys(config_cls: type[BaseModel]) -> dict[str, FieldInfo]:
 def _reject_unknown(
     owner: str, config_cls: type[BaseModel], values: Mapping[str, Any], prefix: str = ""
 ) -> None:
-    """Refuse keys that no field reads, also where the model itself would ignore them."""
+    """Refuse keys that no field reads, also if the model itself would ignore them."""
     keys = _keys(config_cls)
     for key, value in values.items():
         if key not in keys:

@@ -82,8 +82,8 @@ class Job:
     Attributes:
         kind: ``adapter``, ``merge``, ``fit``, ``validate`` or ``score``.
         label: one line for people.
-        key: identity of the job's result where it is shared (an ``adapter_id``), else "".
-        known: whether a result would be stored under ``key``. False where something that the identity
+        key: identity of the job's result if it is shared (an ``adapter_id``), else "".
+        known: whether a result would be stored under ``key``. False if something that the identity
             depends on is not on this machine: such a key tells equal jobs of one plan, nothing more.
         seconds: estimated wall seconds on the given device, None = not known.
         gpu_seconds: the same on the reference GPU, whatever the device, for language models.

@@ -54,7 +54,7 @@ def load_file(name: str) -> Any:
     is not changed: the file may import installed packages only, not its neighbours.
 
     Args:
-        name: the path, a colon and the class name; the class may be left out where the file defines
+        name: the path, a colon and the class name; the class may be left out if the file defines
             exactly one method.
 
     Returns:
@@ -144,7 +144,7 @@ def plugin_code() -> Iterator[None]:
 
 
 def plugin_place(error: BaseException) -> str | None:
-    """File and line of the innermost frame of a plugin's code; None where none was passed."""
+    """File and line of the innermost frame of a plugin's code; None if none was passed."""
     packages = plugin_packages()
     place, trace = None, error.__traceback__
     while trace is not None:

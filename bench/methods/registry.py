@@ -5,7 +5,7 @@ Five kinds of names lead to a method:
 * a built-in: ``item-knn``;
 * a method that an installed package announces in the entry-point group ``weavebench.methods``;
 * ``merge-`` and the name of a merger (``merge-average`` for weight-average): that merge as a method;
-* a class in a file: ``path/to/file.py:MyMethod`` (or ``path/to/file.py`` where it defines one);
+* a class in a file: ``path/to/file.py:MyMethod`` (or ``path/to/file.py`` if it defines one);
 * a RecBole model of the allow-list: ``recbole:NARM``.
 
 Listing names imports no method. A plugin that cannot be imported is reported and breaks nothing
@@ -94,7 +94,7 @@ class MethodInfo:
         summary: first line of the class's docstring.
         fields: configuration keys with types, defaults and descriptions.
         profiles: values that each profile changes, by the names of ``fields``.
-        capabilities: capabilities under the default configuration, None where that needs a value.
+        capabilities: capabilities under the default configuration, None if that needs a value.
         known_below_popularity: domain -> reason why the method is known to rank below popularity.
         source_sha256: SHA-256 of a plugin's source, None for what this package ships.
     """

@@ -13,7 +13,7 @@ __all__ = ["cached", "download"]
 
 
 def cached(name: str) -> Path | None:
-    """Folder of a model's files in the hub's cache, or None where they are not all there.
+    """Folder of a model's files in the hub's cache, or None if they are not all there.
 
     Args:
         name: ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.

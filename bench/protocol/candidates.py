@@ -298,7 +298,7 @@ def _values(
         first_word: words to skip.
 
     Returns:
-        Items, int64, shape ``(n_draws, n)``, in the memory of ``products`` where draws are uniform,
+        Items, int64, shape ``(n_draws, n)``, in the memory of ``products`` if draws are uniform,
         and which draws are invalid (Lemire's rejection), bool of the same shape, or None when all are
         valid.
 

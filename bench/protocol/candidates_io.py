@@ -78,7 +78,7 @@ def write_candidates(
         seed: candidate seed, part of the key.
         n_negatives: negatives per user.
         threads: threads that draw; None for one per usable core. The files do not depend on it. They
-            share Python's lock between array operations: where other programs keep the cores busy,
+            share Python's lock between array operations: if other programs keep the cores busy,
             one thread can be faster.
 
     Raises:

@@ -112,7 +112,7 @@ def match_ids(
         other_hashes: uint64, hashes of ``other``; computed when None.
 
     Returns:
-        int64, shape ``(n,)``, index into ``other``, or -1 where it lacks the id.
+        int64, shape ``(n,)``, index into ``other``, or -1 if it lacks the id.
     """
     if other_hashes is None:
         other_hashes = id_hashes(other)

@@ -50,7 +50,7 @@ class ImportedCandidates:
     """What a candidate file holds.
 
     Attributes:
-        tables: ``test``, and ``valid`` where the file has validation sets too (otherwise validation
+        tables: ``test``, and ``valid`` if the file has validation sets too (otherwise validation
             candidates are drawn, as many per user, from candidate seed 0).
         source: path of the file, for messages.
     """

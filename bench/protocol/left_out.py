@@ -50,7 +50,7 @@ def leave_out(
         n_negatives: negatives per user; None = full ranking.
 
     Returns:
-        bool, shape ``(k,)``, who is evaluated, and the others' counts (None where there are none).
+        bool, shape ``(k,)``, who is evaluated, and the others' counts (None if there are none).
 
     Raises:
         ProtocolError: nobody is left.

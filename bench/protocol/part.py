@@ -43,7 +43,7 @@ class DomainPart:
 
     Attributes:
         split: the split, without the users that are left out.
-        left_out: those users; None where there are none.
+        left_out: those users; None if there are none.
 
     Raises:
         ProtocolError: a user has an item twice, nobody can be evaluated, or the imported sets do not
@@ -72,7 +72,7 @@ class DomainPart:
 
     @property
     def _n_drawn(self) -> int | None:
-        """Negatives that are drawn per user; None where no set is drawn."""
+        """Negatives that are drawn per user; None if no set is drawn."""
         if self._imported is None:
             return None if self.options.negatives == "full" else self.options.n_negatives
         tables = self._imported.tables

@@ -250,7 +250,7 @@ class _Texts:
             self._columns["_titles"] = pl.Series(domain.items.titles.to_list(), dtype=pl.String)
 
     def lists(self, name: str, items: Sequences) -> dict[str, pl.Series]:
-        """Items as lists of ids, and of titles where they are asked for, by column."""
+        """Items as lists of ids, and of titles if they are asked for, by column."""
         return {
             (name if not suffix else name.removesuffix("s")) + suffix: _lists(
                 items.rows, texts.gather(items.items)

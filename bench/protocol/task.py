@@ -92,7 +92,7 @@ class Task:
         source_hashes: SHA-256 of every source's guarded training data, in the order given.
         n_users: evaluated users.
         n_short_users: users with fewer than 3 events; trained on, not evaluated.
-        left_out: users with too few negatives, who are not evaluated either; None where there are none.
+        left_out: users with too few negatives, who are not evaluated either; None if there are none.
         n_items: items of the target.
     """
 

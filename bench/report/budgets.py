@@ -30,15 +30,15 @@ _ALIGN = ["left", "right", "left", *["right"] * 5, "left"]
 _RULE = f"""\
 A trained row is published as its method's only if every stage of its training
 
-- saw the number of rows that the authors train on at most (*whole*),
+- saw as many rows as the authors train on at most (*whole*),
 - or has a validation curve that is *past its best*: its trend after the best epoch falls, at 95 % confidence,
 - or waited as long as the authors do after its best epoch and ended on a *flat* curve: the trend of these epochs,
   continued for as many again, gains at most {TOLERANCE:g} NDCG@5, at 95 % confidence.
 
-All others are *short*. They carry the sign {FLAGS["budget"]} in the tables and stay out of the readings. Adapters of
+All others are *short*. They carry the mark {FLAGS["budget"]} in the tables and stay out of the readings. Adapters of
 language models and first stages have no validation curve, so that only the number of rows counts.
 
-Rows seen: training rows, an epoch after the other. Noise: standard deviation of one validation figure around a smooth
+Rows seen: training rows, summed over epochs. Noise: standard deviation of one validation figure around a smooth
 curve, from its second differences; it shrinks with more validation users. Gain at most: the 95 % bound
 that is compared with zero or {TOLERANCE:g}; {EN_RULE} = no curve, or one that is too short."""
 

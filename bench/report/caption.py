@@ -65,7 +65,7 @@ def protocol_record(
 
 
 def _training(runs: Sequence[StoredRun]) -> dict[str, list[str]]:
-    """Methods by profile and, where a method has the choice, by the rows that it trained on."""
+    """Methods by profile and, if a method has the choice, by the rows that it trained on."""
     found: dict[str, set[str]] = {}
     for run in runs:
         rows = run.config.get("rows")
@@ -75,7 +75,7 @@ def _training(runs: Sequence[StoredRun]) -> dict[str, list[str]]:
 
 
 def user_overlap(runs: Sequence[StoredRun]) -> dict[str, int | None]:
-    """Users that each source shares with the target; None where a manifest does not say."""
+    """Users that each source shares with the target; None if a manifest does not say."""
     found: dict[str, int | None] = {}
     for run in runs:
         for source in run.sources:
@@ -98,7 +98,7 @@ def items_without_title(runs: Sequence[StoredRun]) -> dict[str, list[int]]:
 
 
 def left_out_note(left_out: Mapping[str, Any] | None) -> list[str]:
-    """The sentence on users that have too few negatives; nothing where there are none."""
+    """The sentence on users that have too few negatives; nothing if there are none."""
     if not left_out:
         return []
     n, needed, fewest = left_out["n_users"], left_out["needed"], left_out["fewest"]
@@ -114,7 +114,7 @@ def left_out_note(left_out: Mapping[str, Any] | None) -> list[str]:
 def data_notes(
     guard: str, overlap: Mapping[str, int | None], without_title: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """What a reader must know of the data behind some rows; nothing where all is as usual."""
+    """What a reader must know of the data behind some rows; nothing if all is as usual."""
     shared = [name for name, users in overlap.items() if users]
     notes = [
         f"{', '.join(shared)}: the raw user ids of the target occur there, and the domains are in no common "
@@ -153,18 +153,17 @@ def caption_lines(
     lines.append(f"n = {n_users:,} of {total:,} test users.")
     lines += left_out_note(protocol.get("left_out"))
     lines.append(
-        "S training seeds: each user's metric is averaged over seeds, then over users. Ties count "
-        "with their expectation over random tie-breaking."
+        "S is the number of training seeds: each user's metric is averaged over seeds, then over users. Ties "
+        "count with their expectation over random tie-breaking."
     )
     lines.append(
-        "Bold: the best displayed figure of a column; underlined (italics in Markdown): the next "
-        f"distinct one; rows that show the same figure share the mark. Families in the paper's order, then by "
-        f"{primary.upper()}. The row random is computed, not run."
+        "Bold: the best displayed figure of a column. Underlined (italics in Markdown): the next distinct "
+        "one. Rows that show the same figure share the mark. Rows stand by family in the paper's order, then "
+        f"by {primary.upper()}. The row random is computed, not run."
     )
     if options.ci:
         lines.append(
-            "95 % CI: percentile bootstrap over users, 2,000 resamples; overlap of two intervals is "
-            "not a test."
+            "95 % CI: percentile bootstrap over users, 2,000 resamples. Overlap of two intervals is no test."
         )
     if any("transductive" in row.flags for row in rows):
         lines.append(f"{FLAGS['transductive']} saw the unlabelled test requests while training.")
@@ -196,21 +195,21 @@ def caption_lines(
     unchecked = [row.label for row in rows if "unchecked" in row.flags]
     if unchecked:
         lines.append(
-            f"{FLAGS['unchecked']} {', '.join(unchecked)}: code from outside of the package that had not "
-            "passed the conformance kit (bench check) when it ran; nothing vouches for its figures."
+            f"{FLAGS['unchecked']} {', '.join(unchecked)}: code from outside the package that had not passed "
+            "the conformance kit (bench check) when it ran. Nothing vouches for its figures."
         )
     short = [row for row in rows if row.budget_share is not None]
     if short:
         named = ", ".join(f"{row.label} {share_text(row.budget_share)}" for row in short)
         lines.append(
             f"{FLAGS['budget']} trained for less than its authors' regime, without a validation curve that is "
-            f"flat; share of the most rows that the authors train on: {named}. Such a row says little of "
+            f"flat. Share of the most rows that the authors train on: {named}. Such a row says little about "
             "its method."
         )
     if options.costs:
         lines.append(
-            "Own s: wall seconds of training and scoring, the mean over runs; total s: with shared "
-            "adapters and earlier attempts; peak MB: the largest of the runs. Seconds depend on the "
+            "Own s: wall seconds of training and scoring, the mean over runs. Total s: with shared "
+            "adapters and earlier attempts. Peak MB: the largest of the runs. Seconds depend on the "
             "machine and on what else it was doing."
         )
     lines += _missing_lines(rows)
@@ -233,8 +232,8 @@ def _reported_lines(blocks: Sequence[Block]) -> list[str]:
     if not rows:
         return []
     lines = [
-        "Rows as reported are quoted, not computed here: other candidates, users and evaluator, so "
-        f"they are neither marked nor tested. Source: {rows[0].provenance}"
+        "Rows as reported are quoted, not computed here. They have other candidates, users and evaluator, "
+        f"so they are neither marked nor tested. Source: {rows[0].provenance}"
     ]
     n_bad = sum("inconsistent" in row.flags for row in rows)
     if n_bad:
@@ -253,23 +252,23 @@ def significance_lines(table: Table) -> list[str]:
     primary = table.primary.upper()
     adjusted = CORRECTION_NAMES[found.correction]
     lines = [
-        f"{SIGNS['star']} in {primary}: above every other row of the main block; two-sided paired "
-        "t-test over users whose standard error adds the variance between training seeds "
-        f"(Satterthwaite), largest p over rivals, {adjusted} over the {found.family} "
-        f"target{'s' * (found.family != 1)} printed together, adjusted p below {found.alpha}, the same sign "
-        "for all pairs of seeds."
+        f"{SIGNS['star']} in {primary}: the row is above every other row of the main block. The test is a "
+        "two-sided paired t-test over users whose standard error adds the variance between training seeds "
+        f"(Satterthwaite). The largest p over the rivals, adjusted by {adjusted} over the {found.family} "
+        f"target{'s' * (found.family != 1)} printed together, is below {found.alpha}, and the difference "
+        "has the same sign for all pairs of seeds."
     ]
     if table.with_ranks:
         lines.append(
             f"Rank: best and worst place of a row, given which differences in {primary} are significant "
-            f"({adjusted} over all pairs of this table); pairs with one training seed stay open."
+            f"({adjusted} over all pairs of this table). Pairs with one training seed stay open."
         )
     if found.leader is not None and found.rival is not None:
         lines.append(_leader_line(found, primary))
     if found.reference is not None:
         lines.append(
-            f"{SIGNS['above']} in {primary}: above the reference {found.reference}; the same test, "
-            f"{adjusted} over {found.reference_family} comparisons with it."
+            f"{SIGNS['above']} in {primary}: the row is above the reference {found.reference} by the same test, "
+            f"adjusted by {adjusted} over {found.reference_family} comparisons with it."
         )
     return lines
 
@@ -309,7 +308,7 @@ def _overlap_line(overlap: Mapping[str, int | None]) -> str:
         for source, shared in overlap.items()
     ]
     return (
-        "User overlap: users are not matched across domains; raw user ids that a source shares with "
+        "User overlap: users are not matched across domains. Raw user ids that a source shares with "
         f"the target: {', '.join(parts)}."
     )
 

@@ -78,7 +78,7 @@ class Column:
     """A column.
 
     Attributes:
-        key: its name in JSON, with dots where it belongs to a group, and its one name in CSV.
+        key: its name in JSON, with dots if it belongs to a group, and its one name in CSV.
         value: what a row has, in full precision.
         title: heading of a printed table; "" = in files alone.
         text: the printed text of a value.

@@ -46,7 +46,7 @@ def report_of_table(table: Table, runs: Sequence[StoredRun]) -> RobustnessReport
         runs: the runs behind it, and any others.
 
     Returns:
-        The report; None where no row was scored on other candidates, or where the table is about the
+        The report; None if no row was scored on other candidates, or if the table is about the
         users of a run that does not stand in it.
     """
     rows = [row for row in table.blocks[0].rows if row.run_ids]
@@ -143,9 +143,9 @@ def companion_page(reports: Mapping[str, RobustnessReport], command: str) -> str
     lines = ["# Do the tables depend on their candidates?", ""]
     lines += [f"Made by `{command}` from `results/`; do not edit.", ""]
     lines += [
-        "The same fits as in [the leaderboards](README.md), scored on the whole catalogue and on "
-        "candidates that were drawn with other seeds. S: training seeds that were scored so. SD and "
-        "span are those of a method's means over the draws.",
+        "The fits of [the leaderboards](README.md) are scored on the whole catalogue and on candidates that "
+        "were drawn with other seeds. S is the number of training seeds that were scored so. SD and span "
+        "are those of a method's means over the draws.",
         "",
     ]
     for target, report in reports.items():

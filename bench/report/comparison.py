@@ -91,7 +91,7 @@ class Pair:
         b: label of the other.
         test: a minus b over users and seeds.
         adjusted_p: its p-value after the correction over the family.
-        secondary: p-values of the further tests asked for, on seed-averaged differences; None where
+        secondary: p-values of the further tests asked for, on seed-averaged differences; None if
             a test does not apply.
         verdict: in words; never "equal" unless the equivalence bound holds.
     """
@@ -117,7 +117,7 @@ class Pairwise:
         alpha: level.
         reference: the declared reference, or "".
         contenders: best first.
-        ranks: by label; empty where only a reference was compared with.
+        ranks: by label; empty if only a reference was compared with.
         pairs: the family of tests.
         notes: what was joined or left out.
     """

@@ -59,7 +59,7 @@ class Contender:
 def from_series(
     series: Series, users: NDArray[np.int32], metric: str, label: str | None = None
 ) -> Contender | None:
-    """A row of a table as contender over ``users``; None where no run has scored them all."""
+    """A row of a table as contender over ``users``; None if no run has scored them all."""
     runs = series.covering(users)
     return _contender(label or runs[0].method, runs, users, metric) if runs else None
 
@@ -194,7 +194,7 @@ def _configuration(run: StoredRun) -> str:
 
 
 def _shared_users(runs: Sequence[StoredRun]) -> tuple[NDArray[np.int32], list[str]]:
-    """The users that all runs have scored, where the smallest set lies within every other."""
+    """The users that all runs have scored, if the smallest set lies within every other."""
     smallest = min(runs, key=lambda r: (r.n_users, r.run_id))
     if all(run.users_hash == smallest.users_hash for run in runs):
         return smallest.users, []

@@ -24,7 +24,7 @@ class CostKind:
         key: its name in the command line.
         title: the axis label, without the unit.
         unit: the unit of its values.
-        read: takes a manifest; returns the cost of that run, or None where it is not recorded.
+        read: takes a manifest; returns the cost of that run, or None if it is not recorded.
     """
 
     key: str
@@ -89,7 +89,7 @@ class Point:
 
     Attributes:
         row: the row.
-        cost: mean over its runs, in the cost's unit; None where a run does not record it.
+        cost: mean over its runs, in the cost's unit; None if a run does not record it.
     """
 
     row: Row
@@ -105,7 +105,7 @@ def runs_by_id(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:
 
 
 def cost_of(row: Row, known: Mapping[str, StoredRun], cost: CostKind) -> float | None:
-    """Mean cost over the runs of a row; None without runs, or where one does not record it."""
+    """Mean cost over the runs of a row; None without runs, or if one does not record it."""
     values = [cost.read(known[run_id].manifest) for run_id in row.run_ids if run_id in known]
     numbers = [value for value in values if value is not None]
     if not numbers or len(numbers) != len(row.run_ids):

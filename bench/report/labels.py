@@ -52,7 +52,7 @@ def row_labels(series: Sequence[Series]) -> dict[Series, str]:
 
 
 def row_names(series: Sequence[Series]) -> list[str]:
-    """The rows' names where no column holds the profile, in the order of ``series``."""
+    """The rows' names if no column holds the profile, in the order of ``series``."""
     labels = row_labels(series)
     return [full_name(labels[one], one.first.profile) for one in series]
 

@@ -84,7 +84,7 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table | TableSet) -> str:
     r"""The table as a ``table`` or ``table*`` environment; ends with a newline.
 
-    Several targets become one wide table, with a group of columns each; where side by side they would
+    Several targets become one wide table, with a group of columns each; if side by side they would
     not be legible, it goes on in further floats of the same number. The preamble needs
     ``\usepackage{booktabs,graphicx}``.
     """
@@ -193,7 +193,7 @@ def _block(table: Table, kind: str) -> Block | None:
 
 
 def _wide_lines(tables: Sequence[Table], kind: str, own: set[str]) -> list[_WideLine]:
-    """One line per row key, with em rules where a target lacks the row."""
+    """One line per row key, with em rules if a target lacks the row."""
     blocks = [_block(table, kind) for table in tables]
     found: dict[tuple[str, str], list[Row | None]] = {}
     for index, block in enumerate(blocks):

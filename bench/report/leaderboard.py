@@ -106,7 +106,7 @@ def draft_table(runs: Sequence[StoredRun], target: str, options: TableOptions = 
     series = [one for one in series if one.first.method != RANDOM or not one.is_default]
     covering = {one: one.covering(chosen) for one in series}
     if primary is None:
-        # Lists are compared where their order is more than chance.
+        # Lists are compared if their order is more than chance.
         lists = any(c and c[0].outcomes().has_slots for c in covering.values())
         primary = PRIMARY_OF_LISTS if lists else PRIMARY
     shown = tuple(dict.fromkeys([*options.metrics, primary]))

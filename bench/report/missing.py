@@ -14,7 +14,7 @@ __all__ = ["missing_commands", "missing_section"]
 
 
 def missing_commands(drafts: Sequence[Draft], suite: Suite, scale: str = "cpu") -> list[str]:
-    """One command per method and missing seeds; empty where nothing is missing.
+    """One command per method and missing seeds; empty if nothing is missing.
 
     A method that no table shows is taken for one that is trained, with all seeds of the scale.
 
@@ -49,7 +49,7 @@ def missing_commands(drafts: Sequence[Draft], suite: Suite, scale: str = "cpu") 
 
 
 def missing_section(drafts: Sequence[Draft], suite: Suite) -> str:
-    """The section of the index that lists the commands; "" where none is needed or meant."""
+    """The section of the index that lists the commands; "" if none is needed or meant."""
     targets = {target for scale in suite.scales.values() for target in scale.targets}
     commands = missing_commands(drafts, suite)
     if not commands or not any(draft.table.target in targets for draft in drafts):

@@ -21,7 +21,7 @@ class TableOptions:
 
     Attributes:
         primary: metric that sorts the rows of a family, best first, and that is tested; it is
-            displayed in any case. None = NDCG@5, or NDCG@1 where a row of the table answers with a
+            displayed in any case. None = NDCG@5, or NDCG@1 if a row of the table answers with a
             list (its other positions are chance).
         metrics: displayed metrics.
         profile: only this profile; None = all that have runs.

@@ -65,7 +65,7 @@ def p_text(p: float | None) -> str:
 
 
 def number_text(value: float, form: str = "+.4f") -> str:
-    """A number in the given form; a dash where it is not finite."""
+    """A number in the given form; a dash if it is not finite."""
     return format(value, form) if math.isfinite(value) else "-"
 
 

@@ -57,7 +57,7 @@ _STYLE: Any = {
 
 
 def cost_figure(table: Table, runs: Sequence[StoredRun], metric: str, cost: str) -> Any:
-    """A metric against a cost on a logarithmic axis, with 95 % intervals where the table has them.
+    """A metric against a cost on a logarithmic axis, with 95 % intervals if the table has them.
 
     Args:
         table: the table of a target; rows of its main block that have runs are drawn.

@@ -28,7 +28,7 @@ class Pair:
         free: the training-free row.
         trained: the trained row.
         test: ``free`` minus ``trained`` on the primary metric.
-        adjusted_p: p (of the users alone where a seed is missing), Holm over all pairs.
+        adjusted_p: p (of the users alone if a seed is missing), Holm over all pairs.
     """
 
     target: str
@@ -101,7 +101,7 @@ def _skipped(drafts: Sequence[Draft]) -> list[str]:
     lines = [
         "",
         f"{count_text(len(skipped), 'trained row')} {'stays' if one_row else 'stay'} out of this reading and of "
-        f"the best rows (sign {FLAGS['budget']}): {'it was' if one_row else 'they were'} trained for less than "
+        f"the best rows (mark {FLAGS['budget']}): {'it was' if one_row else 'they were'} trained for less than "
         "the authors' regime, without a validation curve that is flat. [Training budgets](../docs/budgets.md) has "
         "the evidence and what it would take.",
     ]
@@ -125,7 +125,7 @@ def subset_reading(drafts: Sequence[Draft]) -> str:
         "",
         "## On subsets of users",
         "",
-        "Methods that take a second for a user are scored on a nested, hash-chosen subset. These tables cut "
+        "Methods that take about a second per user are scored on a nested, hash-chosen subset. These tables cut "
         "every row to exactly those users.",
         "",
         _overview(drafts, subset_stem),
@@ -174,13 +174,14 @@ def _reading(pairs: Sequence[Pair]) -> list[str]:
     n_methods = sum(not pair.test.this_checkpoint for pair in clear)
     n_checkpoints = len(clear) - n_methods
     lines = [
-        f"Of {len(pairs)} pairs of a training-free and a trained row on one target, the training-free "
-        f"row is above in {len(above)}; significantly so as methods in {n_methods}, and for the stored "
-        f"checkpoint alone, where the trained row has one seed, in {n_checkpoints}.",
+        f"A training-free row is above a trained one in {len(above)} of {len(pairs)} pairs on one target. The "
+        f"difference is significant between methods in {n_methods} pairs. In {n_checkpoints} more it is "
+        "significant for the stored checkpoint alone, because the trained row has one seed.",
         "",
-        "Test: two-sided paired t-test over users, with the variance between training seeds where "
-        f"there are several; {CORRECTION_NAMES[CORRECTION]} over all {len(pairs)} pairs, adjusted p "
-        f"below {ALPHA}, the same sign for all seeds. With S = 1 another seed of the trained method could read differently.",
+        "A difference is significant if a two-sided paired t-test over users, with the variance between "
+        f"training seeds if there are several, gives p below {ALPHA} after {CORRECTION_NAMES[CORRECTION]} over all "
+        f"{len(pairs)} pairs, and if all seeds have the same sign. With S = 1 another seed of the trained method "
+        "could read differently.",
         "",
     ]
     if above:

@@ -67,7 +67,7 @@ def load_publication(name: str) -> Publication:
 
 
 def reported_block(publication: Publication, target: str, metrics: Sequence[str]) -> Block | None:
-    """The block of a target, in the publication's order; None where it does not cover the target.
+    """The block of a target, in the publication's order; None if it does not cover the target.
 
     Rows whose figures no ranking can have together are flagged ``inconsistent``.
     """

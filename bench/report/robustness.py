@@ -147,7 +147,7 @@ def examine(
     task: str | None = None,
     all_configs: bool = False,
 ) -> RobustnessReport:
-    """The report of one target; without rows where no run has a further request set.
+    """The report of one target; without rows if no run has a further request set.
 
     Args:
         runs: any stored runs.
@@ -221,7 +221,7 @@ def _lacking(
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Kendall's tau-b of two orders of the same methods; None where it is not defined."""
+    """Kendall's tau-b of two orders of the same methods; None if it is not defined."""
     from scipy import stats
 
     if len(set(a)) < 2 or len(set(b)) < 2:

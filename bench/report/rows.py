@@ -119,7 +119,7 @@ def _budget_share(runs: Sequence[StoredRun]) -> float | None:
 
 
 def _share_valid(runs: Sequence[StoredRun]) -> float | None:
-    """Share of generated answers that name at least one candidate; None where none were generated.
+    """Share of generated answers that name at least one candidate; None if none were generated.
 
     Counters are kept for all users of a run, so that a table over fewer users shows the run's share.
     """
@@ -171,7 +171,7 @@ def _cost(runs: Sequence[StoredRun]) -> Cost:
 
 
 def _mean_of(runs: Sequence[StoredRun], read: Callable[[StoredRun], float | None]) -> float | None:
-    """Mean over runs to a millisecond; None where one of them does not record it."""
+    """Mean over runs to a millisecond; None if one of them does not record it."""
     values = [read(run) for run in runs]
     known = [float(value) for value in values if value is not None]
     return round(math.fsum(known) / len(known), 3) if known and len(known) == len(values) else None

@@ -183,7 +183,7 @@ def group_series(
 
     A row is one configuration of one method: runs with other seeds or users belong to it. Of several
     versions of a method (or of a plugin's source, or of its sources' data) the one that ran last
-    counts. Where a profile's defaults have changed, the ones that ran last are the defaults, and
+    counts. If a profile's defaults have changed, the ones that ran last are the defaults, and
     earlier ones are another configuration.
 
     Args:

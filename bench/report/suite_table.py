@@ -33,7 +33,7 @@ def build_suite(
     """Build the tables of a suite; the tests of all targets are one family.
 
     Targets without stored runs are left out and named in the caption. The declared reference
-    is left out where it has no runs, and must exist where the caller names it.
+    is left out if it has no runs, and must exist if the caller names it.
 
     Args:
         runs: stored runs.

@@ -46,7 +46,7 @@ FLAGS: Mapping[str, str] = {
     "unchecked": "‖",
     "budget": "#",
 }
-"""What a reader must know of a row, with the sign that stands behind its name."""
+"""What a reader must know of a row, with the mark that stands behind its name."""
 
 SIGNS: Mapping[str, str] = {"star": "*", "above": "^"}
 """Outcomes of tests, with the sign that stands behind the primary figure."""
@@ -56,7 +56,7 @@ Kind = Literal["main", "other-users", "reported"]
 
 
 def full_name(label: str, profile: str) -> str:
-    """A label with its profile, where that is not the default one."""
+    """A label with its profile, if that is not the default one."""
     return label if profile in ("", "cpu") else f"{label} [{profile}]"
 
 
@@ -67,7 +67,7 @@ class Figure:
     Attributes:
         mean: rounded to 12 decimals, so that a last-bit difference between processors cannot change
             a written file.
-        ci95: bootstrap interval, where it was asked for.
+        ci95: bootstrap interval, if it was asked for.
     """
 
     mean: float
@@ -104,7 +104,7 @@ class Row:
         family: key of :data:`FAMILIES`, or a name unknown to this version.
         profile: named hyper-parameters; "" for the closed-form row.
         seeds: training seeds averaged; empty for the closed-form row.
-        n_users: users the means are over; 0 where a source does not say.
+        n_users: users the means are over; 0 if a source does not say.
         figures: by metric; a metric that is absent is shown as missing.
         run_ids: the stored runs behind the row, in the order of ``seeds``.
         config: resolved configuration.
@@ -113,11 +113,11 @@ class Row:
         share_tied: share of users whose positive is tied, the mean over seeds.
         tie_gap: what the order of ties could change in the worst metric: best minus worst mean.
         tie_metric: that metric.
-        share_valid: share of generated answers that name a candidate, the mean over seeds; None where
+        share_valid: share of generated answers that name a candidate, the mean over seeds; None if
             nothing was generated.
         n_adapted_on: users of the table whose unlabelled test request a transductive method adapted on,
             the largest number of any seed.
-        unseen: mean of the primary metric over the other users, or None where there are none such.
+        unseen: mean of the primary metric over the other users, or None if there are none such.
         seconds_fit: mean wall seconds of training, or None.
         budget_share: share of the authors' training budget, the smallest of any seed and stage, if the row
             was trained too little to stand for its method; None otherwise.
@@ -125,7 +125,7 @@ class Row:
         signs: keys of :data:`SIGNS` that the tests of the primary metric earned.
         cost: seconds and memory.
         rank: best and worst place that the row may hold among the tested rows of its block, given which
-            differences are significant (Holm over all pairs); None where it was not tested.
+            differences are significant (Holm over all pairs); None if it was not tested.
         provenance: where a row comes from that no stored run stands behind; "" for all others.
     """
 
@@ -192,12 +192,12 @@ class Significance:
         alpha: level that adjusted p-values must stay below.
         family: number of adjusted comparisons (one per target of the printed table).
         leader: key of the row with the highest mean of the primary metric, or None.
-        p: largest p-value of the leader over its rivals; None where no valid test exists.
-        p_users: the same over users alone, "this checkpoint"; None where there is no rival.
+        p: largest p-value of the leader over its rivals; None if no valid test exists.
+        p_users: the same over users alone, "this checkpoint"; None if there is no rival.
         adjusted_p: the same after the correction.
         rival: key of the rival with that p-value.
         starred: whether the leader earned the star.
-        reason: why there is no star; "" where there is one.
+        reason: why there is no star; "" if there is one.
         difference: mean lead over that rival.
         minimum_detectable: smallest true difference that this test finds with 80 % power.
         reference: label of the declared reference, or None.
@@ -238,7 +238,7 @@ class Table:
         command: the command line that makes this table.
         with_costs: whether seconds and memory are displayed.
         with_ranks: whether best and worst places are displayed.
-        significance: the tests behind the signs; None where nothing could be tested.
+        significance: the tests behind the signs; None if nothing could be tested.
     """
 
     target: str

@@ -1,7 +1,7 @@
 """Did the sources help? Every method that uses sources against its target alone and one source.
 
-A method *transfers negatively* on a target where it is worse than training on the target only; it has no
-use for several sources where the best single one does as well.
+A method *transfers negatively* on a target if it is worse than training on the target only; it has no
+use for several sources if the best single one does as well.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Gain:
         test: method minus baseline, over users and seeds.
         adjusted_p: corrected over all gains of the report.
         outcome: ``positive`` or ``negative``: significantly above or below the baseline; else
-            ``equivalent`` where the interval lies within the bound, or ``not separated``.
+            ``equivalent`` if the interval lies within the bound, or ``not separated``.
         short: whether a run of either was trained too little to stand for its method.
     """
 
@@ -97,7 +97,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """The outcome; a significant one says where a trained method has one seed."""
+        """The outcome; a significant one notes a trained method with one seed."""
         one_seed = self.test.this_checkpoint and self.outcome in ("positive", "negative")
         return f"{self.outcome} (this checkpoint)" if one_seed else self.outcome
 
@@ -152,9 +152,9 @@ def transfer(
     """Compare every method that uses sources with target-only and with the best single source.
 
     The baseline of a method is its own run without sources (or, in the same configuration, with one
-    source) where such a run is stored, else the method ``target-only`` (or ``source-only``) of the same
+    source) if such a run is stored, else the method ``target-only`` (or ``source-only``) of the same
     profile and backbone; of several, those in the configuration nearest to the method's. The best
-    single source is chosen by validation figures; where a candidate has none, by the test figures,
+    single source is chosen by validation figures; if a candidate has none, by the test figures,
     which favours the baseline.
 
     Args:
@@ -224,7 +224,7 @@ def transfer_of(
         bound: equivalence bound.
 
     Returns:
-        The report, empty where nothing can be compared, and the comparisons without a baseline.
+        The report, empty if nothing can be compared, and the comparisons without a baseline.
     """
     first = runs[0]
     every = {run.run_id: run for run in (*pool, *runs) if run.task_hash == first.task_hash}
@@ -269,7 +269,7 @@ def _rows(
 def _row_gains(
     row: Contender, rows: Sequence[Contender], bound: float, metric: str
 ) -> tuple[list[Gain], list[Missing]]:
-    """What one row gains over its baselines among ``rows``; none where it has no sources."""
+    """What one row gains over its baselines among ``rows``; none if it has no sources."""
     sources = row.runs[0].sources
     if not sources or row.method == SINGLE_SOURCE:
         return [], []
@@ -294,7 +294,7 @@ def _row_gains(
 def _baselines(row: Contender, rows: Sequence[Contender], n_sources: int) -> list[Contender]:
     """Rows to compare with: the method's own, else the general baseline of profile and backbone.
 
-    A method's own run without sources counts where nothing but its pre-training differs. Of several
+    A method's own run without sources counts if nothing but its pre-training differs. Of several
     configurations of the general baseline those count that are nearest to the row's.
     """
     run = row.runs[0]
@@ -347,7 +347,7 @@ def _best(rows: Sequence[Contender], metric: str) -> tuple[Contender, Chosen]:
 
 
 def _validation(row: Contender, metric: str) -> float | None:
-    """Best validation figure, mean over seeds: the metric itself where recorded, else NDCG@5."""
+    """Best validation figure, mean over seeds: the metric itself if recorded, else NDCG@5."""
     best = []
     for run in row.runs:
         entries = run.manifest.get("validations") or []
@@ -397,7 +397,7 @@ def _outcome(test: SeedComparison, adjusted: float, alpha: float) -> Outcome:
 def baseline_text(gain: Gain) -> str:
     """The run behind a gain's baseline, its sources, and how it was chosen of several.
 
-    A label has its sources where several runs differ in them; elsewhere they are added.
+    A label has its sources if several runs differ in them; elsewhere they are added.
     """
     sources = "+".join(gain.baseline_sources)
     told = not sources or f"sources {sources}" in gain.baseline

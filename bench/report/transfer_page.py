@@ -70,14 +70,14 @@ def transfer_reading(reports: Sequence[TransferReport]) -> str:
         "",
         "## Did the sources help?",
         "",
-        "Every method with sources against training on the target alone and against the best single "
+        "Every method with sources is compared with training on the target alone and with the best single "
         f"source, on {first.metric.upper()} over the same users. {_counts(reports)}",
         "",
-        "Test: two-sided paired t-test over users, with the variance between training seeds where there are "
-        f"several; {CORRECTION_NAMES[first.correction]} over the {families} gains on equally many users, "
-        f"level {first.alpha:g}. *Positive* and *negative*: significantly above or below; *equivalent*: the "
-        f"interval lies within {bound:g} of zero; *not separated* does not mean equal: see what was "
-        f"detectable.{_choice(gains)}",
+        "The test is a two-sided paired t-test over users, with the variance between training seeds if there "
+        f"are several. Correction: {CORRECTION_NAMES[first.correction]} over the {families} gains on equally "
+        f"many users, level {first.alpha:g}. *Positive* and *negative* mean significantly above or below, "
+        f"*equivalent* that the interval lies within {bound:g} of zero. *Not separated* does not mean equal: "
+        f"see the column Detectable.{_choice(gains)}",
         "",
         tabulate(
             [
@@ -126,7 +126,7 @@ def _counts(reports: Sequence[TransferReport]) -> str:
     told = f"Of {counts.total()} gains over the target alone: {shown}." if counts else ""
     marked = (
         f"{count_text(n_short, 'gain')} over the target alone "
-        f"{'is' if n_short == 1 else 'are'} listed and not counted: a row with the mark {FLAGS['budget']} stands "
-        "on one side. Rows of equal budgets may be compared with each other, but they say little of their methods."
+        f"{'is' if n_short == 1 else 'are'} listed but not counted, because one of the two rows has the mark "
+        f"{FLAGS['budget']}. Rows of equal budgets may be compared with each other, but they say little about their methods."
     )
     return " ".join([told] * bool(told) + [marked] * bool(n_short))

@@ -2,7 +2,7 @@
 
 A result folder is trusted in nothing that can be recomputed from its per-user outcomes or its
 manifest. What needs the raw data (that the user indices mean the users of ``users_hash``, that the
-task hash belongs to these files) is checked by :func:`against_data` where the domain is on disk.
+task hash belongs to these files) is checked by :func:`against_data` if the domain is on disk.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 def reproduce_spec(run: StoredRun, *, data_root: Path | None = None) -> RunSpec:
     """The specification that repeats a run; execute it with ``force`` or in another store.
 
-    It has the configuration of the run, also where a profile has changed since.
+    It has the configuration of the run, also if a profile has changed since.
 
     Raises:
         ConfigError: the manifest's specification is not one that this version understands.

@@ -202,7 +202,7 @@ class Attempt:
         )
 
     def _fitted(self, context: RunContext, journal: Journal) -> Method:
-        """The fitted method: loaded where an earlier attempt or the stored run has it, else fitted."""
+        """The fitted method: loaded if an earlier attempt or the stored run has it, else fitted."""
         resolved = self._prepared.resolved
         with self._phase("__init__"):
             method = resolved.method_cls(resolved.config)
@@ -372,7 +372,7 @@ class Attempt:
             write_manifest(folder, manifest(record))
 
     def _write_model(self, folder: Path, method: Method) -> str:
-        """Store the model where it is asked for; say what became of it."""
+        """Store the model if it is asked for; say what became of it."""
         spec = self._prepared.spec
         if not spec.keep_model:
             return "not asked"

@@ -173,7 +173,7 @@ class MemoryMeter:
         return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
     def as_dict(self) -> dict[str, Any]:
-        """``mb``, ``mb_at_start`` and ``kind``, and the accelerator's peak where one was used."""
+        """``mb``, ``mb_at_start`` and ``kind``, and the accelerator's peak if one was used."""
         figures: dict[str, Any] = {
             "mb": self.peak_mb(),
             "mb_at_start": self.start_mb,
@@ -189,7 +189,7 @@ class MemoryMeter:
 def limit_threads(n: int) -> Iterator[Callable[[], None]]:
     """Limit BLAS and torch to ``n`` threads while the block runs, and restore both afterwards.
 
-    Torch is not imported for it. Where a method imports torch inside the block, torch finds
+    Torch is not imported for it. If a method imports torch inside the block, torch finds
     ``OMP_NUM_THREADS`` set to ``n``; the variable is restored at the end. Tokenizers that are first
     used inside the block find ``RAYON_NUM_THREADS`` likewise, unless it is set.
 
@@ -227,7 +227,7 @@ def limit_threads(n: int) -> Iterator[Callable[[], None]]:
 
 
 def _loaded_torch() -> Any:
-    """The torch module where something has imported it completely, else None."""
+    """The torch module if something has imported it completely, else None."""
     torch = sys.modules.get("torch")
     return torch if hasattr(torch, "set_num_threads") else None
 

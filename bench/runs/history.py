@@ -17,7 +17,7 @@ __all__ = ["from_history"]
 def from_history(
     jobs: Iterable[Job], prepared: PreparedRun, runs: Sequence[StoredRun]
 ) -> list[Job]:
-    """Jobs with estimated seconds where they had none and runs of the same method tell.
+    """Jobs with estimated seconds if they had none and runs of the same method tell.
 
     A fit is scaled by the events of target and sources, a scoring by the scored users. Runs of the same
     configuration are asked if there are any, else all of the method's profile; the median counts. They
@@ -52,7 +52,7 @@ def _events_of(run: StoredRun) -> int:
 
 
 def _events(data: object, names: Iterable[str]) -> int:
-    """Events of the named domains; 0 where one is not recorded."""
+    """Events of the named domains; 0 if one is not recorded."""
     known = data if isinstance(data, dict) else {}
     counts = [known.get(name, {}).get("events") for name in names]
     return sum(counts) if all(isinstance(one, int) for one in counts) else 0

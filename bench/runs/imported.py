@@ -49,7 +49,7 @@ class Imported(BaseModel):
     hardware: Text | None = None
 
     def costs(self) -> dict[str, Any]:
-        """The fields of a manifest that tell costs: what was declared, null where nothing was.
+        """The fields of a manifest that tell costs: what was declared, null if nothing was.
 
         What reading the file took here says nothing of the program, and is not recorded.
         """

@@ -35,7 +35,7 @@ class RunResult:
         spec: the specification.
         status: ``done`` (run now), ``stored`` (was there already), ``failed``, or ``in use``: not done,
             because another process worked on it, or on what it needs, for longer than was waited.
-        run: the stored run, where there is one.
+        run: the stored run, if there is one.
         error: why there is none.
         record: folder with the record of the failure.
         seconds: wall seconds spent on it now.
@@ -246,7 +246,7 @@ def _failure_key(spec: RunSpec) -> str:
 
 
 def record_failure(spec: RunSpec, store: RunStore, error: Exception, started: str) -> Path | None:
-    """Write ``failed/<target>/<method>-s<seed>-<key>``; None where even that cannot be written."""
+    """Write ``failed/<target>/<method>-s<seed>-<key>``; None if even that cannot be written."""
     folder = store.failed_folder(spec.target, spec.method, spec.seed, _failure_key(spec))
     trace = "".join(traceback.format_exception(error))
     record = {

@@ -77,7 +77,7 @@ class RunPlan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated wall seconds of what is left; None where one of its jobs has no estimate."""
+        """Estimated wall seconds of what is left; None if one of its jobs has no estimate."""
         return _sum([job.seconds for job in self.to_do])
 
     @property

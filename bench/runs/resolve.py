@@ -64,7 +64,7 @@ def resolve_spec(spec: RunSpec, *, planning: bool = False, given: Collection[str
 
     Raises:
         ConfigError: an unknown method, domain, profile or configuration key; a source that is
-            unknown, the target or named twice (also where the method uses none); a method that needs
+            unknown, the target or named twice (also if the method uses none); a method that needs
             sources and has none; a profile that is defined on other training events; a candidate file
             without ``negatives=imported`` or the reverse; a device that there is none of.
         MissingExtraError: the method needs a package or asset that is absent.

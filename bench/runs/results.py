@@ -88,7 +88,7 @@ def export_result(run: StoredRun, root: Path) -> StoredRun:
 
 
 def published_manifest(run: StoredRun) -> dict[str, Any]:
-    """The manifest with every path cut to its last part, where that leaves the run what it is.
+    """The manifest with every path cut to its last part, if that leaves the run what it is.
 
     The configuration is left alone but for paths whose content the identity holds: cut anywhere else,
     it would be that of another run.

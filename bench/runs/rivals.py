@@ -131,7 +131,7 @@ def results_in(folder: Path) -> Path:
 def published_folder() -> Path | None:
     """Published results: what ``BENCH_PUBLISHED`` names, else those of the package's own checkout.
 
-    None where the package was installed from a wheel, which carries none. The working directory
+    None if the package was installed from a wheel, which carries none. The working directory
     plays no part: the same command names the same rivals everywhere.
 
     Raises:

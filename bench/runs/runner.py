@@ -117,7 +117,7 @@ def execute(
     A run that was killed goes on from the method's own checkpoint, from the fitted model if fitting
     was done, and from the last saved chunk of scores. Two processes never work on the same run. A
     stored run that lacks a wanted request set or a wanted model is completed: its own request sets
-    are kept, and the fit is repeated only where the model was not stored.
+    are kept, and the fit is repeated only if the model was not stored.
 
     Args:
         spec: what to run.
@@ -161,7 +161,7 @@ def execute_run(
 ) -> tuple[StoredRun, bool]:
     """Like :func:`execute`, and say whether anything was run now."""
     progress = progress or QuietProgress()
-    # A wait is told even where no progress is shown.
+    # A wait is told even if no progress is shown.
     tell = None if type(progress) is QuietProgress else progress.status
     with patience(tell=tell), _clear_errors(spec.label):
         prepared = prepare(spec, tasks=tasks, progress=progress)
@@ -245,7 +245,7 @@ def _completed(prepared: PreparedRun, stored: StoredRun | None) -> PreparedRun:
 
 
 def _readable(store: RunStore, prepared: PreparedRun) -> StoredRun | None:
-    """The stored run that is about to be replaced, or None where it is absent or damaged."""
+    """The stored run that is about to be replaced, or None if it is absent or damaged."""
     try:
         return _stored(store, prepared)
     except ResultError:

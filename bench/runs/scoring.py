@@ -31,7 +31,7 @@ def check_candidates(capabilities: Capabilities, n_candidates: int, owner: str) 
 def merge_diagnostics(into: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Add the counters of one chunk to those of the run, in place.
 
-    Numbers are summed, nested mappings merged; other values are kept, and where chunks differ they
+    Numbers are summed, nested mappings merged; other values are kept, and if chunks differ they
     become a list of the distinct ones.
     """
     for key, value in more.items():
@@ -52,7 +52,7 @@ def merge_diagnostics(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def training_report(method: Method) -> Any:
-    """What a method tells about its training: ``report`` with ``as_dict()``, where it has one."""
+    """What a method tells about its training: ``report`` with ``as_dict()``, if it has one."""
     as_dict = getattr(getattr(method, "report", None), "as_dict", None)
     return jsonable(as_dict()) if callable(as_dict) else None
 

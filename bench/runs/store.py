@@ -98,7 +98,7 @@ class RunStore:
             damaged: receives the folders that cannot be read; None = the first one is an error.
 
         Raises:
-            ResultError: a damaged run, where ``damaged`` is None.
+            ResultError: a damaged run, if ``damaged`` is None.
         """
         runs = []
         for folder in self.folders():
@@ -233,7 +233,7 @@ def sweep_locks(work: Path) -> None:
 
 
 def present(folder: Path) -> StoredRun | None:
-    """The run of a folder, or None where there is none, or none any more.
+    """The run of a folder, or None if there is none, or none any more.
 
     Raises:
         ResultError: it is damaged.

@@ -90,7 +90,7 @@ class StoredRun:
 
     @property
     def method(self) -> str:
-        """The method's own name; not the stored one where it was renamed since (:data:`RENAMED`)."""
+        """The method's own name; not the stored one if it was renamed since (:data:`RENAMED`)."""
         return RENAMED.get(
             (self.stored_method, self.manifest["method"]["version"]), self.stored_method
         )
@@ -304,7 +304,7 @@ def read_run(path: Path) -> StoredRun:
 
 
 def _state(path: Path) -> _State:
-    """Which folder a path means now; None where there is none."""
+    """Which folder a path means now; None if there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -79,7 +79,7 @@ def load_task(spec: RunSpec, given: Mapping[str, Domain] | None = None) -> Loade
     """Load the domains of a resolved specification and build its task.
 
     The other domains of the namespace, of the catalogue and imported ones, take part in the leak
-    guard where they are on disk; those that are not are named to the protocol, which then marks the
+    guard if they are on disk; those that are not are named to the protocol, which then marks the
     guard as partial.
 
     Args:

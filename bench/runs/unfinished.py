@@ -22,7 +22,7 @@ class Unfinished:
 
     Attributes:
         run_id: its identity.
-        label: method, target and seed, as its log names them; "" where it wrote none.
+        label: method, target and seed, as its log names them; "" if it wrote none.
         started: UTC time of its first attempt, or "".
         running: whether a process works on it now.
     """

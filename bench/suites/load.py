@@ -45,7 +45,7 @@ class Suite(_Strict):
         title: one sentence, the caption.
         methods: methods that have a row in any case, in the paper's order. A file may group them by
             family.
-        families: family of each method, where the file groups them.
+        families: family of each method, if the file groups them.
         primary: metric that is tested and sorts the rows.
         reference: method that ``^`` refers to, or None.
         reported: publication quoted below a rule, or None.

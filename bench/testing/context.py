@@ -38,7 +38,7 @@ class TestContext:
 
     Attributes:
         scratch: private folder.
-        validator: what :meth:`validate` asks; None where validating is an error.
+        validator: what :meth:`validate` asks; None if validating is an error.
     """
 
     __test__ = False  # not a test class, whatever its name

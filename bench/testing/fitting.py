@@ -78,7 +78,7 @@ def check_seed_used(session: Session) -> str:
 
 
 def _require_no_draws(session: Session, base: Fitted) -> None:
-    """Fail where a fit that is declared deterministic trains, or depends on random numbers."""
+    """Fail if a fit that is declared deterministic trains, or depends on random numbers."""
     if session.steps:
         raise CheckFailed(trained_silently(session.cls.name, session.steps))
     shifted = session.fit("other-draws", lambda: session.small_task, shift_draws=True)

@@ -164,7 +164,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _in_folder(path: Any, descriptor: int | None) -> Any:
-    """The path, or where it lies below the folder of an open descriptor; None where nobody can tell.
+    """The path, or where it lies below the folder of an open descriptor; None if nobody can tell.
 
     ``shutil.rmtree`` removes by name and descriptor; the folder itself is seen by its own path.
     """
@@ -238,7 +238,7 @@ class _Aside(io.TextIOBase):
 def watch_prints() -> Iterator[list[str]]:
     """Record what is written to standard output and pass it on to standard error.
 
-    Sees ``sys.stdout`` and, where the process has one, the file descriptor behind it, so that
+    Sees ``sys.stdout`` and, if the process has one, the file descriptor behind it, so that
     compiled code and child processes count as well.
 
     Yields:

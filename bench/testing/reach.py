@@ -141,7 +141,7 @@ def _properties(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _filled(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 - raises where the cell is empty
+        cell.cell_contents  # noqa: B018 - raises if the cell is empty
     except ValueError:
         return False
     return True

@@ -29,7 +29,7 @@ __all__ = [
 
 TOLERANCE = 1e-4
 """Largest allowed difference of scores between batches or candidate orders, relative to the
-largest score where that is above 1."""
+largest score if that is above 1."""
 
 
 def check_form(session: Session) -> str:
@@ -143,7 +143,7 @@ def check_candidate_order(session: Session) -> str:
     if difference > TOLERANCE:
         raise CheckFailed(
             f"with the candidates in another order their scores differ by up to {difference:.2g}. The "
-            "order of the array means nothing; where a prompt needs one, derive it from user and item."
+            "order of the array means nothing; if a prompt needs one, derive it from user and item."
         )
     return ""
 
@@ -213,7 +213,7 @@ def check_empty_history(session: Session) -> str:
 
 
 def same_scores(session: Session, one: Fitted, other: Fitted) -> str:
-    """Say how two fitted methods differ on the small task; empty where they are bit-equal."""
+    """Say how two fitted methods differ on the small task; empty if they are bit-equal."""
     first, second = session.values(one), session.values(other)
     if np.array_equal(first, second, equal_nan=True):
         return ""
@@ -221,7 +221,7 @@ def same_scores(session: Session, one: Fitted, other: Fitted) -> str:
 
 
 def distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
-    """Largest difference, relative to the largest score where that is above 1."""
+    """Largest difference, relative to the largest score if that is above 1."""
     if not np.array_equal(np.isnan(a), np.isnan(b)):
         return float("inf")
     scale = max(1.0, float(np.nanmax(np.abs(a), initial=0.0)))

@@ -130,7 +130,7 @@ class Session:
         """The small task with other test items, and with everything else exactly as before.
 
         Validation candidates exclude a user's test item, so another test item could change them;
-        users where it does keep theirs.
+        users if it does keep theirs.
         """
         target, sources = self.small_domains
         users = self.small_task.subset(None)

@@ -227,7 +227,7 @@ def _fault_of_requests(requests: Requests, wire: Tripwire) -> str:
 
 
 def _numbers(value: Any, wire: Tripwire) -> NDArray[np.int64] | None:
-    """Item numbers in an array or a container; None where there can be none."""
+    """Item numbers in an array or a container; None if there can be none."""
     if isinstance(value, StringColumn):
         return None if len(value) == _N_ITEMS else _numbers(value.to_list(), wire)
     if isinstance(value, np.ndarray):

@@ -51,7 +51,7 @@ class AveragedConfig(AdapterMethodConfig):
 class SeedAverage(AdapterMethod):
     """Two adapters on the same rows of the target, same initialisation, other order, averaged.
 
-    What averaging brings where neither other domains nor other rows are involved.
+    What averaging brings if neither other domains nor other rows are involved.
     """
 
     name = "seed-average"

@@ -132,7 +132,7 @@ def test_a_run_from_nothing_says_what_it_will_do_and_ends_with_rivals_and_the_ga
     for method in ("weaverec", "target-only", "popularity", "item-knn"):
         assert re.search(rf"^{method} ", done.stdout, re.M)
     # Its own first adapter, scored alone, tells whether the sources helped ...
-    assert "No stored target-only run to tell the gain" in done.stderr
+    assert "target-only is run as well, to tell the gain" in done.stderr
     assert re.search(r"^weaverec .*target-only: target-only", done.stdout, re.M)
     uses = stored("target-only").manifest["adapters"]
     assert [use["trained_now"] for use in uses] == [False]

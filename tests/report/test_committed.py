@@ -169,8 +169,8 @@ def test_rows_trained_too_little_are_marked_and_left_out_of_the_reading(write_ru
 
 def test_reading_separates_methods_from_checkpoints(results):
     page = render(results)["README.md"].decode()
-    assert "above in 2; significantly so as methods in 0" in page
-    assert "has one seed, in 2." in page
+    assert "above a trained one in 2 of" in page
+    assert "significant between methods in 0 pairs. In 2 more" in page
     assert "No training-free row is above big on any of these targets." in page
     assert page.count("| knn ") == 2
 

@@ -34,8 +34,8 @@ class LLMRecConfig(LoopConfig):
         lora_alpha: scale of the factors, times 1 / rank.
         lora_dropout: dropout before the factors.
         steps: optimiser steps, or null for ``epochs`` passes over all rows.
-        epochs: passes over all rows where ``steps`` is null.
-        check_steps: steps between two checkpoints; where users are held out, also between two looks at
+        epochs: passes over all rows if ``steps`` is null.
+        check_steps: steps between two checkpoints; if users are held out, also between two looks at
             their loss.
         holdout_share: share of all users whose last training item is not trained on, but gives a loss
             that stops training early and chooses the weights; 0 = all steps are taken.

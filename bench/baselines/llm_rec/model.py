@@ -73,7 +73,7 @@ class TextEncoder(nn.Module):
         self.temperature = temperature
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Vectors, float32, shape ``(b, d)``; of unit length where there is a temperature."""
+        """Vectors, float32, shape ``(b, d)``; of unit length if there is a temperature."""
         states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = pool(states, mask, self.pooling)
         return pooled if self.temperature is None else functional.normalize(pooled, dim=-1)

@@ -47,7 +47,7 @@ RowChoice = Literal["prefixes", "random-prefix", "last"]
 
 
 class MCRPLConfig(LoopConfig):
-    """MCRPL; the defaults are the authors' where the reference study (A.4) states nothing else.
+    """MCRPL; the defaults are the authors' if the reference study (A.4) states nothing else.
 
     Attributes:
         epochs: most epochs of stage 2.

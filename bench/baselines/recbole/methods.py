@@ -1,7 +1,7 @@
 """GRU4Rec, SASRec, BERT4Rec and further sequential models, on RecBole 1.2.1's model classes.
 
 The settings are those of the reference paper (A.4: Adam, learning rate 1e-3, batch 256, dimension
-64) where it states them and RecBole's defaults where it does not: up to 300 epochs, patience 10, every
+64) if it states them and RecBole's defaults if it does not: up to 300 epochs, patience 10, every
 prefix a row. Profile ``cpu`` trains the causal models on rows with the same targets at a fraction of
 the cost.
 """
@@ -264,7 +264,7 @@ class _NextItem(_RecBoleMethod):
 
 
 class GRU4Rec(_NextItem):
-    """GRU4Rec: a GRU reads the history, the state after the last item scores the items."""
+    """GRU4Rec: a GRU reads the history, and the state after the last item scores the items."""
 
     name = "gru4rec"
     version = "1"
@@ -274,7 +274,7 @@ class GRU4Rec(_NextItem):
 
 
 class SASRec(_NextItem):
-    """SASRec: a causal Transformer reads the history, its last state scores the items."""
+    """SASRec: a causal Transformer reads the history, and its last state scores the items."""
 
     name = "sasrec"
     version = "1"

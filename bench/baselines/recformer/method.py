@@ -110,7 +110,7 @@ class RecFormer(StartingMethod):
         encoder = resolve_encoder(config.encoder, progress=context.progress.status)
         backbone, tokenizer = load_encoder_model(encoder)
         weights, stages = self.first_weights(view, context)
-        # What is new in the model is part of the training where nothing replaces it.
+        # What is new in the model is part of the training if nothing replaces it.
         with isolated_randomness(context.seed):
             self.model = model = self._wrap(backbone, target.n_items)
         if weights is not None:
@@ -228,7 +228,7 @@ class RecFormer(StartingMethod):
             folder=context.scratch / "stage-2",
             seed=_stage_seed(context.seed, 2),
         )
-        # Stage 2 replaces the best model of stage 1 only where it is better.
+        # Stage 2 replaces the best model of stage 1 only if it is better.
         improved = _best(second) > _best(first)
         if not improved:
             model.load_state_dict(best)

@@ -50,7 +50,7 @@ def interactions(
     Args:
         sequences: n rows.
         n_items: number of columns.
-        weights: one value per event, summed where an item repeats; None makes the matrix binary.
+        weights: one value per event, summed if an item repeats; None makes the matrix binary.
     """
     values = np.ones(len(sequences.items)) if weights is None else weights
     # Copies, because summing duplicates sorts the arrays in place and they are the caller's.
@@ -107,7 +107,7 @@ def decayed(history: Sequences, decay: float) -> tuple[Sequences, NDArray[np.flo
 
 
 def last_events(sequences: Sequences) -> Sequences:
-    """The newest event of every sequence; rows of length 1, or 0 where there is none."""
+    """The newest event of every sequence; rows of length 1, or 0 if there is none."""
     keep = np.zeros(len(sequences.items), dtype=np.bool_)
     keep[sequences.offsets[1:][sequences.lengths > 0] - 1] = True
     return sequences.select(keep)
@@ -131,7 +131,7 @@ def sum_over_history(
         weights: one per history event, or None for 1.
 
     Returns:
-        float32, shape ``(n, c)``; 0 where the history is empty.
+        float32, shape ``(n, c)``; 0 if the history is empty.
     """
     values = np.zeros(candidates.shape, dtype=np.float32)
     weight = np.ones(len(history.items)) if weights is None else weights

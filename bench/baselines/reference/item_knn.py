@@ -56,7 +56,7 @@ class ItemKNNConfig(MethodConfig):
 
 
 class ItemKNN(Method):
-    """Similarity of the candidate to the user's recent items, popularity where there is none.
+    """Similarity of the candidate to the user's recent items, popularity if there is none.
 
     Two items are similar if the same users trained on both (cosine of their columns). Three
     refinements: the candidate's popularity is divided out only partly (asymmetric cosine, Aiolli,

@@ -37,7 +37,7 @@ class Markov(Method):
 
     With ``T[i, j]`` the number of times j directly followed i in a training sequence, ``n_i`` its
     row sum and ``q`` the popularity distribution, the score is ``(T[i, j] + prior * q[j]) /
-    (n_i + prior)``: a Dirichlet-smoothed estimate, which is popularity where nothing is known.
+    (n_i + prior)``: a Dirichlet-smoothed estimate, which is popularity if nothing is known.
     """
 
     name: ClassVar[str] = "markov"

@@ -13,7 +13,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
-    """Bytes that can be allocated without swapping, or None where the system does not say.
+    """Bytes that can be allocated without swapping, or None if the system does not say.
 
     On Linux the smaller of ``MemAvailable`` and what the control group of a container leaves;
     elsewhere all physical memory.

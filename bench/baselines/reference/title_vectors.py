@@ -92,7 +92,7 @@ def cosines_over_history(
             having age 0, in (0, 1].
 
     Returns:
-        float32, shape ``(n, c)``; 0 where the history is empty.
+        float32, shape ``(n, c)``; 0 if the history is empty.
     """
     values = np.zeros(candidates.shape, dtype=np.float32)
     n_titles, width = titles.unit.shape

@@ -66,7 +66,7 @@ class Encoder:
         name: as the user gave it.
         folder: local folder with configuration, safetensors and tokenizer.
         content_hash: SHA-256 (64 hex digits) of weights, configuration and tokenizer.
-        pooling: what suits it: ``cls`` where its ``1_Pooling/config.json`` says so, else ``mean``.
+        pooling: what suits it: ``cls`` if its ``1_Pooling/config.json`` says so, else ``mean``.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Encoder:
 
 
 def require_encoder(name: str) -> None:
-    """Fail early where an encoder cannot be used; loads and downloads nothing.
+    """Fail early if an encoder cannot be used; loads and downloads nothing.
 
     Raises:
         MissingExtraError: the packages or the asset are not installed; the message names the
@@ -92,7 +92,7 @@ def require_encoder(name: str) -> None:
 
 
 def resolve_encoder(name: str, *, progress: Callable[[str], None] | None = None) -> Encoder:
-    """Find an encoder, and download it where this has not been done yet.
+    """Find an encoder, and download it if this has not been done yet.
 
     Args:
         name: ``all-minilm-l6-v2``, a folder, or a Hugging Face id, which may end in ``@REVISION``

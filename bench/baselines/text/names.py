@@ -10,7 +10,7 @@ _SHORT = {"all-minilm-l6-v2": "MiniLM"}
 
 
 def substitute_note(encoder: str, official: str) -> str:
-    """Short name of an encoder, or "" where it is the one that a method's authors used.
+    """Short name of an encoder, or "" if it is the one that a method's authors used.
 
     Args:
         encoder: name as configured.

@@ -153,7 +153,7 @@ def _texts_hash(texts: Sequence[str]) -> str:
 
 
 def _stored(folder: Path) -> NDArray[np.float32] | None:
-    """The vectors in ``folder``, or None where there are none; raises where they are damaged."""
+    """The vectors in ``folder``, or None if there are none; raises if they are damaged."""
     if not intact(folder, recorded=lambda: _recorded(folder)):
         return None
     file = folder / "vectors.npy"

@@ -80,7 +80,7 @@ class VQRecModel(SequenceEncoder):
 
     @property
     def table(self) -> Tensor:
-        """The code table, or ``aligned`` where that stands in for it."""
+        """The code table, or ``aligned`` if that stands in for it."""
         return self.pq_code_embedding.weight if self.aligned is None else self.aligned
 
     def code_vectors(self, ids: Tensor) -> Tensor:

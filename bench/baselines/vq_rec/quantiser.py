@@ -157,7 +157,7 @@ def _blocks(vectors: NDArray[np.float32], n_blocks: int) -> list[NDArray[np.floa
 def _first_centroids(
     vectors: NDArray[np.float32], n_blocks: int, n_codes: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Random vectors, the same for all blocks; repeated where there are too few."""
+    """Random vectors, the same for all blocks; repeated if there are too few."""
     chosen = np.resize(rng.permutation(len(vectors)), n_codes)
     return np.stack([part[chosen] for part in _blocks(vectors, n_blocks)])
 

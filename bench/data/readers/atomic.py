@@ -50,7 +50,7 @@ def read_atomic(inter: Path, item: Path | None = None, *, on_error: OnError = "r
     Args:
         inter: ``.inter`` or ``.inter.gz`` with ``user_id:token``, ``item_id:token`` and
             ``timestamp:float``; other columns are ignored.
-        item: ``.item`` or ``.item.gz`` with ``item_id:token`` and, where known, a title
+        item: ``.item`` or ``.item.gz`` with ``item_id:token`` and, if known, a title
             (``title``, ``movie_title`` or ``name``), ``brand``, and ``category`` (or ``class``,
             ``genre``); None: no item table.
         on_error: what happens at a malformed line.
@@ -74,7 +74,7 @@ def read_atomic(inter: Path, item: Path | None = None, *, on_error: OnError = "r
 
 
 def read_item_file(item: Path, errors: LineErrors) -> pl.DataFrame:
-    """Read an ``.item`` file: columns ``item``, ``title`` and, where present, ``brand``, ``category``.
+    """Read an ``.item`` file: columns ``item``, ``title`` and, if present, ``brand``, ``category``.
 
     Raises:
         DataError: a malformed header or line, or an item with two rows.

@@ -29,7 +29,7 @@ class Reading:
         encoding: text encoding; None: UTF-8 (MovieLens: that of the release).
         time_format: strftime directives of times; None: numbers or ISO 8601.
         where: conditions that an interaction must meet, such as ``"rating >= 4"``.
-        sequences: whether each line is a user followed by all his items, oldest first.
+        sequences: whether each line is a user followed by all their items, oldest first.
         repeats: of several events of one user and item, the earliest (``first``), or none of them:
             such data are refused (``keep``).
         on_error: ``raise``, or ``skip`` and count malformed lines.
@@ -121,7 +121,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, files: Files) -> RawData:
-        """Read interactions and, where there are any, items; nothing is filtered or sorted.
+        """Read interactions and, if there are any, items; nothing is filtered or sorted.
 
         Raises:
             ConfigError: options that do not fit the format.

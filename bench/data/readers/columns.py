@@ -23,7 +23,7 @@ from bench.errors import ConfigError, DataError
 __all__ = ["ColumnMapping", "Found", "Request", "choose_columns", "find_columns"]
 
 _SHOWN = 25
-_SEQUENCES = " (or, if each line is a user and all his items: --sequences)"
+_SEQUENCES = " (or, if each line is a user and all their items: --sequences)"
 _WORDS = {
     "user": ("user", "customer", "reviewer", "member", "account", "session", "visitor", "uid"),
     "item": ("item", "product", "asin", "article", "movie", "video", "book", "business", "isbn",
@@ -150,7 +150,7 @@ class Found:
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Column names without blanks around, and without types where all have one (atomic files)."""
+    """Column names without blanks around, and without types if all have one (atomic files)."""
     stripped = [name.strip() for name in names]
     typed = [name.rpartition(":") for name in stripped]
     if all(colon and kind in ATOMIC_TYPES for _, colon, kind in typed):

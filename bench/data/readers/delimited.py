@@ -1,6 +1,6 @@
 """Delimited text of any dialect, read in blocks: every bad row is reported at its line, skippable.
 
-The quoting rule: where commas or semicolons separate fields, a field that begins with a quotation
+The quoting rule: if commas or semicolons separate fields, a field that begins with a quotation
 mark is quoted as in RFC 4180. With any other separator marks are plain characters, unless the names
 of the header are quoted. A row that cannot be parsed is one bad line, the one where its mark opened;
 reading goes on with the next line.

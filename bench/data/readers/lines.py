@@ -40,7 +40,7 @@ class Lines:
 
     Attributes:
         first: line number (1-based) of row 0.
-        text: the lines, without line ends; null where a line was no text and has been reported.
+        text: the lines, without line ends; null if a line was no text and has been reported.
     """
 
     first: int

@@ -12,8 +12,8 @@ __all__ = ["clicks"]
 def clicks(frame: pl.DataFrame, time_format: str | None) -> pl.DataFrame:
     """Events of a behaviors file.
 
-    The history of a user (the same in each of his lines, oldest first, without times) comes before
-    his first impression, one second apart; then every news clicked (``N1-1``) at the time of its
+    The history of a user (the same in each of their lines, oldest first, without times) comes before
+    their first impression, one second apart; then every news clicked (``N1-1``) at the time of its
     impression.
 
     Args:

@@ -43,7 +43,7 @@ class QuotedRows:
     """Rows that begin at given lines.
 
     Args:
-        text: lines without their ends; None where a line was no text.
+        text: lines without their ends; None if a line was no text.
         separator: one character.
     """
 

@@ -37,7 +37,7 @@ class Fields:
 
     Attributes:
         keys: column -> key. ``user``, ``item`` and ``time`` must be there; other columns are texts
-            ("" where a record has no such key, or null).
+            ("" if a record has no such key, or null).
         strict: ids are texts and times numbers (else ids may be numbers and times texts).
         literals: whether lines may be Python dictionaries.
     """

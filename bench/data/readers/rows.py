@@ -26,7 +26,7 @@ def events_of(
     Args:
         frame: columns ``line_number``, ``user`` and ``item`` (str), ``time`` (any type).
         errors: told about empty ids, ids with control characters and times that are none.
-        times: the times parsed, null where there is none; None: the column holds numbers.
+        times: the times parsed, null if there is none; None: the column holds numbers.
         expected: what a time should have been, for messages.
 
     Returns:
@@ -54,7 +54,7 @@ def items_of(frame: pl.DataFrame, errors: LineErrors, *, what: str = "item") -> 
         what: how messages call an item.
 
     Returns:
-        Columns ``item``, ``title`` and the other texts, "" where there is none.
+        Columns ``item``, ``title`` and the other texts, "" if there is none.
     """
     frame = errors.drop(frame, _blank("item"), "item", f"a non-empty {what} id")
     again = ~pl.col("item").is_first_distinct()

@@ -55,7 +55,7 @@ class TableOptions:
         dialect: of delimited text. Header and separator concern the interactions; an item table
             has the separator too if its first line holds it.
         where: conditions that a row of the interactions must meet.
-        sequences: whether each line is a user followed by all his items, oldest first.
+        sequences: whether each line is a user followed by all their items, oldest first.
         command: the import command without ``--column``, for messages.
     """
 
@@ -153,7 +153,9 @@ def read_tabular(
     events = pl.concat(parts)
     lost = sum(told.count for told in errors)
     if left_out and events.is_empty():
-        raise DataError(f"{errors[0].file}: no row meets --where; {left_out} rows were left out.")
+        raise DataError(
+            f"{errors[0].file}: no row meets --where; {left_out} rows were left out. Loosen the condition."
+        )
     require_events(events, errors[0].file, lost)
     raw = RawData(events, None, tuple(paths), left_out=left_out)
     if items is not None:
@@ -219,7 +221,7 @@ def _read(
     ending = _format(path)
     if options.sequences and (ending == ".parquet" or ending in _RECORDS):
         raise ConfigError(
-            f"{path}: --sequences is for text, a user and all his items in each line."
+            f"{path}: --sequences is for text, a user and all their items in each line."
         )
     if ending == ".parquet":
         choose = _by_name(request, str(path))
@@ -230,7 +232,7 @@ def _read(
         raise DataError(
             f"{path}: unsupported ending {path.suffix!r}; expected .csv, .tsv, .txt, .json, .jsonl "
             "(each also .gz or .zip), .parquet or a folder of parts, RecBole's .inter, or a MovieLens "
-            "folder or .zip. Rename or convert the file; for delimited text of another ending say "
+            "folder or .zip. Rename or convert the file; for delimited text of another ending give "
             "--separator."
         )
     if options.sequences and not request.is_items:
@@ -284,7 +286,7 @@ def _delimited(
 
 
 def _sequences(path: Path, dialect: Dialect, errors: LineErrors) -> pl.DataFrame:
-    """Lines of a user and all his items, oldest first, as one row per event."""
+    """Lines of a user and all their items, oldest first, as one row per event."""
     by = dialect.separator or " "
     parts = []
     with open_source(path) as stream:

@@ -42,10 +42,10 @@ def expected_time(time_format: str | None = None) -> str:
 def parse_times(
     times: pl.Series, time_format: str | None = None, *, numbers: bool = False
 ) -> tuple[pl.Series, bool]:
-    """Float64 of every time, null where a value is none; and whether they are dates.
+    """Float64 of every time, null if a value is none; and whether they are dates.
 
     Text holds numbers or dates of ISO 8601 (without zone: UTC), which become seconds since 1970.
-    A column is of one kind, that of most of its values (of the first where both are as many): a
+    A column is of one kind, that of most of its values (of the first if both are as many): a
     number beside dates has another unit and is none. Empty cells decide nothing.
 
     Args:

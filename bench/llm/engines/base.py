@@ -22,7 +22,7 @@ class Generation:
 
     Attributes:
         tokens: int32, shape ``(n,)``: the new tokens, without the stop token.
-        finished: ``stop`` where a stop token ended it, ``length`` where the budget did.
+        finished: ``stop`` if a stop token ended it, ``length`` if the budget did.
     """
 
     tokens: TokenIds
@@ -37,7 +37,7 @@ class Choice:
 
     Attributes:
         text: the title.
-        followed: it and the separator, where more titles follow.
+        followed: it and the separator, if more titles follow.
         last: it and what ends the list.
     """
 
@@ -138,7 +138,7 @@ class Engine(Protocol):
         Args:
             prompts: n token sequences.
             choices: for every prompt the titles to choose from; equal ones count once.
-            n_titles: length of the list, >= 1; shorter where there are fewer titles.
+            n_titles: length of the list, >= 1; shorter if there are fewer titles.
             separator: text between two titles.
             adapter: PEFT folder, or None for the base alone.
 

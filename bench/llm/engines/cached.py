@@ -93,7 +93,7 @@ def _decode(
         model: causal language model of transformers.
         prompts: the rows.
         choose: from some rows and their next-token logits ``(n, vocabulary)`` to the token that each
-            of them goes on with, or None where it is finished.
+            of them goes on with, or None if it is finished.
 
     Returns:
         How many tokens the model read.

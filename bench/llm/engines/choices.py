@@ -23,7 +23,7 @@ class ListWalk:
     Args:
         choices: the titles to choose from, each with at least one token; those with equal tokens count
             once.
-        n_titles: length of the list, >= 1; shorter where there are fewer titles.
+        n_titles: length of the list, >= 1; shorter if there are fewer titles.
 
     Attributes:
         tokens: what was written so far.

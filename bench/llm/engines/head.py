@@ -50,7 +50,7 @@ def _log_sums(hidden: Tensor, weight: Tensor) -> Tensor:
     for part in torch.split(weight, block):
         sums += (hidden @ part.t()).float().exp_().sum(dim=-1)
     result = sums.log()
-    # Logits are rarely beyond +-60; where they are, the largest one must be taken out first.
+    # Logits are rarely beyond +-60; if they are, the largest one must be taken out first.
     unsafe = (~sums.isfinite()) | (sums < _SMALLEST)
     if bool(unsafe.any()):
         own = hidden[unsafe]

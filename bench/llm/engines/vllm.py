@@ -113,7 +113,7 @@ class VllmEngine:
         if self._route == "prompt":
             if self._device == "cpu" and adapter is not None:
                 raise ConfigError(
-                    "route=prompt on the CPU reads the base model only: vLLM 0.32 crashes where "
+                    "route=prompt on the CPU reads the base model only: vLLM 0.32 crashes if "
                     "prompt_logprobs meet an adapter there. Use route=forced."
                 )
             inputs = [[*text.tolist(), *branch] for text, branch in zip(texts, ids, strict=True)]
@@ -203,7 +203,7 @@ class VllmEngine:
         Args:
             prompts: n token sequences.
             choices: for every prompt the titles to choose from; equal texts count once.
-            n_titles: length of the list, >= 1; shorter where there are fewer titles.
+            n_titles: length of the list, >= 1; shorter if there are fewer titles.
             separator: text between two titles.
             adapter: PEFT folder, or None for the base.
 
@@ -240,7 +240,7 @@ class VllmEngine:
                 if text not in texts[row]:
                     raise MethodError(
                         f"vLLM answered {text!r} ({output.outputs[0].finish_reason}) to prompt {row} "
-                        "where a title of the list was required. Use scorer=likelihood, or "
+                        "although a title of the list was required. Use scorer=likelihood, or "
                         "generate without constraint."
                     )
                 left[row].pop(texts[row].index(text))

@@ -43,7 +43,7 @@ class VllmOptions(BaseModel):
             ``gpu_memory_utilization`` leaves, or 1 on the CPU.
         tensor_parallel_size: accelerators that share the model, >= 1.
         max_model_len: longest prompt with its answer, in tokens, >= 1; None: as far as the model
-            goes. Lower it where the cache cannot hold one such sequence.
+            goes. Lower it if the cache cannot hold one such sequence.
         max_num_seqs: most requests in one step, >= 1.
         block_size: tokens per block of the prefix cache; None: 32 on the CPU (vLLM's 128 would
             leave short prompts uncached).

@@ -56,7 +56,7 @@ class AdaptedConfig(AdapterMethodConfig):
         entropy: what is made small. ``candidate``: the entropy of the softmax over the likelihoods of
             a request's candidates, normalised as configured, without a share of the prior; ``token``:
             that of the next token over the vocabulary, at the first tokens of the greedy answer.
-        first_tokens: how many tokens those are, >= 1; fewer where the title ends before.
+        first_tokens: how many tokens those are, >= 1; fewer if the title ends before.
         requests_per_domain: how many requests of each domain, >= 1, drawn by a keyed hash of the user.
         adapt: steps, batch, optimiser, and whether every layer has its own mix.
     """

@@ -41,7 +41,7 @@ class FitReport(dict[str, Any]):
 
 
 class LLMMethod(Method):
-    """Scores with a backbone, and with the adapter in ``self.adapter`` where there is one.
+    """Scores with a backbone, and with the adapter in ``self.adapter`` if there is one.
 
     What is subtracted of a title's probability without history is ``self.prior_share`` of it.
     """
@@ -131,7 +131,7 @@ class LLMMethod(Method):
         """Serve ``self.adapter`` with the configured share of the prior, or the best on validation.
 
         Returns:
-            The validation figures with it; None where nothing was to be chosen.
+            The validation figures with it; None if nothing was to be chosen.
         """
         shares = self.config.prior_shares
         self.prior_share = shares[0]

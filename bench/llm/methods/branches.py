@@ -1,4 +1,4 @@
-"""Base of the methods that train adapters: one branch per adapter, merged where there are several."""
+"""Base of the methods that train adapters: one branch per adapter, merged if there are several."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class AdapterMethod(LLMMethod):
 
     @property
     def n_tried(self) -> int:
-        """How many merges are chosen among by validation; 0 where there is no choice."""
+        """How many merges are chosen among by validation; 0 if there is no choice."""
         return 0
 
     @property

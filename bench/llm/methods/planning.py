@@ -28,7 +28,7 @@ from bench.methods import Job, PlanSpec
 
 __all__ = ["JobWriter"]
 
-# What a merge takes anyway, and entries of products per second where it acts on these one by one.
+# What a merge takes anyway, and entries of products per second if it acts on these one by one.
 _MERGE_START = 1.0
 _PRODUCT_ENTRIES_PER_SECOND = 25e6
 
@@ -47,7 +47,7 @@ class JobWriter:
 
     @cached_property
     def backbone(self) -> Backbone | None:
-        """The backbone, where it is on this machine; nothing is downloaded or converted for a plan."""
+        """The backbone, if it is on this machine; nothing is downloaded or converted for a plan."""
         return find_backbone(self._config.backbone)
 
     @cached_property

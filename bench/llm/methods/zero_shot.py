@@ -15,7 +15,7 @@ __all__ = ["ZeroShot", "ZeroShotConfig"]
 class ZeroShotConfig(LLMConfig):
     """As every LLM method; the ``paper`` profile takes likelihoods per token.
 
-    The usual remedy for untuned models, which underrate long titles, where no prior is subtracted.
+    The usual remedy for untuned models, which underrate long titles, if no prior is subtracted.
     """
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {

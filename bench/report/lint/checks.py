@@ -183,7 +183,7 @@ def _describe(conflict: Conflict) -> str:
 
 
 def _grim(row: ReportedRow, options: LintOptions) -> list[Finding] | None:
-    """None where the test does not apply, else its findings."""
+    """None if the test does not apply, else its findings."""
     n_users = options.n_users or row.n_users
     declared = options.n_users is not None
     if n_users is None or row.is_random:

@@ -60,7 +60,7 @@ class Grid:
 
     Attributes:
         rows: all lines, header lines included.
-        title: heading or label near it; "" where there is none.
+        title: heading or label near it; "" if there is none.
     """
 
     rows: tuple[GridRow, ...]

@@ -176,7 +176,7 @@ def _split_cells(row: str) -> list[str]:
 
 
 def _spans(cell: str) -> tuple[str, int, int]:
-    """Text of a cell, and how many columns and rows it spans (rows upwards where negative)."""
+    """Text of a cell, and how many columns and rows it spans (rows upwards if negative)."""
     spans = {"column": 1, "row": 1}
     if len(cell) > LONGEST_CELL:
         return " ".join(cell.split()), 1, 1

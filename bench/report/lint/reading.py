@@ -156,7 +156,7 @@ def _read_grid(grid: Grid, declared: int | None, builder: _Builder) -> None:
 
 
 def _header_metrics(row: GridRow, above: Sequence[GridRow]) -> dict[int, str]:
-    """Metrics by column where a row is a header; cut-offs alone take the metric from above."""
+    """Metrics by column if a row is a header; cut-offs alone take the metric from above."""
     found: dict[int, str] = {}
     for column, text in enumerate(row.cells):
         name = metric_name(text)
@@ -187,7 +187,7 @@ def _column_names(row: GridRow, above: Sequence[GridRow], metrics: Mapping[int, 
 
 
 def _groups(metrics: Mapping[int, str], above: Sequence[GridRow]) -> dict[int, str]:
-    """Group name by column, from the line above the metrics; "" where a lone group has none.
+    """Group name by column, from the line above the metrics; "" if a lone group has none.
 
     Names that span columns are repeated in each (LaTeX), or stand over the first (Markdown, CSV).
     """

@@ -31,9 +31,9 @@ CURVE_METRIC = "ndcg@5"
 _FLAG_TEXT = {
     "transductive": "saw the unlabelled test requests while training",
     "ties": "the order of tied scores could move a displayed mean by more than 0.001",
-    "unchecked": "code from outside of the package that had not passed the conformance kit when it ran",
+    "unchecked": "code from outside the package that had not passed the conformance kit when it ran",
     "budget": "trained for less than its authors' regime, without a validation curve that is flat; it says "
-    "little of its method",
+    "little about its method",
     "invalid": "less than 95 % of its generated answers name a candidate; the others are misses",
 }
 
@@ -152,7 +152,7 @@ def _metrics(board: Board, row: Row) -> Element:
 
 
 def _curves(runs: Sequence[StoredRun]) -> Element | None:
-    """Validation figure by epoch, where the runs recorded a training."""
+    """Validation figure by epoch, if the runs recorded a training."""
     lines = [point for run in runs for point in _curve(run)]
     if len(lines) < 2:
         return None
@@ -237,7 +237,7 @@ def _run_cells(run: StoredRun, primary: str) -> list[str]:
 
 
 def _origin(runs: Sequence[StoredRun]) -> dict[str, str]:
-    """Hashes and versions; several values where the runs differ."""
+    """Hashes and versions; several values if the runs differ."""
     found: dict[str, dict[str, None]] = {}
 
     def add(name: str, value: object) -> None:
