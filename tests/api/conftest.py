@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.methods.registry import METHODS
+
 
 def write_domain(root: Path, name: str, seed: int) -> None:
     """Atomic files of 60 users on a circle of 45 items; most go to the next one."""
@@ -40,3 +42,10 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(work)
     monkeypatch.syspath_prepend(work)
     return work
+
+
+@pytest.fixture(autouse=True)
+def _registered_here_alone(monkeypatch):
+    """Methods that a test hands over are registered in its process; the next test has them not."""
+    METHODS.names()
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))

@@ -31,7 +31,7 @@ def test_a_run_of_an_unchecked_plugin_is_marked_in_every_form(cli, tiny, plugin,
     assert run(plugin, tmp_path)["conformance"] == "not checked"
     shown = table(cli, tmp_path, "markdown")
     assert re.search(r"my-method ‡?‖", shown), shown
-    assert "‖ my-method: code from outside of the package" in shown
+    assert "‖ my-method: code from outside the package" in shown
     assert r"\ensuremath{\Vert}" in table(cli, tmp_path, "latex")
     assert '"unchecked"' in table(cli, tmp_path, "json")
     lines = csv.DictReader(table(cli, tmp_path, "csv").splitlines())
