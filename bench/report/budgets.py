@@ -36,7 +36,8 @@ A trained row is published as its method's only if every stage of its training
   continued for as many again, gains at most {TOLERANCE:g} NDCG@5, at 95 % confidence.
 
 All others are *short*. They carry the mark {FLAGS["budget"]} in the tables and stay out of the readings. Adapters of
-language models and first stages have no validation curve, so that only the number of rows counts.
+language models and first stages have no validation curve, so that only the number of rows counts. A training that
+says of itself that it ended at chance is short, whatever it saw.
 
 Rows seen: training rows, summed over epochs. Noise: standard deviation of one validation figure around a smooth
 curve, from its second differences; it shrinks with more validation users. Gain at most: the 95 % bound

@@ -12,6 +12,7 @@ from bench.report.columns import EM_RULE
 from bench.report.options import TableOptions
 from bench.report.plain import CORRECTION_NAMES, p_figure, share_text
 from bench.report.table import FLAGS, SIGNS, Block, Row, Significance, Table
+from bench.runs.budgets import WHY_SHORT
 
 if TYPE_CHECKING:
     from bench.runs.stored import StoredRun
@@ -202,9 +203,8 @@ def caption_lines(
     if short:
         named = ", ".join(f"{row.label} {share_text(row.budget_share)}" for row in short)
         lines.append(
-            f"{FLAGS['budget']} trained for less than its authors' regime, without a validation curve that is "
-            f"flat. Share of the most rows that the authors train on: {named}. Such a row says little about "
-            "its method."
+            f"{FLAGS['budget']} {WHY_SHORT}. Share of the most rows that the authors train on: {named}. Such a "
+            "row says little about its method."
         )
     if options.costs:
         lines.append(

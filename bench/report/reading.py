@@ -14,6 +14,7 @@ from bench.report.rows import RANDOM, Measured
 from bench.report.significance import ALPHA, CORRECTION, Draft
 from bench.report.table import FLAGS, Row, Table
 from bench.report.writers import escape_markdown
+from bench.runs.budgets import WHY_SHORT
 from bench.runs.stored import slug
 
 __all__ = ["Pair", "index_page", "subset_reading", "subset_stem", "training_free_pairs"]
@@ -101,9 +102,8 @@ def _skipped(drafts: Sequence[Draft]) -> list[str]:
     lines = [
         "",
         f"{count_text(len(skipped), 'trained row')} {'stays' if one_row else 'stay'} out of this reading and of "
-        f"the best rows (mark {FLAGS['budget']}): {'it was' if one_row else 'they were'} trained for less than "
-        "the authors' regime, without a validation curve that is flat. [Training budgets](../docs/budgets.md) has "
-        "the evidence and what it would take.",
+        f"the best rows (mark {FLAGS['budget']}): {WHY_SHORT}. [Training budgets](../docs/budgets.md) has the "
+        "evidence and what it would take.",
     ]
     if above:
         lines[-1] += (

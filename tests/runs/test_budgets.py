@@ -148,6 +148,23 @@ def test_epochs_of_steps_and_of_drawn_rows():
     }
 
 
+@pytest.mark.parametrize(
+    ("config", "n_rounds", "rows"),
+    [
+        # Rounds of 100 steps of 4 rows, of which the last has 50 steps.
+        ({"steps": 250, "epochs": 1}, 3, 1000),
+        ({"steps": 250, "epochs": 1}, 2, 800),
+        ({"steps": None, "epochs": 2}, 3, 1200),
+        ({"steps": None, "epochs": 1}, 5, 1800),
+    ],
+)
+def test_rounds_of_llm_rec_are_no_passes(config, n_rounds, rows):
+    rounds = {"history": history(epochs=n_rounds), "best_epoch": n_rounds}
+    config = {**config, "check_steps": 100, "batch_size": 4}
+    (stage,) = judge(run_of("llm-rec", training=rounds, config=config, sources=["a"])).stages
+    assert (stage.rows, stage.authors, stage.verdict) == (rows, 50 * 1800, "short")
+
+
 def test_adapters_are_judged_by_their_examples():
     config = {"train_examples": 400, "training": {"epochs": 1}}
     (stage,) = judge(run_of("weaverec", config=config)).stages

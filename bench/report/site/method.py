@@ -19,6 +19,7 @@ from bench.report.site.parts import (
     short_time,
 )
 from bench.report.table import FLAGS, Row
+from bench.runs.budgets import WHY_SHORT
 
 if TYPE_CHECKING:
     from bench.report.site.write import Board
@@ -32,8 +33,7 @@ _FLAG_TEXT = {
     "transductive": "saw the unlabelled test requests while training",
     "ties": "the order of tied scores could move a displayed mean by more than 0.001",
     "unchecked": "code from outside the package that had not passed the conformance kit when it ran",
-    "budget": "trained for less than its authors' regime, without a validation curve that is flat; it says "
-    "little about its method",
+    "budget": f"{WHY_SHORT}; it says little about its method",
     "invalid": "less than 95 % of its generated answers name a candidate; the others are misses",
 }
 
