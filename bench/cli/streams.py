@@ -5,6 +5,7 @@ Results go to standard output; standard error holds progress and messages, which
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
@@ -121,16 +122,29 @@ def one_interrupt() -> Iterator[None]:
     a word.
     """
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def counts() -> bool:
         global _last
         now = time.monotonic()
         again, _last = _last is not None and now - _last < _AT_ONCE_SECONDS, now
-        if not again:
+        return not again
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if counts():
             raise KeyboardInterrupt
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        if counts():
+            os._exit(_INTERRUPTED)
+
+    def deaf() -> None:
+        # The interpreter gives the signal its default meaning, death, before it takes down the modules.
+        if interrupted():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     # Whoever has ignored it, as shells do for jobs in the background, goes on doing so.
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
+        atexit.register(deaf)  # the first to be registered is the last to run
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield
@@ -138,4 +152,4 @@ def one_interrupt() -> Iterator[None]:
         raise SystemExit(_INTERRUPTED) from None
     finally:
         if ours:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, leave if interrupted() else signal.SIG_DFL)
