@@ -15,13 +15,13 @@ from bench.report.reported import load_publication
 from bench.report.suite_table import build_suite
 from bench.suites import Suite
 
-HOSTILE = r"a\b{c}_d^e~f#g$h%i&j<k>l|m\"n`o--p\input{secret}"
+HOSTILE = r"a\b{c}_d^e~f#g$h%i&j<k>l|m\"n`o--p\input{/etc/passwd}"
 
 
 def _hostile_table(write_run, **options):
     runs = [
         write_run("knn", random_outcomes(400, 0), trainable=False),
-        write_run("net", random_outcomes(400, 1), row_note=HOSTILE),
+        write_run("net", random_outcomes(400, 1), row_note=HOSTILE, overrides={"x": HOSTILE}),
     ]
     return build_table(runs, "toyland", all_configs=True, **options)
 
@@ -65,7 +65,8 @@ def test_every_special_character_is_escaped():
 def test_no_command_of_a_name_survives(write_run):
     text = to_latex(_hostile_table(write_run))
     assert r"\input" not in text
-    assert r"\textbackslash{}input\{secret\}" in text
+    assert r"\textbackslash{}input\{/etc/passwd\}" in text
+    assert r"x=passwd\}" in text  # a path in a setting is cut to its name
 
 
 def test_rows_have_as_many_cells_as_the_table_has_columns(write_run):
