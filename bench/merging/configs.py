@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, MethodError
 
 if TYPE_CHECKING:
     from bench.merging.adapter import Adapter
@@ -110,9 +110,12 @@ class MergeConfig(BaseModel):
 
         Yields:
             Module name and merged factors, see :class:`bench.merging.merged.Part`.
+
+        Raises:
+            MethodError: the class does not say how.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} does not say how it merges; define parts()."
+        raise MethodError(
+            f"merger {type(self).__name__} does not say how it merges; define parts()."
         )
 
     def check_inputs(self, ranks: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from bench.data.raw import RawData
 from bench.data.readers import Reader, Reading
 from bench.errors import MethodError
 from bench.evaluation import Metric, Outcomes, metrics
+from bench.merging import MergeConfig
 from bench.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -136,6 +137,11 @@ def test_a_merger_of_a_package_is_a_method_a_choice_and_a_line_of_the_help(packa
     assert "ties (package likes-plugin 1.2): merger name 'ties'" in found["doctor"]
     assert "is taken by" in found["doctor"]
     assert "the group 'weavebench.reader' is unknown. Did you mean 'readers'" in found["doctor"]
+
+
+def test_a_merger_that_does_not_say_how_it_merges_is_refused():
+    with pytest.raises(MethodError, match=r"merger MergeConfig does not say how .* define parts"):
+        MergeConfig().parts([], None)
 
 
 def test_other_code_under_the_same_name_is_another_merge(package, tmp_path):
