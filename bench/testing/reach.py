@@ -114,14 +114,24 @@ def _is_tensor(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
 
 
+def _attribute(value: Any, name: str) -> Any:
+    """An attribute, or None: objects of others answer with anything and raise anything."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
 def _attributes(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    for attribute, item in getattr(value, "__dict__", {}).items():
-        yield f"{path}.{attribute}", item
+    # The functions of a C library that cffi loads answer to __dict__ as to any name, with a function.
+    if isinstance(found := _attribute(value, "__dict__"), dict):
+        for attribute, item in list(found.items()):
+            yield f"{path}.{attribute}", item
     for cls in type(value).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
-            if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
-                yield f"{path}.{slot}", getattr(value, slot)
+            if slot not in ("__dict__", "__weakref__"):
+                yield f"{path}.{slot}", _attribute(value, slot)
     # The list of weak references leads to their callbacks, and these to what made them. Before Python 3.11.5
     # dataclasses with slots inherit a descriptor of another class, which raises a TypeError.
     for number, reference in enumerate(weakref.getweakrefs(value)):

@@ -218,6 +218,25 @@ def test_finds_labels_behind_weak_references(wire):
     assert len(table) == 1
 
 
+class Foreign:
+    """Answers for its attributes with what they cannot be, or not at all."""
+
+    __slots__ = ("slot",)
+
+    def __getattribute__(self, name):
+        if name == "__dict__":
+            return print
+        if name == "slot":
+            raise ValueError(name)
+        return super().__getattribute__(name)
+
+
+def test_objects_that_answer_with_anything_are_walked_past(wire):
+    assert held_out_paths(Holder([Foreign()]), "root", wire) == []
+    labels = wire.task.validation(wire.task.subset(None))[1]
+    assert held_out_paths(Holder([Foreign(), labels]), "root", wire)
+
+
 def test_finds_labels_in_the_traceback_of_a_kept_error(wire):
     def fail(labels):
         raise ValueError(len(labels))
