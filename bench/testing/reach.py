@@ -123,7 +123,7 @@ def _attribute(value: Any, name: str) -> Any:
 
 
 def _attributes(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    # The functions of a C library that cffi loads answer to __dict__ as to any name, with a function.
+    # llvmlite's wrapper of a C library answers to __dict__ as to any name, with a function.
     if isinstance(found := _attribute(value, "__dict__"), dict):
         for attribute, item in list(found.items()):
             yield f"{path}.{attribute}", item
